@@ -1,2 +1,62 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask VERB`: everything a developer or the continuous integration runs.
+
+mod check;
+mod packages;
+mod purity;
+mod quickstart;
+mod run;
+mod test;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+cargo xtask VERB
+
+  quickstart             install what is missing, build, start a cluster, mount it, prove it, clean up
+  test                   everything the continuous integration runs
+  check                  format, clippy with warnings as errors, purity of the cores; changes nothing
+  fix                    format and apply clippy's machine-applicable fixes
+  purity                 only the dependency closures of the cores
+  sim [--seeds N] [--from SEED] | sim --replay SEED
+                         simulate clusters from seeds
+  bench fs --mount DIR [--json FILE] [--quick] [--processes NAME[,NAME...]]
+                         file system benchmark of any directory
+";
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    std::env::set_current_dir(run::workspace_root()?)?;
+    match words.as_slice() {
+        ["quickstart"] => quickstart::quickstart(),
+        ["test"] => test::test(),
+        ["check"] => check::check(),
+        ["fix"] => check::fix(),
+        ["purity"] => purity::purity(),
+        ["sim", "--replay", seed] => run::cargo(&["run", "-q", "-p", "sim", "--", "replay", seed]),
+        ["sim", rest @ ..] => {
+            run::cargo(&[&["run", "-q", "-p", "sim", "--", "sweep"], rest].concat())
+        }
+        ["bench", "fs", rest @ ..] => run::cargo(
+            &[
+                &[
+                    "run",
+                    "-q",
+                    "--release",
+                    "-p",
+                    "benches",
+                    "--bin",
+                    "fsbench",
+                    "--",
+                ],
+                rest,
+            ]
+            .concat(),
+        ),
+        ["help" | "--help" | "-h"] | [] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("no such verb: {}\n\n{USAGE}", other.join(" ")),
+    }
+}

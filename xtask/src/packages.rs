@@ -1,0 +1,93 @@
+//! Debian packages that a verb needs: installed as root, named to everybody else.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run::run;
+
+/// A program and the Debian package that brings it.
+pub(crate) struct Need {
+    pub(crate) program: &'static str,
+    pub(crate) package: &'static str,
+}
+
+/// To mount: the servers and the mount need nothing but the kernel, unmounting as a user needs fusermount3.
+pub(crate) const MOUNT: &[Need] = &[Need {
+    program: "fusermount3",
+    package: "fuse3",
+}];
+
+/// To run all tests.
+pub(crate) const TEST: &[Need] = &[
+    Need {
+        program: "fusermount3",
+        package: "fuse3",
+    },
+    Need {
+        program: "git",
+        package: "git",
+    },
+    Need {
+        program: "sqlite3",
+        package: "sqlite3",
+    },
+    Need {
+        program: "tar",
+        package: "tar",
+    },
+    Need {
+        program: "rsync",
+        package: "rsync",
+    },
+];
+
+/// Installs the packages whose programs are missing.
+///
+/// # Errors
+///
+/// Without root: one sentence with the command to run. With root: what apt-get said.
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&str> = needs
+        .iter()
+        .filter(|need| !on_path(need.program))
+        .map(|need| need.package)
+        .collect();
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    if !Path::new("/dev/fuse").exists() {
+        bail!(
+            "/dev/fuse is missing: this kernel or container has no FUSE; `modprobe fuse`, or start the container with --device /dev/fuse"
+        );
+    }
+    Ok(())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|out| out.stdout == b"0\n");
+    if !is_root || !on_path("apt-get") {
+        bail!("missing programs; install them and start again: sudo apt-get install {list}");
+    }
+    run("apt-get", &["update", "-q"])?;
+    run(
+        "apt-get",
+        &[
+            &["install", "-y", "-q", "--no-install-recommends"],
+            packages,
+        ]
+        .concat(),
+    )
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(program).is_file())
+}

@@ -1,0 +1,121 @@
+//! `cargo xtask test`: all that must hold before a change may land.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{cargo, cargo_program};
+use crate::{check, packages};
+
+/// Seeds of the bounded simulator sweep; more of them are a matter of `cargo xtask sim`.
+const SIM_SEEDS: &str = "2000";
+
+/// # Errors
+///
+/// The first step that failed.
+pub(crate) fn test() -> Result<()> {
+    packages::ensure(packages::TEST)?;
+    check::check()?;
+    cargo(&["build", "-q", "--workspace", "--bins"])?;
+    let mut total = Tally::default();
+    // The crates' own tests first; they need no mount.
+    total.add(counted(&["test", "--workspace", "--exclude", "tests"])?);
+    // Mounted tests share two cores and the FUSE device: one after the other.
+    total.add(counted(&[
+        "test",
+        "-p",
+        "tests",
+        "--",
+        "--test-threads",
+        "1",
+        "--nocapture",
+    ])?);
+    cargo(&[
+        "run", "-q", "-p", "sim", "--", "sweep", "--seeds", SIM_SEEDS,
+    ])?;
+    println!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.skipped
+    );
+    if total.failed > 0 || total.broken {
+        bail!("tests failed");
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+    /// Cargo said no although no test was counted as failed: a binary died.
+    broken: bool,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.broken |= other.broken;
+    }
+
+    /// Adds a line like `test result: ok. 6 passed; 0 failed; 1 ignored; ...`.
+    fn read(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        for part in result.split(['.', ';']) {
+            let mut words = part.split_whitespace();
+            let (Some(count), Some(what)) = (words.next(), words.next()) else {
+                continue;
+            };
+            let Ok(count) = count.parse::<u64>() else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.skipped += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn counted(args: &[&str]) -> Result<Tally> {
+    println!("$ cargo {}", args.join(" "));
+    let mut child = Command::new(cargo_program())
+        .args(["--quiet", "test", "--no-fail-fast"])
+        .args(args.iter().skip(1))
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cargo test")?;
+    let mut tally = Tally::default();
+    let stdout = child.stdout.take().context("cargo's output is piped")?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        println!("{line}");
+        tally.read(line.trim());
+    }
+    tally.broken = !child.wait()?.success();
+    Ok(tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+
+    #[test]
+    fn result_lines_are_added_up() {
+        let mut tally = Tally::default();
+
+        tally.read("test result: ok. 6 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
+        tally
+            .read("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
+        tally.read("running 3 tests");
+
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (7, 2, 1));
+    }
+}
