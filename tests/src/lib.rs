@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Harness of the tests that run real processes and real mounts.
+//!
+//! Everything is done as a user's script would: through `oxfs`, `xfs-admin` and signals.
+
+mod cluster;
+mod inputs;
+mod probe;
+mod program;
+mod store;
+mod tree;
+
+pub use cluster::{Cluster, Server};
+pub use inputs::{dependency_sources, make_git_repository, make_sparse_and_odd_files};
+pub use probe::{Probe, Stall};
+pub use program::{binary, run, shell};
+pub use store::replicas_differ;
+pub use tree::{Entry, Tree};

@@ -1,0 +1,128 @@
+//! A file tree as a value that can be compared: contents, modes, times, links and holes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// One name of a tree.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// Type and permissions.
+    pub mode: u32,
+    /// Modification time: seconds, nanoseconds. Of directories: zero, since copying changes them.
+    pub modified: (i64, i64),
+    /// Number of names of a file; of directories zero.
+    pub links: u64,
+    /// Device number of a device.
+    pub device: u64,
+    /// Contents of a file, target of a symbolic link.
+    pub contents: Vec<u8>,
+}
+
+/// All names below a folder.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tree(BTreeMap<PathBuf, Entry>);
+
+impl Tree {
+    /// Reads everything below `root`.
+    ///
+    /// # Errors
+    ///
+    /// The first name that can't be read.
+    pub fn read(root: &Path) -> Result<Self> {
+        let mut entries = BTreeMap::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for child in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+                let path = child.with_context(|| folder.display().to_string())?.path();
+                let entry = entry(&path).with_context(|| path.display().to_string())?;
+                if entry.mode & libc::S_IFMT == libc::S_IFDIR {
+                    folders.push(path.clone());
+                }
+                entries.insert(path.strip_prefix(root)?.to_owned(), entry);
+            }
+        }
+        Ok(Self(entries))
+    }
+
+    /// Number of names.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Says the first difference to another tree.
+    ///
+    /// # Errors
+    ///
+    /// The difference, in words.
+    pub fn must_equal(&self, other: &Self) -> Result<()> {
+        for (path, entry) in &self.0 {
+            let Some(found) = other.0.get(path) else {
+                bail!("{} is missing", path.display())
+            };
+            if entry.contents != found.contents {
+                let at = entry
+                    .contents
+                    .iter()
+                    .zip(&found.contents)
+                    .position(|(a, b)| a != b);
+                bail!(
+                    "{} differs: {} and {} bytes, first at {at:?}",
+                    path.display(),
+                    entry.contents.len(),
+                    found.contents.len()
+                );
+            }
+            let plain = |entry: &Entry| Entry {
+                contents: Vec::new(),
+                ..entry.clone()
+            };
+            if plain(entry) != plain(found) {
+                bail!(
+                    "{}: {:?} became {:?}",
+                    path.display(),
+                    plain(entry),
+                    plain(found)
+                );
+            }
+        }
+        if let Some(extra) = other.0.keys().find(|path| !self.0.contains_key(*path)) {
+            bail!("{} was not there before", extra.display());
+        }
+        Ok(())
+    }
+}
+
+fn entry(path: &Path) -> Result<Entry> {
+    let meta = fs::symlink_metadata(path)?;
+    let kind = meta.file_type();
+    let is_device = kind.is_block_device() || kind.is_char_device();
+    let contents = if kind.is_file() {
+        fs::read(path)?
+    } else if kind.is_symlink() {
+        fs::read_link(path)?.into_os_string().into_encoded_bytes()
+    } else {
+        Vec::new()
+    };
+    Ok(Entry {
+        mode: meta.mode(),
+        modified: if kind.is_dir() {
+            (0, 0)
+        } else {
+            (meta.mtime(), meta.mtime_nsec())
+        },
+        links: if kind.is_dir() { 0 } else { meta.nlink() },
+        device: if is_device { meta.rdev() } else { 0 },
+        contents,
+    })
+}
