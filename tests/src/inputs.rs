@@ -98,7 +98,7 @@ pub fn make_git_repository(dir: &Path, commits: u32) -> Result<()> {
         }
         if commit % 10 == 9 {
             let number = (commit * 7) % 900;
-            write!(stream, "D dir{}/file{number}\n", number % 30)?;
+            writeln!(stream, "D dir{}/file{number}", number % 30)?;
         }
     }
     let mut stdin = import.stdin.take().context("its input is piped")?;

@@ -1,0 +1,71 @@
+//! File system benchmark of any mounted directory, and of several in one run.
+//!
+//! Every row does the same work on each directory, one directory after the other, so that ratios
+//! hold on a noisy machine. Numbers are operations per second unless the row says otherwise.
+
+mod measure;
+mod rows;
+mod table;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+/// Measures file system operations in one or more directories.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Directory to measure; repeat it to compare. The first one is the base of the ratios.
+    #[arg(long, required = true)]
+    mount: Vec<PathBuf>,
+    /// Writes all numbers as JSON to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// A tenth of the work.
+    #[arg(long)]
+    quick: bool,
+    /// Names of processes whose CPU time counts as the file system's.
+    #[arg(
+        long,
+        default_value = "oxfs,mfsmaster,mfschunkserver,mfsmount,glusterfs,glusterfsd,glusterd",
+        value_delimiter = ','
+    )]
+    processes: Vec<String>,
+    /// Only rows whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    for mount in &options.mount {
+        ensure!(
+            mount.is_dir(),
+            "{} is no directory; mount the file system there first",
+            mount.display()
+        );
+    }
+    let scale = if options.quick { 10 } else { 1 };
+    let mut results = Vec::new();
+    for row in rows::rows(scale) {
+        if options
+            .only
+            .as_ref()
+            .is_some_and(|only| !row.name.contains(only.as_str()))
+        {
+            continue;
+        }
+        for mount in &options.mount {
+            let result = measure::measure(&row, mount, &options.processes)
+                .with_context(|| format!("{} in {}", row.name, mount.display()))?;
+            results.push(result);
+        }
+        table::print_row(&results, options.mount.len());
+    }
+    table::print(&options.mount, &results);
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&table::report(&options.mount, &results))?;
+        std::fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}

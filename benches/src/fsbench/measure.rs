@@ -1,0 +1,125 @@
+//! One row in one directory: prepare, drop caches, time the workers, read the CPU they caused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::rows::{Row, Unit};
+
+/// What one row measured in one directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) row: &'static str,
+    pub(crate) unit: Unit,
+    pub(crate) mount: PathBuf,
+    /// In the row's unit.
+    pub(crate) value: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) max_us: f64,
+    /// CPU microseconds per operation of the file system's processes.
+    pub(crate) cpu_us: f64,
+}
+
+pub(crate) fn measure(row: &Row, mount: &Path, processes: &[String]) -> Result<Measured> {
+    let dir = mount.join(format!("fsbench-{}", std::process::id()));
+    fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    (row.prepare)(&dir, row)?;
+    if row.cold {
+        drop_caches()?;
+    }
+    let cpu_before = cpu_of(processes)?;
+    let (elapsed, mut times) = workers(row, &dir)?;
+    let cpu = cpu_of(processes)?.saturating_sub(cpu_before);
+    fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+
+    times.sort_unstable();
+    let at = |share: f64| {
+        let index = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
+        times
+            .get(index)
+            .map_or(0.0, |time| time.as_secs_f64() * 1e6)
+    };
+    let operations = row.operations.max(1) as f64;
+    let per_second = row.units() / elapsed.as_secs_f64();
+    Ok(Measured {
+        row: row.name,
+        unit: row.unit,
+        mount: mount.to_owned(),
+        value: if row.unit == Unit::Seconds {
+            elapsed.as_secs_f64()
+        } else {
+            per_second
+        },
+        p50_us: at(0.5),
+        p99_us: at(0.99),
+        max_us: at(1.0),
+        cpu_us: cpu.as_secs_f64() * 1e6 / operations,
+    })
+}
+
+/// Runs the row's operations spread over its workers, which start together.
+fn workers(row: &Row, dir: &Path) -> Result<(Duration, Vec<Duration>)> {
+    let barrier = Arc::new(Barrier::new(row.workers + 1));
+    let each = row.operations / row.workers;
+    let threads: Vec<_> = (0..row.workers)
+        .map(|worker| {
+            let (barrier, dir, work) = (Arc::clone(&barrier), dir.to_owned(), row.work);
+            std::thread::spawn(move || {
+                let state = work(&dir, worker, each);
+                // Also after a failure: the others wait for everybody.
+                barrier.wait();
+                let mut state = state?;
+                let mut times = Vec::with_capacity(each);
+                for number in 0..each {
+                    let started = Instant::now();
+                    state(number)?;
+                    times.push(started.elapsed());
+                }
+                Ok::<_, anyhow::Error>(times)
+            })
+        })
+        .collect();
+    barrier.wait();
+    let started = Instant::now();
+    let mut times = Vec::new();
+    for thread in threads {
+        times.extend(thread.join().map_err(|_| anyhow!("a worker panicked"))??);
+    }
+    Ok((started.elapsed(), times))
+}
+
+fn drop_caches() -> Result<()> {
+    #[expect(unsafe_code, reason = "std has no sync(2)")]
+    // SAFETY: sync(2) takes and touches no memory.
+    unsafe {
+        libc::sync();
+    };
+    fs::write("/proc/sys/vm/drop_caches", "3").context("dropping caches needs root")
+}
+
+/// User and system time of all running processes of these names.
+fn cpu_of(names: &[String]) -> Result<Duration> {
+    let mut ticks = 0;
+    for process in fs::read_dir("/proc")?.flatten() {
+        let Ok(stat) = fs::read_to_string(process.path().join("stat")) else {
+            continue;
+        };
+        let Some((head, rest)) = stat.rsplit_once(") ") else {
+            continue;
+        };
+        let name = head.split_once(" (").map_or("", |(_, name)| name);
+        if names.iter().any(|wanted| wanted == name) {
+            let fields: Vec<&str> = rest.split(' ').collect();
+            let field =
+                |number: usize| fields.get(number).and_then(|text| text.parse::<u64>().ok());
+            // Fields 14 and 15 of proc(5), counted from the state that follows the name.
+            ticks += field(11).unwrap_or(0) + field(12).unwrap_or(0);
+        }
+    }
+    // USER_HZ is 100 on every Linux.
+    Ok(Duration::from_millis(ticks * 10))
+}
