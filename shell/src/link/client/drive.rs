@@ -1,0 +1,261 @@
+//! The two tasks of a link: one connects and reads, one watches deadlines.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::link::{Frame, Kind};
+use tokio::time::Instant;
+use tokio_stream::Stream;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Endpoint;
+use tonic::{Request, Status, Streaming};
+
+use super::super::error::CallError;
+use super::super::handshake;
+use super::super::limits::{
+    CONNECTION_WINDOW_BYTES, FRAME_DECODE_BYTES_MAX, HTTP2_FRAME_BYTES, KEEPALIVE_INTERVAL,
+    KEEPALIVE_TIMEOUT, REFUSED_PAUSE, STABLE_AFTER, STREAM_WINDOW_BYTES,
+};
+use super::super::lock;
+use super::super::payload::Payload;
+use super::super::server::wake;
+use super::super::wire::link_client::LinkClient;
+use super::state::Phase;
+use super::{OnReply, Shared};
+
+/// Why there is no connection.
+enum Failure {
+    /// For now.
+    Unreachable(String),
+    /// Until an operator changes something.
+    Refused(String),
+}
+
+/// Connects when first wanted, reads until the connection ends, and again.
+pub(super) async fn connect_forever(shared: Arc<Shared>) {
+    shared.wanted.notified().await;
+    let mut pause = shared.options.backoff_min;
+    loop {
+        lock(&shared.state).enter(Phase::Connecting);
+        let failure = match connect(&shared).await {
+            Ok(inbound) => {
+                let since = Instant::now();
+                let reason = read(&shared, inbound).await;
+                if since.elapsed() >= STABLE_AFTER {
+                    pause = shared.options.backoff_min;
+                }
+                Failure::Unreachable(reason)
+            }
+            Err(failure) => failure,
+        };
+        let rest = match &failure {
+            Failure::Unreachable(reason) => {
+                tracing::debug!(address = shared.address, service = %shared.service, reason, "not connected");
+                shared.fail_all(Phase::Resting, |_| CallError::Disconnected(reason.clone()));
+                shared.listener.disconnected(reason);
+                let rest = pause.mul_f64(rand::random_range(0.75..1.0));
+                pause = (pause * 2).min(shared.options.backoff_max);
+                rest
+            }
+            Failure::Refused(reason) => {
+                tracing::warn!(address = shared.address, service = %shared.service, reason, "refused");
+                shared.fail_all(Phase::Refused(reason.clone()), |_| {
+                    CallError::Refused(reason.clone())
+                });
+                shared.listener.disconnected(reason);
+                REFUSED_PAUSE
+            }
+        };
+        tokio::time::sleep(rest).await;
+    }
+}
+
+async fn connect(shared: &Arc<Shared>) -> Result<Streaming<Frame>, Failure> {
+    let address = &shared.address;
+    let limit = shared.options.connect_timeout;
+    match tokio::time::timeout(limit, handshake(shared)).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::Unreachable(format!(
+            "{address} did not answer within {} ms",
+            limit.as_millis()
+        ))),
+    }
+}
+
+async fn handshake(shared: &Arc<Shared>) -> Result<Streaming<Frame>, Failure> {
+    let address = &shared.address;
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| Failure::Refused(format!("{address:?} is no address; write HOST:PORT")))?
+        .connect_timeout(shared.options.connect_timeout)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let channel = endpoint.connect().await.map_err(|error| {
+        Failure::Unreachable(format!("can't connect to {address}: {}", root_of(&error)))
+    })?;
+    let mut client = LinkClient::new(channel)
+        .max_decoding_message_size(FRAME_DECODE_BYTES_MAX)
+        .max_encoding_message_size(FRAME_DECODE_BYTES_MAX);
+    let (greeting, nonce) = handshake::greeting(&shared.identity, shared.service);
+    let generation = lock(&shared.state).generation;
+    let mut request = Request::new(Outgoing {
+        shared: shared.clone(),
+        generation,
+        admitted: false,
+    });
+    *request.metadata_mut() = greeting;
+    let response = client
+        .exchange(request)
+        .await
+        .map_err(|status| failure_of(address, &status))?;
+    check_answer(shared, response.metadata(), &nonce)?;
+    Ok(response.into_inner())
+}
+
+fn check_answer(shared: &Shared, answer: &MetadataMap, nonce: &str) -> Result<(), Failure> {
+    if handshake::is_answer(answer, nonce, &shared.identity.secret) {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "{} does not know the secret of cluster {}; check the address",
+        shared.address, shared.identity.cluster
+    )))
+}
+
+/// Reads until the connection ends, and says why it did.
+async fn read(shared: &Arc<Shared>, mut inbound: Streaming<Frame>) -> String {
+    let waker = {
+        let mut state = lock(&shared.state);
+        state.enter(Phase::Connected);
+        state.outbox.take_waker()
+    };
+    wake(waker);
+    shared.listener.connected();
+    let address = &shared.address;
+    loop {
+        match inbound.message().await {
+            Ok(Some(frame)) => receive(shared, frame),
+            Ok(None) => return format!("{address} closed the connection"),
+            Err(status) => {
+                return format!("the connection to {address} broke: {}", status.message());
+            }
+        }
+    }
+}
+
+fn receive(shared: &Arc<Shared>, frame: Frame) {
+    // One lock for all replies of the frame; what their owners send next leaves together.
+    let mut replies: Vec<(Option<OnReply>, Kind, Bytes, Payload)> =
+        Vec::with_capacity(frame.messages.len());
+    {
+        let mut state = lock(&shared.state);
+        state.outbox.cork();
+        for message in frame.messages {
+            let kind = message.kind();
+            let owner = match kind {
+                Kind::Response | Kind::Fault => state.answered(message.request_id),
+                Kind::Push | Kind::Request | Kind::Unspecified => None,
+            };
+            let payload = Payload {
+                bytes: message.payload,
+                crc32c: message.payload_crc32c,
+            };
+            replies.push((owner, kind, message.body, payload));
+        }
+    }
+    for (owner, kind, body, payload) in replies {
+        match (owner, kind) {
+            (Some(on_reply), Kind::Response) => on_reply(Ok((body, payload))),
+            (Some(on_reply), _) => on_reply(Err(CallError::Fault(fault_of(&body)))),
+            (None, Kind::Push) => shared.listener.push(body, payload),
+            // The request's time was over before.
+            (None, _) => {}
+        }
+    }
+    let waker = lock(&shared.state).outbox.uncork();
+    wake(waker);
+}
+
+fn fault_of(body: &Bytes) -> types::Fault {
+    match proto::link::Fault::decode(body.clone()) {
+        Ok(fault) => fault.into(),
+        // 71: EPROTO.
+        Err(error) => {
+            types::Fault::surface(71, format!("the server's fault is not decodable: {error}"))
+        }
+    }
+}
+
+/// Tells requests whose time is over.
+pub(super) async fn watch_deadlines(shared: Arc<Shared>) {
+    loop {
+        let next = lock(&shared.state).next_look();
+        let Some(at) = next else {
+            shared.earlier.notified().await;
+            continue;
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(at) => {}
+            () = shared.earlier.notified() => continue,
+        }
+        let expired = lock(&shared.state).expire(Instant::now());
+        for on_reply in expired {
+            on_reply(Err(CallError::Timeout));
+        }
+    }
+}
+
+fn failure_of(address: &str, status: &Status) -> Failure {
+    let text = format!("{address} refused the connection: {}", status.message());
+    if handshake::is_refusal(status) {
+        Failure::Refused(text)
+    } else {
+        Failure::Unreachable(text)
+    }
+}
+
+/// The innermost cause, which is what helps: "Connection refused" instead of "transport error".
+fn root_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// What leaves through one connection.
+struct Outgoing {
+    shared: Arc<Shared>,
+    generation: u64,
+    /// The server's answer was checked.
+    admitted: bool,
+}
+
+impl Stream for Outgoing {
+    type Item = Frame;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Frame>> {
+        let shared = self.shared.clone();
+        let mut state = lock(&shared.state);
+        if state.generation != self.generation {
+            return Poll::Ready(None);
+        }
+        // Nothing is said to a server that has not proved itself yet.
+        self.admitted |= matches!(state.phase, Phase::Connected);
+        if !self.admitted {
+            state.outbox.keep_waker(context.waker());
+            return Poll::Pending;
+        }
+        match state.pack(context.waker()) {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What both ends tell and prove to each other before the first message.
+//!
+//! The caller names cluster, version, role, id and service, draws a nonce and signs it all with
+//! the cluster's secret; the server checks them in an order that gives the clearest refusal and
+//! signs the nonce in its answer, so that neither talks to a stranger by mistake. A party that can
+//! read and change the traffic is not kept out: that needs TLS.
+
+use std::net::SocketAddr;
+
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+use types::{ClusterId, Secret};
+
+use super::identity::{Caller, Identity, ServiceKind};
+use super::limits::PROTOCOL_VERSION;
+
+const CLUSTER: &str = "oxfs-cluster";
+const VERSION: &str = "oxfs-version";
+const ROLE: &str = "oxfs-role";
+const ID: &str = "oxfs-id";
+const SERVICE: &str = "oxfs-service";
+const NONCE: &str = "oxfs-nonce";
+const AUTH: &str = "oxfs-auth";
+
+/// What the caller sends, and the nonce to check the answer with.
+pub(crate) fn greeting(identity: &Identity, service: ServiceKind) -> (MetadataMap, String) {
+    let nonce = format!("{:032x}", rand::random::<u128>());
+    let fields = [
+        (CLUSTER, identity.cluster.to_string()),
+        (VERSION, PROTOCOL_VERSION.to_string()),
+        (ROLE, identity.role.name().to_owned()),
+        (ID, identity.id.to_string()),
+        (SERVICE, service.name().to_owned()),
+        (NONCE, nonce.clone()),
+    ];
+    let mut metadata = MetadataMap::new();
+    let mut signed = String::from("call");
+    for (key, value) in fields {
+        signed.push('\n');
+        signed.push_str(&value);
+        insert(&mut metadata, key, &value);
+    }
+    insert(
+        &mut metadata,
+        AUTH,
+        &hex(&identity.secret.sign(signed.as_bytes())),
+    );
+    (metadata, nonce)
+}
+
+/// Checks a greeting at the server and gives the caller, the service it wants and our answer.
+pub(crate) fn admit(
+    metadata: &MetadataMap,
+    address: Option<SocketAddr>,
+    me: &Identity,
+) -> Result<(Caller, ServiceKind, MetadataMap), Status> {
+    let version = field(metadata, VERSION)?;
+    if version != PROTOCOL_VERSION.to_string() {
+        return Err(Status::permission_denied(format!(
+            "the caller speaks protocol version {version}, {} {} speaks {PROTOCOL_VERSION}; \
+             run the same release on both",
+            me.role, me.id
+        )));
+    }
+    let cluster = field(metadata, CLUSTER)?;
+    if cluster.parse::<ClusterId>() != Ok(me.cluster) {
+        return Err(Status::permission_denied(format!(
+            "the caller belongs to cluster {cluster}, {} {} to cluster {}; \
+             check the addresses and the cluster id in its configuration",
+            me.role, me.id, me.cluster
+        )));
+    }
+    let keys = [CLUSTER, VERSION, ROLE, ID, SERVICE, NONCE];
+    let mut signed = String::from("call");
+    for key in keys {
+        signed.push('\n');
+        signed.push_str(field(metadata, key)?);
+    }
+    if !verify(&me.secret, signed.as_bytes(), field(metadata, AUTH)?) {
+        return Err(Status::permission_denied(format!(
+            "the caller does not know the secret of cluster {}; \
+             give it the secret file of the cluster",
+            me.cluster
+        )));
+    }
+    let caller = Caller {
+        role: parsed(metadata, ROLE)?,
+        id: parsed(metadata, ID)?,
+        address,
+    };
+    let service: ServiceKind = parsed(metadata, SERVICE)?;
+    if !service.admits(caller.role) {
+        return Err(Status::permission_denied(format!(
+            "{} {} may not use the service {service}",
+            caller.role, caller.id
+        )));
+    }
+    let mut answer = MetadataMap::new();
+    let proof = me.secret.sign(&answer_text(field(metadata, NONCE)?));
+    insert(&mut answer, AUTH, &hex(&proof));
+    Ok((caller, service, answer))
+}
+
+/// Whether the server's answer proves that it knows the secret.
+pub(crate) fn is_answer(metadata: &MetadataMap, nonce: &str, secret: &Secret) -> bool {
+    field(metadata, AUTH).is_ok_and(|tag| verify(secret, &answer_text(nonce), tag))
+}
+
+/// Whether a server's status is a refusal that repeating does not change.
+pub(crate) fn is_refusal(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::PermissionDenied | Code::FailedPrecondition | Code::Unimplemented
+    )
+}
+
+fn answer_text(nonce: &str) -> Vec<u8> {
+    format!("answer\n{nonce}").into_bytes()
+}
+
+fn insert(metadata: &mut MetadataMap, key: &'static str, value: &str) {
+    // Values are digits and lower-case words, which are always valid; a missing one is refused.
+    if let Ok(value) = value.parse() {
+        metadata.insert(key, value);
+    }
+}
+
+fn field<'a>(metadata: &'a MetadataMap, key: &str) -> Result<&'a str, Status> {
+    metadata
+        .get(key)
+        .and_then(|value| value.to_str().ok())
+        .ok_or_else(|| {
+            Status::permission_denied(format!(
+                "the caller sent no {key}; only OxFS programs can connect here"
+            ))
+        })
+}
+
+fn parsed<T: std::str::FromStr>(metadata: &MetadataMap, key: &str) -> Result<T, Status> {
+    let value = field(metadata, key)?;
+    value.parse().map_err(|_| {
+        Status::permission_denied(format!("the caller's {key} is {value:?}, which is unknown"))
+    })
+}
+
+fn verify(secret: &Secret, message: &[u8], tag: &str) -> bool {
+    unhex(tag).is_some_and(|tag| tag.len() == 32 && secret.verify(message, &tag))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
+        .collect()
+}
