@@ -1,0 +1,203 @@
+//! Settings of an object server, and the limits of everything in it that waits or grows.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use types::{ClusterId, Duration, IdError, OsdId};
+
+/// Settings read once at start-up; unknown keys are refused.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Cluster id, 32 hexadecimal digits.
+    pub cluster: String,
+    /// File with the cluster's secret, 64 hexadecimal digits.
+    pub secret_file: PathBuf,
+    /// Number of this object server, from 1, unique in the cluster.
+    pub id: u64,
+    /// Address the server listens on and is reached at.
+    pub listen: SocketAddr,
+    /// Directory of the store.
+    pub dir: PathBuf,
+    /// Addresses of the metadata servers, any order.
+    pub mrc: Vec<String>,
+    /// Listen on an address that is not loopback although messages travel in the clear.
+    /// Default false: there is no TLS yet.
+    #[serde(default)]
+    pub insecure_network: bool,
+    /// How long a primary may go on without hearing from a majority, in milliseconds; the same on
+    /// all servers. Default 1500: with what follows, the pause after a primary died stays below 3 s.
+    #[serde(default = "defaults::lease_ttl_ms")]
+    pub lease_ttl_ms: u64,
+    /// Time between reports to the metadata cluster, in milliseconds. Default 500: a new map or a
+    /// death is known within a second.
+    #[serde(default = "defaults::heartbeat_ms")]
+    pub heartbeat_ms: u64,
+    /// Threads that serve objects. Default 4: memory copies of two cores are saturated by two, the
+    /// rest covers blocking reads.
+    #[serde(default = "defaults::shards")]
+    pub shards: usize,
+    /// Threads that wait for disks. Default 8: a journal commits for all that wait at once.
+    #[serde(default = "defaults::sync_threads")]
+    pub sync_threads: usize,
+}
+
+mod defaults {
+    pub(super) const fn lease_ttl_ms() -> u64 {
+        1500
+    }
+    pub(super) const fn heartbeat_ms() -> u64 {
+        500
+    }
+    pub(super) const fn shards() -> usize {
+        4
+    }
+    pub(super) const fn sync_threads() -> usize {
+        8
+    }
+}
+
+/// A setting whose value can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// `cluster` is no cluster id.
+    #[error("`cluster`: {0}")]
+    Cluster(#[from] IdError),
+    /// A number is outside its range.
+    #[error("`{key}` is {value}; it must be between {min} and {max}")]
+    Range {
+        /// The setting.
+        key: &'static str,
+        /// Value found.
+        value: u64,
+        /// Least value.
+        min: u64,
+        /// Greatest value.
+        max: u64,
+    },
+    /// No metadata server is named.
+    #[error("`mrc` names no metadata server; give at least one address")]
+    NoMrc,
+    /// Messages would travel in the clear over a network.
+    #[error(
+        "`listen` is {listen}, which is not loopback, and there is no TLS yet; set `insecure_network = true` to accept that anyone on the network can read and forge messages"
+    )]
+    Network {
+        /// Address found.
+        listen: SocketAddr,
+    },
+}
+
+impl Config {
+    /// Checks every value and the relations between them.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] that names the key, its value and what is allowed.
+    pub fn validated(self) -> Result<Self, ConfigError> {
+        self.cluster_id()?;
+        let ranges = [
+            // Lease members are told apart by it; 0 would be "nobody" on the wire.
+            ("id", self.id, 1, u64::from(u32::MAX)),
+            ("lease_ttl_ms", self.lease_ttl_ms, 100, 60_000),
+            ("heartbeat_ms", self.heartbeat_ms, 10, 10_000),
+            ("shards", self.shards as u64, 1, 256),
+            ("sync_threads", self.sync_threads as u64, 1, 256),
+        ];
+        for (key, value, min, max) in ranges {
+            if !(min..=max).contains(&value) {
+                return Err(ConfigError::Range {
+                    key,
+                    value,
+                    min,
+                    max,
+                });
+            }
+        }
+        if self.mrc.is_empty() {
+            return Err(ConfigError::NoMrc);
+        }
+        if !self.listen.ip().is_loopback() && !self.insecure_network {
+            return Err(ConfigError::Network {
+                listen: self.listen,
+            });
+        }
+        Ok(self)
+    }
+
+    /// The cluster's id.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Cluster`] if the text is none.
+    pub fn cluster_id(&self) -> Result<ClusterId, ConfigError> {
+        Ok(self.cluster.parse()?)
+    }
+
+    /// This server's number.
+    #[must_use]
+    pub const fn osd(&self) -> OsdId {
+        OsdId(self.id)
+    }
+
+    pub(crate) const fn lease_ttl(&self) -> Duration {
+        Duration::from_millis(self.lease_ttl_ms)
+    }
+}
+
+/// Tables of sums an object may keep in memory. 1024 of 4 KiB: 4 GiB of a file at a time.
+pub(crate) const TABLES_MAX: usize = 1024;
+/// Descriptors of object files open at once, per shard. 1024: four shards stay well below the usual
+/// limit of a service once it is raised, and reopening costs a few microseconds.
+pub(crate) const DESCRIPTORS_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        cluster = "00000000000000000000000000000007"
+        secret_file = "secret"
+        id = 2
+        listen = "127.0.0.1:7001"
+        dir = "data"
+        mrc = ["127.0.0.1:7000"]
+    "#;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        toml::from_str::<Config>(text)
+            .map_err(|error| error.to_string())?
+            .validated()
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn minimal_configuration_gets_the_defaults() {
+        let config = parse(TEXT).unwrap();
+
+        assert_eq!(config.osd(), OsdId(2));
+        assert_eq!(config.lease_ttl(), Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn each_bad_value_is_refused_with_its_key() {
+        let bad = [
+            ("mystery = 1", "mystery"),
+            ("lease_ttl_ms = \"1s\"", "lease_ttl_ms"),
+            ("lease_ttl_ms = 5", "lease_ttl_ms"),
+            ("shards = 0", "shards"),
+        ];
+        for (line, key) in bad {
+            let error = parse(&format!("{TEXT}\n{line}")).unwrap_err();
+            assert!(error.contains(key), "{error}");
+        }
+        let error = parse(&TEXT.replace("127.0.0.1:7001", "10.0.0.1:7001")).unwrap_err();
+        assert!(error.contains("insecure_network"), "{error}");
+        let error = parse(&TEXT.replace("0007", "07")).unwrap_err();
+        assert!(error.contains("cluster"), "{error}");
+        let error = parse(&TEXT.replace("[\"127.0.0.1:7000\"]", "[]")).unwrap_err();
+        assert!(error.contains("mrc"), "{error}");
+    }
+}
