@@ -60,6 +60,15 @@ impl Tree {
         self.0.is_empty()
     }
 
+    /// Puts another tree's modification times in place of this one's, where both have the name.
+    pub fn take_times(&mut self, other: &Self) {
+        for (path, entry) in &mut self.0 {
+            if let Some(found) = other.0.get(path) {
+                entry.modified = found.modified;
+            }
+        }
+    }
+
     /// Says the first difference to another tree.
     ///
     /// # Errors
