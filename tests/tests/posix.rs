@@ -43,8 +43,8 @@ fn shown(path: &Path) -> Outcome {
     ))
 }
 
-fn c(path: &Path) -> CString {
-    CString::new(path.as_os_str().as_bytes()).unwrap()
+fn c(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
 fn answer(number: i64) -> Outcome {
@@ -57,7 +57,7 @@ fn answer(number: i64) -> Outcome {
 
 #[expect(unsafe_code, reason = "renameat2 has no safe interface in std")]
 fn rename2(from: &Path, to: &Path, flags: u32) -> Outcome {
-    let (from, to) = (c(from), c(to));
+    let (from, to) = (c(from)?, c(to)?);
     // SAFETY: both are NUL-terminated strings that outlive the call.
     answer(i64::from(unsafe {
         libc::renameat2(
@@ -72,7 +72,7 @@ fn rename2(from: &Path, to: &Path, flags: u32) -> Outcome {
 
 #[expect(unsafe_code, reason = "mknod has no safe interface in std")]
 fn mknod(path: &Path, mode: u32, device: u64) -> Outcome {
-    let path = c(path);
+    let path = c(path)?;
     // SAFETY: a NUL-terminated string that outlives the call.
     answer(i64::from(unsafe {
         libc::mknod(path.as_ptr(), mode, device)
@@ -81,7 +81,7 @@ fn mknod(path: &Path, mode: u32, device: u64) -> Outcome {
 
 #[expect(unsafe_code, reason = "xattrs have no safe interface in std")]
 fn setxattr(path: &Path, name: &str, value: &[u8], flags: i32) -> Outcome {
-    let (path, name) = (c(path), CString::new(name).unwrap());
+    let (path, name) = (c(path)?, CString::new(name)?);
     // SAFETY: strings end in NUL, the value's pointer and length belong together.
     answer(i64::from(unsafe {
         libc::lsetxattr(
@@ -96,7 +96,7 @@ fn setxattr(path: &Path, name: &str, value: &[u8], flags: i32) -> Outcome {
 
 #[expect(unsafe_code, reason = "xattrs have no safe interface in std")]
 fn getxattr(path: &Path, name: &str, room: usize) -> Outcome {
-    let (path, name) = (c(path), CString::new(name).unwrap());
+    let (path, name) = (c(path)?, CString::new(name)?);
     let mut value = vec![0_u8; room];
     // SAFETY: strings end in NUL, the buffer's pointer and length belong together.
     let got = unsafe {
@@ -108,13 +108,13 @@ fn getxattr(path: &Path, name: &str, room: usize) -> Outcome {
         )
     };
     answer(got as i64)?;
-    value.truncate(usize::try_from(got).unwrap());
+    value.truncate(usize::try_from(got).unwrap_or(0));
     Ok(format!("{got} {}", String::from_utf8_lossy(&value)))
 }
 
 #[expect(unsafe_code, reason = "xattrs have no safe interface in std")]
 fn removexattr(path: &Path, name: &str) -> Outcome {
-    let (path, name) = (c(path), CString::new(name).unwrap());
+    let (path, name) = (c(path)?, CString::new(name)?);
     // SAFETY: NUL-terminated strings that outlive the call.
     answer(i64::from(unsafe {
         libc::lremovexattr(path.as_ptr(), name.as_ptr())
