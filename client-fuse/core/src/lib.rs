@@ -1,1 +1,21 @@
-//! Placeholder.
+//! What a mount decides: gathering and ordering of writes, reading ahead, routes, slots.
+//!
+//! Plain structs: time and numbers come in as arguments, what must happen comes out as effects.
+//! The crate `client-fuse` performs them.
+
+mod changes;
+mod config;
+mod gather;
+mod leader;
+mod read_ahead;
+mod route;
+mod slots;
+
+pub use changes::{Answer, Change, Changes, Effect, IdSource, ProbeAnswer};
+pub use config::{
+    ChangeLimits, ROUTE_BACKOFF_MAX, ROUTE_BACKOFF_MIN, ROUTE_TRIES_SAME_SERVER, ReadAheadLimits,
+};
+pub use leader::Leader;
+pub use read_ahead::{Fetch, ReadAhead, Served};
+pub use route::{Failure, Next, Route};
+pub use slots::{Slot, Slots};
