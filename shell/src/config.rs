@@ -1,0 +1,260 @@
+//! Reads the one TOML file of a process; whatever is wrong becomes one sentence with file and line.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use types::{ClusterId, Secret, SecretError};
+
+/// A configuration that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("can't read {}: {cause}; give the path of a readable file", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The text is not TOML, a key is unknown, or a value has the wrong type or unit.
+    #[error("{}, line {line}{}: {reason}", path.display(), in_key(key))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Key on that line, if there is one.
+        key: Option<String>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A value is understood but can't be right, alone or with others.
+    #[error("{}, key {key}: {reason}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The secret's file does not hold a secret.
+    #[error("{}: {cause}; `oxfs up` makes such a file", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: SecretError,
+    },
+    /// Others may read the secret.
+    #[error("{} is readable by others (mode {mode:04o}); run `chmod 600` on it", path.display())]
+    SecretExposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+fn in_key(key: &Option<String>) -> String {
+    key.as_ref()
+        .map(|key| format!(", key {key}"))
+        .unwrap_or_default()
+}
+
+/// Reads a configuration file. `T` should refuse unknown fields.
+///
+/// # Errors
+///
+/// [`ConfigError::Unreadable`] or [`ConfigError::Invalid`].
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|cause| ConfigError::Unreadable {
+        path: path.to_owned(),
+        cause,
+    })?;
+    parse(&text, path)
+}
+
+/// Reads a configuration from text; `path` is only for the error.
+///
+/// # Errors
+///
+/// [`ConfigError::Invalid`].
+pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start).min(text.len());
+        let before = text.get(..at).unwrap_or(text);
+        let line = before.matches('\n').count() + 1;
+        let key = text
+            .lines()
+            .nth(line - 1)
+            .and_then(|line| line.split_once('='))
+            .map(|(key, _)| key.trim().to_owned());
+        ConfigError::Invalid {
+            path: path.to_owned(),
+            line,
+            key,
+            reason: error.message().replace('\n', " "),
+        }
+    })
+}
+
+/// Reads the cluster's secret.
+///
+/// # Errors
+///
+/// [`ConfigError::Unreadable`], [`ConfigError::SecretExposed`] or [`ConfigError::Secret`].
+pub fn load_secret(path: &Path) -> Result<Secret, ConfigError> {
+    let unreadable = |cause| ConfigError::Unreadable {
+        path: path.to_owned(),
+        cause,
+    };
+    let mode = fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(ConfigError::SecretExposed {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    Secret::from_hex(text.trim()).map_err(|cause| ConfigError::Secret {
+        path: path.to_owned(),
+        cause,
+    })
+}
+
+/// Reads a cluster id.
+///
+/// # Errors
+///
+/// [`ConfigError::Unusable`].
+pub fn cluster_id(text: &str, path: &Path) -> Result<ClusterId, ConfigError> {
+    text.parse()
+        .map_err(|error: types::IdError| ConfigError::Unusable {
+            path: path.to_owned(),
+            key: "cluster",
+            reason: error.to_string(),
+        })
+}
+
+/// Refuses an address that others can reach: the traffic is not encrypted yet.
+///
+/// # Errors
+///
+/// [`ConfigError::Unusable`].
+pub fn check_listen(
+    listen: SocketAddr,
+    insecure_network: bool,
+    path: &Path,
+) -> Result<(), ConfigError> {
+    if listen.ip().is_loopback() || insecure_network {
+        return Ok(());
+    }
+    Err(ConfigError::Unusable {
+        path: path.to_owned(),
+        key: "listen",
+        reason: format!(
+            "{listen} is not a loopback address, and traffic is not encrypted yet; listen on \
+             127.0.0.1, or set insecure_network = true if everyone on that network is trusted"
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        listen: SocketAddr,
+        #[serde(default)]
+        lease_ttl_ms: u64,
+    }
+
+    fn refusal(text: &str) -> String {
+        parse::<Sample>(text, Path::new("/etc/osd.toml"))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn good_file_is_read() {
+        let sample: Sample = parse(
+            "listen = \"127.0.0.1:1\"\nlease_ttl_ms = 7\n",
+            Path::new("x"),
+        )
+        .unwrap();
+
+        assert_eq!(sample.lease_ttl_ms, 7);
+    }
+
+    #[test]
+    fn unknown_key_is_named_with_file_line_and_the_known_ones() {
+        let text = refusal("listen = \"127.0.0.1:1\"\n# why\nlease_ttl = 1500\n");
+
+        assert!(
+            text.starts_with("/etc/osd.toml, line 3, key lease_ttl: "),
+            "{text}"
+        );
+        assert!(text.contains("unknown field `lease_ttl`"), "{text}");
+        assert!(text.contains("lease_ttl_ms"), "{text}");
+    }
+
+    #[test]
+    fn wrong_unit_wrong_syntax_and_missing_key_are_one_line_each() {
+        let unit = refusal("listen = \"127.0.0.1:1\"\nlease_ttl_ms = \"1.5 s\"\n");
+        assert!(
+            unit.starts_with("/etc/osd.toml, line 2, key lease_ttl_ms: "),
+            "{unit}"
+        );
+        assert!(unit.contains("1.5 s"), "{unit}");
+
+        assert!(refusal("listen = \n").starts_with("/etc/osd.toml, line 1"));
+        assert!(refusal("lease_ttl_ms = 3\n").contains("missing field `listen`"));
+        for text in [unit, refusal("listen = \n")] {
+            assert_eq!(text.lines().count(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn missing_file_says_which() {
+        let error = load::<Sample>(Path::new("/nonexistent/osd.toml")).unwrap_err();
+
+        assert!(error.to_string().contains("/nonexistent/osd.toml"));
+    }
+
+    #[test]
+    fn secret_must_be_64_digits_in_a_private_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        let set = |text: &str, mode| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            load_secret(&path)
+        };
+
+        assert!(set(&format!("{}\n", "a".repeat(64)), 0o600).is_ok());
+        assert!(matches!(set("abc", 0o600), Err(ConfigError::Secret { .. })));
+        assert!(matches!(
+            set(&"a".repeat(64), 0o644),
+            Err(ConfigError::SecretExposed { mode: 0o644, .. })
+        ));
+    }
+
+    #[test]
+    fn open_network_must_be_asked_for() {
+        let public = "192.0.2.1:80".parse().unwrap();
+
+        assert!(check_listen("[::1]:80".parse().unwrap(), false, Path::new("x")).is_ok());
+        assert!(check_listen(public, true, Path::new("x")).is_ok());
+        let refused = check_listen(public, false, Path::new("x")).unwrap_err();
+        assert!(refused.to_string().contains("insecure_network"));
+    }
+}

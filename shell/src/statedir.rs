@@ -1,0 +1,336 @@
+//! A server's state directory: whose it is, and that only one process uses it.
+//!
+//! The file `IDENTITY` says format, cluster, role, id and the store's own id. It is written once,
+//! when the directory is empty, and compared at every start. The file `LOCK` is locked while a
+//! process uses the directory; the kernel unlocks it when the process ends, however it ends.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use types::ClusterId;
+
+use crate::link::Role;
+
+/// Format of state directories that this release writes; newer ones are refused.
+pub const FORMAT: u32 = 1;
+
+const IDENTITY: &str = "IDENTITY";
+const LOCK: &str = "LOCK";
+
+/// Whose a state directory is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Owner {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// What the server is.
+    pub role: Role,
+    /// Its number.
+    pub id: u64,
+}
+
+/// A locked state directory of ours.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    store_uuid: String,
+    is_new: bool,
+    _lock: File,
+}
+
+/// A state directory that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateDirError {
+    /// A file operation failed.
+    #[error("can't {doing} {}: {cause}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        cause: io::Error,
+    },
+    /// Another process uses it.
+    #[error("{} is in use by another process; stop that first", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It holds something else.
+    #[error("{} is not empty and has no file {IDENTITY}, so it is no state directory; give an empty or new directory", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The file `IDENTITY` is damaged.
+    #[error("{} is damaged ({reason}); restore it, or give an empty directory so that the server is rebuilt from the others", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It was written by a newer release.
+    #[error("{} has format {found}, this release knows up to {FORMAT}; run the newer release", path.display())]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// It is of another server.
+    #[error("{} belongs to {found}, not to {wanted}; check the configuration's cluster, id and dir", path.display())]
+    Other {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who we are.
+        wanted: String,
+    },
+}
+
+#[derive(Deserialize, Serialize)]
+struct IdentityFile {
+    format: u32,
+    cluster: String,
+    role: String,
+    id: u64,
+    store_uuid: String,
+}
+
+impl StateDir {
+    /// Opens and locks a state directory, making it if it is missing or empty.
+    ///
+    /// # Errors
+    ///
+    /// Each variant of [`StateDirError`]; nothing was changed then, except that an empty directory
+    /// or its lock file may have been made.
+    pub fn open(path: &Path, owner: Owner) -> Result<Self, StateDirError> {
+        fs::create_dir_all(path).map_err(|cause| failed("make directory", path, cause))?;
+        let lock_path = path.join(LOCK);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|cause| failed("open", &lock_path, cause))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StateDirError::InUse {
+                    path: path.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(cause)) => return Err(failed("lock", &lock_path, cause)),
+        }
+        let file = path.join(IDENTITY);
+        let (store_uuid, is_new) = match fs::read_to_string(&file) {
+            Ok(text) => (check(path, &file, &text, owner)?, false),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                (make(path, &file, owner)?, true)
+            }
+            Err(cause) => return Err(failed("read", &file, cause)),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            store_uuid,
+            is_new,
+            _lock: lock,
+        })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Drawn when the directory was made, 32 hexadecimal digits: the same server with another
+    /// directory is a new one to the cluster.
+    #[must_use]
+    pub fn store_uuid(&self) -> &str {
+        &self.store_uuid
+    }
+
+    /// Whether this call made the directory: it holds nothing yet.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.is_new
+    }
+}
+
+fn check(dir: &Path, file: &Path, text: &str, owner: Owner) -> Result<String, StateDirError> {
+    let found: IdentityFile = toml::from_str(text).map_err(|error| StateDirError::Damaged {
+        path: file.to_owned(),
+        reason: error.message().replace('\n', " "),
+    })?;
+    if found.format > FORMAT {
+        return Err(StateDirError::Newer {
+            path: dir.to_owned(),
+            found: found.format,
+        });
+    }
+    let describe = |role: &str, id: u64, cluster: &str| format!("{role} {id} of cluster {cluster}");
+    let wanted = describe(owner.role.name(), owner.id, &owner.cluster.to_string());
+    let is = describe(&found.role, found.id, &found.cluster);
+    if is != wanted {
+        return Err(StateDirError::Other {
+            path: dir.to_owned(),
+            found: is,
+            wanted,
+        });
+    }
+    Ok(found.store_uuid)
+}
+
+fn make(dir: &Path, file: &Path, owner: Owner) -> Result<String, StateDirError> {
+    let entries = fs::read_dir(dir).map_err(|cause| failed("list", dir, cause))?;
+    for entry in entries {
+        let name = entry
+            .map_err(|cause| failed("list", dir, cause))?
+            .file_name();
+        // What a start that was killed leaves behind, and what mkfs puts into every file system.
+        if name != LOCK && name != "IDENTITY.new" && name != "lost+found" {
+            return Err(StateDirError::Foreign {
+                path: dir.to_owned(),
+            });
+        }
+    }
+    let identity = IdentityFile {
+        format: FORMAT,
+        cluster: owner.cluster.to_string(),
+        role: owner.role.name().to_owned(),
+        id: owner.id,
+        store_uuid: format!("{:032x}", rand::random::<u128>()),
+    };
+    let text = toml::to_string(&identity).map_err(|error| StateDirError::Damaged {
+        path: file.to_owned(),
+        reason: error.to_string(),
+    })?;
+    replace_file(file, text.as_bytes()).map_err(|cause| failed("write", file, cause))?;
+    Ok(identity.store_uuid)
+}
+
+fn failed(doing: &'static str, path: &Path, cause: io::Error) -> StateDirError {
+    StateDirError::Io {
+        doing,
+        path: path.to_owned(),
+        cause,
+    }
+}
+
+/// Replaces a small file so that a crash at any moment leaves the old or the new content, and the
+/// new one is on stable storage on return.
+///
+/// # Errors
+///
+/// Of the file system; the old content is still there.
+pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    let mut file = File::create(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: Owner = Owner {
+        cluster: ClusterId(7),
+        role: Role::Osd,
+        id: 2,
+    };
+
+    #[test]
+    fn directory_keeps_its_identity_across_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+
+        let first = StateDir::open(&path, OWNER).unwrap();
+        let uuid = first.store_uuid().to_owned();
+        assert!(first.is_new());
+        drop(first);
+        let second = StateDir::open(&path, OWNER).unwrap();
+
+        assert!(!second.is_new());
+        assert_eq!(second.store_uuid(), uuid);
+        assert_eq!(uuid.len(), 32);
+    }
+
+    #[test]
+    fn second_user_is_refused_until_the_first_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateDir::open(dir.path(), OWNER).unwrap();
+
+        let error = StateDir::open(dir.path(), OWNER).unwrap_err();
+        assert!(matches!(error, StateDirError::InUse { .. }), "{error}");
+
+        drop(first);
+        assert!(StateDir::open(dir.path(), OWNER).is_ok());
+    }
+
+    #[test]
+    fn another_cluster_role_or_id_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(StateDir::open(dir.path(), OWNER).unwrap());
+        let others = [
+            Owner {
+                cluster: ClusterId(8),
+                ..OWNER
+            },
+            Owner {
+                role: Role::Mrc,
+                ..OWNER
+            },
+            Owner { id: 3, ..OWNER },
+        ];
+
+        for other in others {
+            let error = StateDir::open(dir.path(), other).unwrap_err().to_string();
+            assert!(
+                error.contains("belongs to osd 2 of cluster 0000"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn newer_format_damaged_identity_and_foreign_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(StateDir::open(dir.path(), OWNER).unwrap());
+        let file = dir.path().join(IDENTITY);
+        let text = fs::read_to_string(&file).unwrap();
+
+        fs::write(&file, text.replace("format = 1", "format = 9")).unwrap();
+        let newer = StateDir::open(dir.path(), OWNER).unwrap_err();
+        assert!(matches!(newer, StateDirError::Newer { found: 9, .. }));
+
+        fs::write(&file, &text[..20]).unwrap();
+        let damaged = StateDir::open(dir.path(), OWNER).unwrap_err();
+        assert!(matches!(damaged, StateDirError::Damaged { .. }));
+
+        fs::rename(&file, dir.path().join("precious")).unwrap();
+        let foreign = StateDir::open(dir.path(), OWNER).unwrap_err();
+        assert!(matches!(foreign, StateDirError::Foreign { .. }));
+    }
+
+    #[test]
+    fn killed_first_start_leaves_a_directory_that_can_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("IDENTITY.new"), "form").unwrap();
+
+        assert!(StateDir::open(dir.path(), OWNER).unwrap().is_new());
+    }
+}
