@@ -1,0 +1,676 @@
+//! The changes of one open file that its primary has not acknowledged: gathered, ordered, repeated.
+//!
+//! Writes are gathered into chunks that end at multiples of the chunk size, and sent in order,
+//! many at a time. Three rules keep repetition harmless:
+//!
+//! - Two changes that overlap are never in flight together; truncations, appends and syncs are in
+//!   flight alone.
+//! - Every send draws a new change id, so ids grow in the order in which a server receives them,
+//!   and a server refuses what a frozen connection delivers late.
+//! - When the believed primary changes, everything unacknowledged is sent again, in order. An
+//!   acknowledgement counts whichever attempt it answers: the bytes are the same.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use types::{Duration, Instant, OsdId};
+
+use crate::config::ChangeLimits;
+use crate::gather::Gather;
+use crate::route::{Failure, Next, Route};
+
+/// Change and append ids of a whole mount; they only grow, also when a file is opened again.
+#[derive(Debug)]
+pub struct IdSource(AtomicU64);
+
+impl IdSource {
+    /// Starts at 1.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(1))
+    }
+
+    /// An id greater than all before.
+    pub fn draw(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Default for IdSource {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Something the primary shall do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// Write bytes.
+    Write {
+        /// Where.
+        offset: u64,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Write bytes at the end.
+    Append {
+        /// Recognises a repetition.
+        append_id: u64,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Set the length.
+    Truncate {
+        /// The length.
+        length: u64,
+    },
+    /// Make everything acknowledged stable.
+    Sync,
+}
+
+impl Change {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Write { bytes, .. } | Self::Append { bytes, .. } => bytes.len() as u64,
+            Self::Truncate { .. } | Self::Sync => 0,
+        }
+    }
+
+    /// The range of a write; everything else stands alone.
+    fn range(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Write { offset, bytes } => Some((*offset, offset + bytes.len() as u64)),
+            Self::Append { .. } | Self::Truncate { .. } | Self::Sync => None,
+        }
+    }
+}
+
+/// What the primary said.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Answer {
+    /// Where a write or append went.
+    pub offset: u64,
+    /// Length of the object afterwards.
+    pub length: u64,
+}
+
+/// What another replica said when asked who the primary is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProbeAnswer {
+    /// This one is.
+    Primary(OsdId),
+    /// Capability or view are out of date.
+    Refresh,
+    /// No useful answer.
+    Nothing,
+}
+
+/// What must be done, in order.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// Send; report with [`Changes::answered`] or [`Changes::failed`].
+    Send {
+        /// Names the change in reports.
+        token: u64,
+        /// Names the attempt in reports.
+        attempt: u64,
+        /// To whom.
+        osd: OsdId,
+        /// Id on the wire.
+        change_id: u64,
+        /// What.
+        change: Change,
+    },
+    /// The change is done, or failed for good with an errno.
+    Settled {
+        /// The change.
+        token: u64,
+        /// How it went.
+        outcome: Result<Answer, i32>,
+        /// End of the range it wrote, 0 if it is no write.
+        end: u64,
+    },
+    /// Fetch a new grant; report with [`Changes::granted`] or [`Changes::abandon`].
+    Renew,
+    /// Ask this replica who the primary is; report with [`Changes::probed`].
+    Probe {
+        /// Names the attempt in the report.
+        attempt: u64,
+        /// Whom to ask.
+        osd: OsdId,
+    },
+    /// Changes have waited long for this server.
+    Stalled(OsdId),
+    /// They wait no more.
+    Resumed,
+}
+
+#[derive(Debug)]
+struct Pending {
+    token: u64,
+    change: Change,
+    since: Instant,
+    /// When it was sent in the current attempt.
+    sent: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Gate {
+    Open,
+    Until(Instant),
+    Renewing,
+}
+
+/// The machine. Reports and timers come in as calls, effects go out.
+#[derive(Debug)]
+pub struct Changes {
+    limits: ChangeLimits,
+    /// Give up with EIO after this long (`soft` mounts).
+    give_up: Option<Duration>,
+    route: Route,
+    gather: Option<Gather>,
+    /// The chunk before was cut because it was full: more of the kind will come.
+    streaming: bool,
+    /// Oldest first.
+    pending: VecDeque<Pending>,
+    pending_bytes: u64,
+    next_token: u64,
+    attempt: u64,
+    gate: Gate,
+    probe_round: usize,
+    probe_at: Option<Instant>,
+    stalled: bool,
+}
+
+impl Changes {
+    /// Nothing to send yet.
+    #[must_use]
+    pub const fn new(route: Route, limits: ChangeLimits, give_up: Option<Duration>) -> Self {
+        Self {
+            limits,
+            give_up,
+            route,
+            gather: None,
+            streaming: false,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            next_token: 1,
+            attempt: 1,
+            gate: Gate::Open,
+            probe_round: 0,
+            probe_at: None,
+            stalled: false,
+        }
+    }
+
+    /// Takes a write. The caller has checked [`Changes::is_full`] before.
+    pub fn write(
+        &mut self,
+        now: Instant,
+        ids: &IdSource,
+        offset: u64,
+        data: &[u8],
+        out: &mut Vec<Effect>,
+    ) {
+        let mut offset = offset;
+        let mut data = data;
+        if self.gather.as_ref().is_some_and(|g| !g.touches(offset)) {
+            self.cut(now);
+        }
+        while !data.is_empty() {
+            let chunk = self.limits.chunk_bytes;
+            let start = self.gather.as_ref().map_or(offset, |g| g.offset);
+            // Chunks end at multiples of their size, so that a stream of any writes becomes
+            // aligned ones, which servers need not read before writing.
+            let boundary = (start / chunk).saturating_add(1).saturating_mul(chunk);
+            let room = usize::try_from(boundary - offset).unwrap_or(usize::MAX);
+            let (now_part, later) = data.split_at(data.len().min(room));
+            let expected = if self.streaming {
+                chunk
+            } else {
+                now_part.len() as u64
+            };
+            let gather = self.gather.get_or_insert_with(|| {
+                Gather::new(now, offset, usize::try_from(expected).unwrap_or(0))
+            });
+            gather.put(offset, now_part);
+            offset += now_part.len() as u64;
+            data = later;
+            if gather.end() >= boundary {
+                self.cut(now);
+                self.streaming = true;
+            }
+        }
+        self.pump(now, ids, out);
+    }
+
+    /// Sends what was gathered. Returns a token: everything so far is settled once
+    /// [`Changes::settled_below`] is greater.
+    pub fn flush(&mut self, now: Instant, ids: &IdSource, out: &mut Vec<Effect>) -> u64 {
+        self.streaming = false;
+        self.cut(now);
+        self.pump(now, ids, out);
+        self.next_token - 1
+    }
+
+    /// Adds a change that stands alone, after everything so far. Returns its token.
+    pub fn add(
+        &mut self,
+        now: Instant,
+        ids: &IdSource,
+        change: Change,
+        out: &mut Vec<Effect>,
+    ) -> u64 {
+        self.cut(now);
+        let token = self.push(now, change);
+        self.pump(now, ids, out);
+        token
+    }
+
+    /// The primary did it.
+    pub fn answered(
+        &mut self,
+        now: Instant,
+        ids: &IdSource,
+        token: u64,
+        answer: Answer,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(index) = self.index(token) {
+            self.route.answered();
+            self.settle(index, Ok(answer), out);
+            // Answers flow: give the others their full time again.
+            self.probe_at = None;
+            if std::mem::take(&mut self.stalled) {
+                out.push(Effect::Resumed);
+            }
+            self.pump(now, ids, out);
+        }
+    }
+
+    /// The change was not done in this attempt.
+    pub fn failed(
+        &mut self,
+        now: Instant,
+        ids: &IdSource,
+        token: u64,
+        attempt: u64,
+        failure: Failure,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(index) = self.index(token) else {
+            return;
+        };
+        if attempt != self.attempt {
+            return;
+        }
+        let target = self.route.target();
+        match self.route.failed(failure) {
+            Next::GiveUp(errno) => self.settle(index, Err(errno), out),
+            Next::Renew => {
+                self.restart();
+                if self.gate != Gate::Renewing {
+                    self.gate = Gate::Renewing;
+                    out.push(Effect::Renew);
+                }
+            }
+            Next::After(wait) => {
+                if failure == Failure::Retry && self.route.target() == target {
+                    // The others are still on their way to the same server.
+                    if let Some(pending) = self.pending.get_mut(index) {
+                        pending.sent = None;
+                    }
+                } else {
+                    self.restart();
+                }
+                if wait > Duration::ZERO && self.gate != Gate::Renewing {
+                    self.gate = Gate::Until(now + wait);
+                }
+            }
+        }
+        self.pump(now, ids, out);
+    }
+
+    /// A new grant arrived.
+    pub fn granted(
+        &mut self,
+        now: Instant,
+        ids: &IdSource,
+        members: Vec<OsdId>,
+        out: &mut Vec<Effect>,
+    ) {
+        self.route.replace(members);
+        if self.gate == Gate::Renewing {
+            self.gate = Gate::Open;
+        }
+        self.pump(now, ids, out);
+    }
+
+    /// Nothing pending can ever be done: everything fails with `errno`.
+    pub fn abandon(&mut self, errno: i32, out: &mut Vec<Effect>) {
+        self.gate = Gate::Open;
+        self.restart();
+        while !self.pending.is_empty() {
+            self.settle(0, Err(errno), out);
+        }
+        if std::mem::take(&mut self.stalled) {
+            out.push(Effect::Resumed);
+        }
+    }
+
+    /// Another replica answered a probe.
+    pub fn probed(
+        &mut self,
+        now: Instant,
+        ids: &IdSource,
+        attempt: u64,
+        answer: ProbeAnswer,
+        out: &mut Vec<Effect>,
+    ) {
+        if attempt != self.attempt {
+            return;
+        }
+        match answer {
+            ProbeAnswer::Primary(primary) if Some(primary) == self.route.target() => {}
+            ProbeAnswer::Primary(primary) if self.route.found(primary) => self.restart(),
+            ProbeAnswer::Primary(_) | ProbeAnswer::Refresh => {
+                self.restart();
+                if self.gate != Gate::Renewing {
+                    self.gate = Gate::Renewing;
+                    out.push(Effect::Renew);
+                }
+            }
+            ProbeAnswer::Nothing => {}
+        }
+        self.pump(now, ids, out);
+    }
+
+    /// Does what is due at `now`.
+    pub fn tick(&mut self, now: Instant, ids: &IdSource, out: &mut Vec<Effect>) {
+        let gathered = self.limits.gather_time;
+        if self
+            .gather
+            .as_ref()
+            .is_some_and(|g| g.since + gathered <= now)
+        {
+            self.cut(now);
+        }
+        if matches!(self.gate, Gate::Until(until) if until <= now) {
+            self.gate = Gate::Open;
+        }
+        if let (Some(give_up), Some(oldest)) = (self.give_up, self.pending.front())
+            && oldest.since + give_up <= now
+        {
+            // 5: EIO, as `soft` asks for.
+            self.abandon(5, out);
+        }
+        self.probe(now, out);
+        if let (Some(oldest), Some(target)) = (self.pending.front(), self.route.target())
+            && !self.stalled
+            && oldest.since + self.limits.stall_report <= now
+        {
+            self.stalled = true;
+            out.push(Effect::Stalled(target));
+        }
+        self.pump(now, ids, out);
+    }
+
+    /// When [`Changes::tick`] has something to do.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        let gather = self
+            .gather
+            .as_ref()
+            .map(|g| g.since + self.limits.gather_time);
+        let gate = match self.gate {
+            Gate::Until(until) => Some(until),
+            Gate::Open | Gate::Renewing => None,
+        };
+        let oldest = self.pending.front().map(|p| p.since);
+        let stall = oldest
+            .filter(|_| !self.stalled)
+            .map(|s| s + self.limits.stall_report);
+        let give_up = oldest.zip(self.give_up).map(|(since, after)| since + after);
+        [gather, gate, stall, give_up, self.probe_due()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// All changes with smaller tokens are settled.
+    #[must_use]
+    pub fn settled_below(&self) -> u64 {
+        self.pending.front().map_or(self.next_token, |p| p.token)
+    }
+
+    /// Bytes held here.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> u64 {
+        self.pending_bytes + self.gather.as_ref().map_or(0, Gather::len)
+    }
+
+    /// Whether a writer has to wait.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.pending_bytes >= self.limits.in_flight_bytes_max
+    }
+
+    /// Whether nothing is gathered or pending.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.gather.is_none() && self.pending.is_empty()
+    }
+
+    /// End of the furthest write that is not settled; 0 if there is none.
+    #[must_use]
+    pub fn pending_end(&self) -> u64 {
+        let sent = self
+            .pending
+            .iter()
+            .filter_map(|p| p.change.range())
+            .map(|r| r.1)
+            .max();
+        sent.unwrap_or(0)
+            .max(self.gather.as_ref().map_or(0, Gather::end))
+    }
+
+    /// Whether the range depends on something that is not settled.
+    #[must_use]
+    pub fn concerns(&self, offset: u64, length: u64) -> bool {
+        let end = offset.saturating_add(length);
+        let gathered = self
+            .gather
+            .as_ref()
+            .is_some_and(|g| g.offset < end && offset < g.end());
+        gathered
+            || self
+                .pending
+                .iter()
+                .any(|p| match (p.change.range(), &p.change) {
+                    (Some(range), _) => range.0 < end && offset < range.1,
+                    (None, Change::Sync) => false,
+                    (None, _) => true,
+                })
+    }
+
+    /// The bytes of a range, if they are all in the newest write that touches it.
+    #[must_use]
+    pub fn peek(&self, offset: u64, length: u64) -> Option<Bytes> {
+        let end = offset.checked_add(length)?;
+        let within = |start: u64, bytes: &[u8]| {
+            let from = usize::try_from(offset.checked_sub(start)?).ok()?;
+            let to = usize::try_from(end.checked_sub(start)?).ok()?;
+            bytes.get(from..to).map(|_| from..to)
+        };
+        if let Some(gather) = self.gather.as_ref()
+            && gather.offset < end
+            && offset < gather.end()
+        {
+            let range = within(gather.offset, gather.as_slice())?;
+            return gather.as_slice().get(range).map(Bytes::copy_from_slice);
+        }
+        for pending in self.pending.iter().rev() {
+            match &pending.change {
+                Change::Write {
+                    offset: start,
+                    bytes,
+                } => {
+                    if *start < end && offset < start + bytes.len() as u64 {
+                        return within(*start, bytes).map(|range| bytes.slice(range));
+                    }
+                }
+                Change::Sync => {}
+                Change::Append { .. } | Change::Truncate { .. } => return None,
+            }
+        }
+        None
+    }
+
+    /// The server believed to be the primary.
+    #[must_use]
+    pub fn target(&self) -> Option<OsdId> {
+        self.route.target()
+    }
+
+    /// The route, shared with reads.
+    pub const fn route(&mut self) -> &mut Route {
+        &mut self.route
+    }
+
+    fn push(&mut self, now: Instant, change: Change) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.pending_bytes += change.bytes();
+        self.pending.push_back(Pending {
+            token,
+            change,
+            since: now,
+            sent: None,
+        });
+        token
+    }
+
+    /// Ends gathering: the chunk becomes a change.
+    fn cut(&mut self, now: Instant) {
+        if let Some(gather) = self.gather.take() {
+            let offset = gather.offset;
+            let bytes = gather.into_bytes();
+            self.push(now, Change::Write { offset, bytes });
+        }
+    }
+
+    /// Everything pending will be sent again.
+    fn restart(&mut self) {
+        self.attempt += 1;
+        self.probe_at = None;
+        for pending in &mut self.pending {
+            pending.sent = None;
+        }
+    }
+
+    fn index(&self, token: u64) -> Option<usize> {
+        self.pending.binary_search_by_key(&token, |p| p.token).ok()
+    }
+
+    fn settle(&mut self, index: usize, outcome: Result<Answer, i32>, out: &mut Vec<Effect>) {
+        if let Some(pending) = self.pending.remove(index) {
+            self.pending_bytes -= pending.change.bytes();
+            let end = match (&pending.change, outcome) {
+                (Change::Append { bytes, .. }, Ok(answer)) => answer.offset + bytes.len() as u64,
+                (change, _) => change.range().map_or(0, |r| r.1),
+            };
+            out.push(Effect::Settled {
+                token: pending.token,
+                outcome,
+                end,
+            });
+        }
+    }
+
+    /// Sends what may be sent now, oldest first.
+    fn pump(&mut self, now: Instant, ids: &IdSource, out: &mut Vec<Effect>) {
+        let (Gate::Open, Some(osd)) = (self.gate, self.route.target()) else {
+            return;
+        };
+        for index in 0..self.pending.len() {
+            let Some(pending) = self.pending.get(index) else {
+                return;
+            };
+            let alone = pending.change.range().is_none();
+            if pending.sent.is_some() {
+                if alone {
+                    return;
+                }
+                continue;
+            }
+            if !self.may_send(index) {
+                return;
+            }
+            let attempt = self.attempt;
+            if let Some(pending) = self.pending.get_mut(index) {
+                pending.sent = Some(now);
+                out.push(Effect::Send {
+                    token: pending.token,
+                    attempt,
+                    osd,
+                    change_id: ids.draw(),
+                    change: pending.change.clone(),
+                });
+            }
+            if alone {
+                return;
+            }
+        }
+    }
+
+    fn may_send(&self, index: usize) -> bool {
+        let Some(pending) = self.pending.get(index) else {
+            return false;
+        };
+        let Some(range) = pending.change.range() else {
+            return index == 0;
+        };
+        let mut count = 0;
+        let mut bytes = 0;
+        for other in self.pending.iter().filter(|p| p.sent.is_some()) {
+            match other.change.range() {
+                None => return false,
+                Some(r) if r.0 < range.1 && range.0 < r.1 => return false,
+                Some(_) => {}
+            }
+            count += 1;
+            bytes += other.change.bytes();
+        }
+        count < self.limits.in_flight_max && bytes < self.limits.in_flight_bytes_max
+    }
+
+    fn oldest_sent(&self) -> Option<Instant> {
+        self.pending.iter().filter_map(|p| p.sent).min()
+    }
+
+    fn probe_due(&self) -> Option<Instant> {
+        let patient = self.oldest_sent()? + self.limits.patience;
+        Some(self.probe_at.map_or(patient, |at| at.max(patient)))
+    }
+
+    /// The primary is silent: another replica knows whether it still holds the lease, and becomes
+    /// the primary itself if nobody does.
+    fn probe(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        if self.probe_due().is_some_and(|due| due <= now)
+            && let Some(target) = self.route.target()
+        {
+            self.probe_at = Some(now + self.limits.patience);
+            if let Some(osd) = self.route.other_than(target, self.probe_round) {
+                self.probe_round = self.probe_round.wrapping_add(1);
+                out.push(Effect::Probe {
+                    attempt: self.attempt,
+                    osd,
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! Which object server to ask, and what to do when the answer is no.
+
+use types::{Duration, OsdId};
+
+use crate::config::{ROUTE_BACKOFF_MAX, ROUTE_BACKOFF_MIN, ROUTE_TRIES_SAME_SERVER};
+
+/// Why a request was not done, as far as routing cares.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Failure {
+    /// Another server is the primary, perhaps this one.
+    Redirect(Option<OsdId>),
+    /// The server can't be reached or does not answer.
+    Gone,
+    /// The server asks for patience.
+    Retry,
+    /// Capability or view are out of date.
+    Refresh,
+    /// Final: the errno for the program.
+    Surface(i32),
+}
+
+/// What to do after a [`Failure`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Next {
+    /// Send again, to [`Route::target`], after this time (which may be zero).
+    After(Duration),
+    /// Fetch a new grant first, then send again.
+    Renew,
+    /// Tell the program.
+    GiveUp(i32),
+}
+
+/// The replicas of an object in order, and which one is believed to be the primary.
+#[derive(Clone, Debug)]
+pub struct Route {
+    members: Vec<OsdId>,
+    target: usize,
+    /// Failures since the last success.
+    failures: u32,
+    /// Failures of the current target.
+    target_failures: u32,
+}
+
+impl Route {
+    /// A route that tries the first member first: it is the natural first primary.
+    #[must_use]
+    pub fn new(members: Vec<OsdId>) -> Self {
+        Self {
+            members,
+            target: 0,
+            failures: 0,
+            target_failures: 0,
+        }
+    }
+
+    /// Takes over a new replica set; keeps the believed primary if it is still a member.
+    pub fn replace(&mut self, members: Vec<OsdId>) {
+        let target = self.target();
+        self.target = members.iter().position(|m| Some(*m) == target).unwrap_or(0);
+        self.members = members;
+    }
+
+    /// The server to ask now; none if the replica set is empty.
+    #[must_use]
+    pub fn target(&self) -> Option<OsdId> {
+        self.members.get(self.target).copied()
+    }
+
+    /// The member after `osd` in order, another one if there is any.
+    #[must_use]
+    pub fn other_than(&self, osd: OsdId, round: usize) -> Option<OsdId> {
+        let others: Vec<_> = self.members.iter().filter(|m| **m != osd).collect();
+        let index = round.checked_rem(others.len())?;
+        others.get(index).map(|m| **m)
+    }
+
+    /// The target did what it was asked to.
+    pub const fn answered(&mut self) {
+        self.failures = 0;
+        self.target_failures = 0;
+    }
+
+    /// A server is known to be the primary.
+    pub fn found(&mut self, primary: OsdId) -> bool {
+        match self.members.iter().position(|m| *m == primary) {
+            Some(index) => {
+                self.aim(index);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The target did not do what it was asked to.
+    pub fn failed(&mut self, failure: Failure) -> Next {
+        let wait = self.wait();
+        self.failures = self.failures.saturating_add(1);
+        self.target_failures = self.target_failures.saturating_add(1);
+        match failure {
+            Failure::Surface(errno) => return Next::GiveUp(errno),
+            Failure::Refresh => return Next::Renew,
+            Failure::Redirect(Some(primary)) => {
+                let repeated = Some(primary) == self.target();
+                if !self.found(primary) {
+                    // A replica set we do not know yet.
+                    return Next::Renew;
+                }
+                // Following a first hint costs no wait; servers that disagree do.
+                if self.failures <= 2 && !repeated {
+                    return Next::After(Duration::ZERO);
+                }
+            }
+            Failure::Redirect(None) | Failure::Gone => {
+                self.advance();
+                // Each member is asked once before there is any wait.
+                if (self.failures as usize) < self.members.len() {
+                    return Next::After(Duration::ZERO);
+                }
+            }
+            Failure::Retry => {
+                if self.target_failures >= ROUTE_TRIES_SAME_SERVER {
+                    self.advance();
+                }
+            }
+        }
+        Next::After(wait)
+    }
+
+    fn advance(&mut self) {
+        let next = (self.target + 1).checked_rem(self.members.len());
+        self.aim(next.unwrap_or(0));
+    }
+
+    const fn aim(&mut self, index: usize) {
+        if index != self.target {
+            self.target = index;
+            self.target_failures = 0;
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let doublings = self.failures.min(8);
+        ROUTE_BACKOFF_MIN
+            .scaled(1 << doublings, 1)
+            .min(ROUTE_BACKOFF_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route() -> Route {
+        Route::new(vec![OsdId(1), OsdId(2), OsdId(3)])
+    }
+
+    #[test]
+    fn first_hint_is_followed_without_waiting() {
+        let mut route = route();
+
+        assert_eq!(
+            route.failed(Failure::Redirect(Some(OsdId(3)))),
+            Next::After(Duration::ZERO)
+        );
+        assert_eq!(route.target(), Some(OsdId(3)));
+    }
+
+    #[test]
+    fn servers_that_point_at_each_other_are_asked_with_growing_waits() {
+        let mut route = route();
+        let mut waits = Vec::new();
+
+        for hint in [2, 1, 2, 1, 2, 1, 2] {
+            waits.push(route.failed(Failure::Redirect(Some(OsdId(hint)))));
+        }
+
+        assert_eq!(waits.last(), Some(&Next::After(ROUTE_BACKOFF_MAX)));
+        route.answered();
+        assert_eq!(
+            route.failed(Failure::Redirect(Some(OsdId(1)))),
+            Next::After(Duration::ZERO)
+        );
+    }
+
+    #[test]
+    fn every_member_is_asked_once_before_there_is_a_wait() {
+        let mut route = route();
+
+        let first = route.failed(Failure::Gone);
+        let second = route.failed(Failure::Gone);
+        let third = route.failed(Failure::Gone);
+
+        assert_eq!(first, Next::After(Duration::ZERO));
+        assert_eq!(second, Next::After(Duration::ZERO));
+        assert!(matches!(third, Next::After(wait) if wait > Duration::ZERO));
+        assert_eq!(route.target(), Some(OsdId(1)));
+    }
+
+    #[test]
+    fn hint_outside_the_known_replica_set_asks_for_a_new_grant() {
+        let mut route = route();
+
+        assert_eq!(route.failed(Failure::Redirect(Some(OsdId(9)))), Next::Renew);
+        route.replace(vec![OsdId(9), OsdId(1)]);
+        assert_eq!(route.target(), Some(OsdId(1)));
+    }
+
+    #[test]
+    fn server_that_keeps_asking_for_patience_is_left() {
+        let mut route = route();
+
+        for _ in 0..ROUTE_TRIES_SAME_SERVER {
+            route.failed(Failure::Retry);
+        }
+
+        assert_eq!(route.target(), Some(OsdId(2)));
+    }
+}
