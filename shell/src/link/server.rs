@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_stream::Stream;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use types::Fault;
 
 use super::error::LinkError;
@@ -337,15 +337,20 @@ impl Reader {
             match received {
                 Ok(Some(frame)) => self.dispatch(frame),
                 Ok(None) => return,
-                Err(status) => {
-                    let caller = self.connection.caller;
-                    tracing::debug!(
-                        caller = %caller.role, id = caller.id, service = %self.connection.service,
-                        reason = status.message(), "connection ended"
-                    );
-                    return;
-                }
+                Err(status) => return self.log_end(&status),
             }
+        }
+    }
+
+    fn log_end(&self, status: &Status) {
+        let Caller { role, id, .. } = self.connection.caller;
+        let service = self.connection.service;
+        let reason = status.message();
+        // What a process of ours never sends, against a connection that just broke.
+        if matches!(status.code(), Code::DataLoss | Code::OutOfRange) {
+            tracing::warn!(caller = %role, id, %service, reason, "closed a connection for a bad frame");
+        } else {
+            tracing::debug!(caller = %role, id, %service, reason, "connection ended");
         }
     }
 
