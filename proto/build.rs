@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/osd.proto",
         "proto/peer.proto",
         "proto/index.proto",
+        "proto/raft.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");

@@ -28,6 +28,11 @@ pub mod peer {
     include!(concat!(env!("OUT_DIR"), "/oxfs.peer.rs"));
 }
 
+/// Between metadata servers.
+pub mod raft {
+    include!(concat!(env!("OUT_DIR"), "/oxfs.raft.rs"));
+}
+
 /// Stored metadata.
 pub mod index {
     include!(concat!(env!("OUT_DIR"), "/oxfs.index.rs"));
