@@ -1,0 +1,180 @@
+//! The index on disk: redb, one table in one file.
+//!
+//! Batches commit without reaching the disk; [`Index::flush`] is a commit that does. redb keeps
+//! the last flushed state whole until the next one is, so a crash at any point leaves exactly that.
+
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use mrc_core::index::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
+use mrc_core::keys;
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction};
+
+const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("index");
+
+type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+/// The index of one metadata server.
+pub struct RedbIndex {
+    database: Database,
+    /// The newest state. Opening it costs more than reading from it, so readers share one.
+    newest: RwLock<Arc<Table>>,
+}
+
+impl std::fmt::Debug for RedbIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RedbIndex")
+    }
+}
+
+impl RedbIndex {
+    /// Opens the index in a file, or makes an empty one.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError::Engine`]: the file is no index, of a newer version, damaged, or in use.
+    pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, IndexError> {
+        let database = Database::builder()
+            .set_cache_size(cache_bytes)
+            .create(path)
+            .map_err(IndexError::engine)?;
+        // Makes the table, so that a reader finds one.
+        let write = begin(&database, Durability::Immediate)?;
+        write.open_table(TABLE).map_err(IndexError::engine)?;
+        write.commit().map_err(IndexError::engine)?;
+        let newest = RwLock::new(table(&database)?);
+        Ok(Self { database, newest })
+    }
+
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.newest.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn commit(&self, write: WriteTransaction) -> Result<(), IndexError> {
+        write.commit().map_err(IndexError::engine)?;
+        let new = table(&self.database)?;
+        *self.newest.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+}
+
+impl IndexRead for RedbIndex {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, IndexError> {
+        let value = self.table().get(key).map_err(IndexError::engine)?;
+        Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), IndexError> {
+        if start >= end {
+            return Ok(());
+        }
+        let range = (Bound::Included(start), Bound::Excluded(end));
+        for entry in self.table().range::<&[u8]>(range).map_err(IndexError::engine)? {
+            let (key, value) = entry.map_err(IndexError::engine)?;
+            if visit(key.value(), value.value()) == Visit::Stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Index for RedbIndex {
+    fn apply(&self, batch: Batch) -> Result<(), IndexError> {
+        let write = begin(&self.database, Durability::None)?;
+        {
+            let mut table = write.open_table(TABLE).map_err(IndexError::engine)?;
+            for (key, change) in batch.changes() {
+                match change {
+                    Some(value) => table.insert(&key[..], &value[..]),
+                    None => table.remove(&key[..]),
+                }
+                .map_err(IndexError::engine)?;
+            }
+        }
+        self.commit(write)
+    }
+
+    fn flush(&self) -> Result<(), IndexError> {
+        let mut write = begin(&self.database, Durability::Immediate)?;
+        // Saves the allocator's state, so that opening after a crash need not walk the whole file.
+        write.set_quick_repair(true);
+        self.commit(write)
+    }
+
+    fn snapshot(&self) -> Result<Entries<'static>, IndexError> {
+        let table = table(&self.database)?;
+        let range = table.range::<&[u8]>(..).map_err(IndexError::engine)?;
+        Ok(Box::new(range.map(|entry| {
+            let (key, value) = entry.map_err(IndexError::engine)?;
+            Ok((
+                Bytes::copy_from_slice(key.value()),
+                Bytes::copy_from_slice(value.value()),
+            ))
+        })))
+    }
+
+    fn install(
+        &self,
+        entries: &mut dyn Iterator<Item = Result<(Bytes, Bytes), IndexError>>,
+    ) -> Result<(), IndexError> {
+        let write = begin(&self.database, Durability::Immediate)?;
+        {
+            let mut table = write.open_table(TABLE).map_err(IndexError::engine)?;
+            table.remove(keys::APPLIED).map_err(IndexError::engine)?;
+        }
+        self.commit(write)?;
+
+        let mut write = begin(&self.database, Durability::Immediate)?;
+        write.set_quick_repair(true);
+        write.delete_table(TABLE).map_err(IndexError::engine)?;
+        {
+            let mut table = write.open_table(TABLE).map_err(IndexError::engine)?;
+            for entry in entries {
+                let (key, value) = entry?;
+                table.insert(&key[..], &value[..]).map_err(IndexError::engine)?;
+            }
+        }
+        self.commit(write)
+    }
+}
+
+fn begin(database: &Database, durability: Durability) -> Result<WriteTransaction, IndexError> {
+    let mut write = database.begin_write().map_err(IndexError::engine)?;
+    write.set_durability(durability).map_err(IndexError::engine)?;
+    Ok(write)
+}
+
+fn table(database: &Database) -> Result<Arc<Table>, IndexError> {
+    let read = database.begin_read().map_err(IndexError::engine)?;
+    Ok(Arc::new(read.open_table(TABLE).map_err(IndexError::engine)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contract_redb_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut number = 0;
+
+        mrc_core::contract::run(&mut || {
+            number += 1;
+            let path = dir.path().join(number.to_string());
+            Box::new(RedbIndex::open(&path, 1 << 20).unwrap())
+        })
+        .unwrap();
+        mrc_core::contract::reopen(&mut || {
+            Box::new(RedbIndex::open(&dir.path().join("again"), 1 << 20).unwrap())
+        })
+        .unwrap();
+    }
+}

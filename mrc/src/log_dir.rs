@@ -1,0 +1,342 @@
+//! The files of the log: preallocated segments, a spare one, and the durable promises.
+//!
+//! `log-<number>` holds records (see [`crate::log_record`]), `promises` the vote and how far the
+//! log was purged, `spare` is a segment nobody uses, written full once so that a later fdatasync
+//! has no size and no extent to commit.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::consensus::{Entry, LogId, Vote};
+use crate::log_record::{self, HEADER_BYTES, SegmentHeader};
+
+/// What must survive besides the entries.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Promises {
+    pub vote: Option<Vote>,
+    pub purged: Option<LogId>,
+}
+
+/// A log directory that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// Reading or writing failed.
+    #[error("log {path}: {source}")]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A record that was on stable storage is broken or missing.
+    #[error(
+        "{path}: the log is damaged at offset {offset}; remove this server's directory and start it \
+         again: it gets everything from the other metadata servers"
+    )]
+    Damaged {
+        /// The segment.
+        path: PathBuf,
+        /// First byte that is wrong.
+        offset: u64,
+    },
+    /// The file of the vote and the purge point is missing or broken.
+    #[error(
+        "{path}: the server's vote is missing or damaged; remove this server's directory and start \
+         it again: it gets everything from the other metadata servers"
+    )]
+    PromisesLost {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// An entry and where it lies.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub entry: Entry,
+    pub segment: u64,
+    pub offset: u32,
+    pub length: u32,
+}
+
+/// What a directory held when it was opened.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub promises: Promises,
+    /// Contiguous, all behind the purge point.
+    pub entries: Vec<Placed>,
+    /// Open segments by number, oldest first.
+    pub segments: Vec<(u64, Arc<File>)>,
+    /// Segment and offset where the next record may go; `None`: it needs a new segment.
+    pub tail: Option<(u64, u32)>,
+    /// Number for the next new segment.
+    pub next_number: u64,
+}
+
+/// The directory of one log. One process at a time; the caller holds the lock.
+#[derive(Debug)]
+pub(crate) struct LogDir {
+    path: PathBuf,
+    segment_bytes: u32,
+    preparing: Arc<AtomicBool>,
+}
+
+impl LogDir {
+    /// Makes an empty log. Fails if there already is one.
+    pub(crate) fn create(path: &Path) -> Result<(), LogError> {
+        std::fs::create_dir_all(path).map_err(|source| io_error(path, source))?;
+        let dir = Self::at(path, 0);
+        if dir.promises_path().exists() {
+            let source = io::Error::from(io::ErrorKind::AlreadyExists);
+            return Err(io_error(&dir.promises_path(), source));
+        }
+        dir.save(&Promises::default())
+    }
+
+    pub(crate) fn at(path: &Path, segment_bytes: u32) -> Self {
+        Self {
+            path: path.to_owned(),
+            segment_bytes,
+            preparing: Arc::default(),
+        }
+    }
+
+    pub(crate) const fn segment_bytes(&self) -> u32 {
+        self.segment_bytes
+    }
+
+    /// Makes the promises durable.
+    pub(crate) fn save(&self, promises: &Promises) -> Result<(), LogError> {
+        let path = self.promises_path();
+        let mut bytes = postcard::to_stdvec(promises)
+            .map_err(|error| io_error(&path, io::Error::other(error)))?;
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        crate::files::replace(&path, &bytes).map_err(|source| io_error(&path, source))
+    }
+
+    fn load(&self) -> Result<Promises, LogError> {
+        let path = self.promises_path();
+        let lost = || LogError::PromisesLost { path: path.clone() };
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(lost()),
+            Err(source) => return Err(io_error(&path, source)),
+        };
+        let (body, sum) = bytes.split_last_chunk::<4>().ok_or_else(lost)?;
+        if crc32c::crc32c(body) != u32::from_le_bytes(*sum) {
+            return Err(lost());
+        }
+        postcard::from_bytes(body).map_err(|_| lost())
+    }
+
+    /// Makes a segment ready for records and durable in the directory.
+    pub(crate) fn add(&self, header: SegmentHeader) -> io::Result<Arc<File>> {
+        let (fresh, final_path) = (self.path.join("segment.tmp"), self.segment_path(header.number));
+        match std::fs::rename(self.path.join("spare"), &fresh) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                preallocate(&fresh, self.segment_bytes)?;
+            }
+            Err(error) => return Err(error),
+        }
+        let file = OpenOptions::new().read(true).write(true).open(&fresh)?;
+        file.write_all_at(&header.encode(), 0)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, final_path)?;
+        self.sync()?;
+        self.prepare_spare();
+        Ok(Arc::new(file))
+    }
+
+    /// Removes a segment, keeping it as the spare if there is none.
+    pub(crate) fn remove(&self, number: u64) -> io::Result<()> {
+        let (path, spare) = (self.segment_path(number), self.path.join("spare"));
+        let whole = std::fs::metadata(&path)?.len() == u64::from(self.segment_bytes);
+        if whole && !spare.exists() {
+            std::fs::rename(path, spare)
+        } else {
+            std::fs::remove_file(path)
+        }
+    }
+
+    /// Cuts a segment, so that nothing behind `offset` can ever be read again.
+    pub(crate) fn cut(&self, number: u64, offset: u32) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.segment_path(number))?;
+        file.set_len(u64::from(offset))?;
+        file.sync_all()
+    }
+
+    /// Makes renames and removals durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Reads everything, drops what a crash tore, refuses what is damaged.
+    pub(crate) fn recover(&self) -> Result<Recovered, LogError> {
+        let promises = self.load()?;
+        let purged_next = promises.purged.map_or(0, |id| id.index + 1);
+        let mut headers = self.headers()?;
+        let next_number = headers.last().map_or(1, |last| last.number + 1);
+        // A segment is of no use if the one behind it starts at or before the first index we need.
+        let mut useless = 0;
+        while headers.get(useless + 1).is_some_and(|next| next.first_index <= purged_next) {
+            useless += 1;
+        }
+        for header in headers.drain(..useless) {
+            self.remove(header.number).map_err(|source| self.io(source))?;
+        }
+
+        let mut recovered = Recovered {
+            promises,
+            entries: Vec::new(),
+            segments: Vec::new(),
+            tail: None,
+            next_number,
+        };
+        let mut last_index = None;
+        for (at, header) in headers.iter().enumerate() {
+            let next_first = headers.get(at + 1).map(|next| next.first_index);
+            let end = self.recover_segment(*header, next_first, &mut recovered)?;
+            recovered.tail = end.filter(|_| next_first.is_none());
+            last_index = recovered.entries.last().map(|placed| placed.entry.log_id.index);
+        }
+        recovered.entries.retain(|placed| placed.entry.log_id.index >= purged_next);
+        // Everything in it is purged, perhaps far behind: the next record would leave a hole.
+        if recovered.entries.is_empty() && last_index.is_some_and(|last| last + 1 < purged_next) {
+            recovered.tail = None;
+        }
+        Ok(recovered)
+    }
+
+    /// Reads one segment; returns where it goes on, if it may.
+    fn recover_segment(
+        &self,
+        header: SegmentHeader,
+        next_first: Option<u64>,
+        recovered: &mut Recovered,
+    ) -> Result<Option<(u64, u32)>, LogError> {
+        let path = self.segment_path(header.number);
+        let bytes = std::fs::read(&path).map_err(|source| io_error(&path, source))?;
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|source| io_error(&path, source))?;
+        let damaged = |offset: usize| LogError::Damaged {
+            path: path.clone(),
+            offset: offset as u64,
+        };
+        let mut offset = HEADER_BYTES as usize;
+        let mut index = header.first_index;
+        while let Some(record) = bytes
+            .get(offset..)
+            .and_then(|bytes| log_record::decode(bytes, header.number))
+        {
+            if record.entry.log_id.index != index {
+                return Err(damaged(offset));
+            }
+            recovered.entries.push(Placed {
+                entry: record.entry,
+                segment: header.number,
+                offset: offset as u32,
+                length: record.length,
+            });
+            offset += record.length as usize;
+            index += 1;
+        }
+        recovered.segments.push((header.number, Arc::new(file)));
+        if let Some(next_first) = next_first {
+            // The next segment was begun only when this one was complete and stable.
+            return if index == next_first { Ok(None) } else { Err(damaged(offset)) };
+        }
+        if log_record::stable_beyond(&bytes, offset, header.number) {
+            return Err(damaged(offset));
+        }
+        let untouched = bytes.get(offset..).is_some_and(|rest| rest.iter().all(|byte| *byte == 0));
+        if untouched && bytes.len() == self.segment_bytes as usize {
+            return Ok(Some((header.number, offset as u32)));
+        }
+        // What a crash left of unfinished writes must not be met again behind later records.
+        self.cut(header.number, offset as u32).map_err(|source| self.io(source))?;
+        Ok(None)
+    }
+
+    fn headers(&self) -> Result<Vec<SegmentHeader>, LogError> {
+        let mut headers = Vec::new();
+        for item in std::fs::read_dir(&self.path).map_err(|source| self.io(source))? {
+            let item = item.map_err(|source| self.io(source))?;
+            let name = item.file_name();
+            let Some(number) = name.to_str().and_then(|name| name.strip_prefix("log-")) else {
+                continue;
+            };
+            let path = item.path();
+            let mut bytes = [0; HEADER_BYTES as usize];
+            let header = File::open(&path)
+                .and_then(|file| file.read_exact_at(&mut bytes, 0))
+                .ok()
+                .and_then(|()| SegmentHeader::decode(&bytes))
+                .filter(|header| format!("{:016x}", header.number) == number)
+                .ok_or(LogError::Damaged { path, offset: 0 })?;
+            headers.push(header);
+        }
+        headers.sort_unstable_by_key(|header| header.number);
+        Ok(headers)
+    }
+
+    /// Writes the next spare segment in the background, unless there is one.
+    fn prepare_spare(&self) {
+        let spare = self.path.join("spare");
+        if spare.exists() || self.preparing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (fresh, bytes) = (self.path.join("spare.tmp"), self.segment_bytes);
+        let preparing = Arc::clone(&self.preparing);
+        let prepare = move || {
+            if let Err(error) = preallocate(&fresh, bytes).and_then(|()| std::fs::rename(&fresh, &spare)) {
+                tracing::debug!(%error, "no spare log segment; the next one is made when it is needed");
+            }
+            preparing.store(false, Ordering::Relaxed);
+        };
+        if std::thread::Builder::new().name("log-spare".into()).spawn(prepare).is_err() {
+            self.preparing.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn promises_path(&self) -> PathBuf {
+        self.path.join("promises")
+    }
+
+    pub(crate) fn segment_path(&self, number: u64) -> PathBuf {
+        self.path.join(format!("log-{number:016x}"))
+    }
+
+    fn io(&self, source: io::Error) -> LogError {
+        io_error(&self.path, source)
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> LogError {
+    LogError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// A file of zeros that are really written: extents that are only reserved cost a journal commit
+/// when the first write turns them into data.
+fn preallocate(path: &Path, bytes: u32) -> io::Result<()> {
+    const CHUNK: usize = 1 << 20;
+    let file = File::create(path)?;
+    let zeros = vec![0; CHUNK.min(bytes as usize)];
+    let mut at = 0;
+    while at < u64::from(bytes) {
+        let length = zeros.len().min((u64::from(bytes) - at) as usize);
+        file.write_all_at(zeros.get(..length).unwrap_or(&zeros), at)?;
+        at += length as u64;
+    }
+    file.sync_all()
+}
