@@ -1,0 +1,257 @@
+//! One cell as one member sees it: its vote, its own proposal, and when to look again.
+
+use std::sync::Arc;
+
+use rand::RngExt;
+use rand::rngs::Xoshiro256PlusPlus;
+use types::{CellId, Duration, Instant, MemberId};
+
+use crate::acceptor::{Acceptor, Grant};
+use crate::config::Config;
+use crate::message::{Ballot, Body, Event, Message, Out};
+use crate::mutant::Mutant;
+use crate::proposer::{Phase, Proposer};
+use crate::stats::Counters;
+
+/// What a cell borrows from its host for one step.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    pub(crate) me: MemberId,
+    pub(crate) incarnation: u64,
+    pub(crate) config: &'a Config,
+    pub(crate) rng: &'a mut Xoshiro256PlusPlus,
+    pub(crate) last_round: &'a mut u64,
+    pub(crate) counters: &'a mut Counters,
+    pub(crate) out: &'a mut Out,
+}
+
+impl Context<'_> {
+    /// A number no question of this host ever had.
+    pub(crate) fn round(&mut self) -> u64 {
+        *self.last_round += 1;
+        *self.last_round
+    }
+
+    /// A random length of time in `[0, below)`.
+    pub(crate) fn jitter(&mut self, below: Duration) -> Duration {
+        Duration::from_nanos(self.rng.random_range(0..below.as_nanos().max(1)))
+    }
+}
+
+/// One lease.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    pub(crate) id: CellId,
+    pub(crate) view: u64,
+    /// Known once the layer above acquires the cell or announces a view.
+    pub(crate) members: Option<Arc<[MemberId]>>,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) proposer: Proposer,
+    /// When the vote last mattered; the cell may be forgotten one quarantine later.
+    pub(crate) heard_at: Instant,
+    /// The entry of this cell in the host's timers.
+    pub(crate) timer: Option<Instant>,
+}
+
+impl Cell {
+    pub(crate) fn new(id: CellId, view: u64, now: Instant) -> Self {
+        Self {
+            id,
+            view,
+            members: None,
+            acceptor: Acceptor::default(),
+            proposer: Proposer::default(),
+            heard_at: now,
+            timer: None,
+        }
+    }
+
+    /// Whether nothing would be lost by forgetting the cell: every lease it could have voted for is
+    /// over, and what fences delayed requests is durable above.
+    pub(crate) fn is_forgettable(&self, now: Instant, config: &Config) -> bool {
+        matches!(self.proposer.phase, Phase::Idle) && self.heard_at + config.quarantine() <= now
+    }
+
+    /// When the cell wants to be looked at.
+    pub(crate) fn next_wakeup(&self, config: &Config) -> Instant {
+        let idle = self.heard_at + config.quarantine();
+        self.proposer.next_wakeup(config).unwrap_or(idle)
+    }
+
+    /// Takes a question or an end from another member.
+    pub(crate) fn question(
+        &mut self,
+        context: &mut Context<'_>,
+        from: MemberId,
+        message: &Message,
+    ) {
+        self.expire(context);
+        if let Body::Accept { ttl, .. } = message.body
+            && ttl == Duration::ZERO
+        {
+            self.end(context, message);
+            return;
+        }
+        let ignored = context.config.has(Mutant::ViewIgnored);
+        if message.view < self.view && !ignored {
+            context.counters.old_views += 1;
+            let body = self.acceptor.reject(self.view, None);
+            context.out.send(from, self.answer(message, body));
+            return;
+        }
+        if message.view > self.view && !ignored {
+            self.adopt_view(context, message.view, None);
+        }
+        if let Some(body) = self.vote(context, message) {
+            context.out.send(from, self.answer(message, body));
+        }
+    }
+
+    /// Votes on a question, whoever asks.
+    pub(crate) fn vote(&mut self, context: &mut Context<'_>, message: &Message) -> Option<Body> {
+        self.heard_at = context.now;
+        let (ballot, round) = (message.ballot, message.round);
+        match message.body {
+            Body::Prepare => Some(self.acceptor.prepare(context.now, ballot, round, self.view)),
+            Body::Accept {
+                epoch,
+                ttl,
+                renewal,
+                ..
+            } => {
+                let first = self.members.as_ref().and_then(|members| members.first());
+                let grant = Grant {
+                    ballot,
+                    round,
+                    epoch,
+                    ttl,
+                    renewal,
+                    first: first.copied(),
+                };
+                self.acceptor
+                    .grant(context.now, grant, self.view, context.config)
+            }
+            Body::Promise { .. } | Body::Accepted { .. } | Body::Reject { .. } => None,
+        }
+    }
+
+    /// Takes the end of somebody's lease.
+    fn end(&mut self, context: &mut Context<'_>, message: &Message) {
+        let Body::Accept {
+            epoch, successor, ..
+        } = message.body
+        else {
+            return;
+        };
+        self.heard_at = context.now;
+        let grace = context.now + context.config.successor_grace;
+        let preferred = successor.map(|member| (member, grace));
+        let ended = (message.ballot, message.round, epoch);
+        self.acceptor.end(context.now, ended, preferred);
+        if successor == Some(context.me) && message.ballot.member != context.me {
+            context.out.events.push(Event::Offered {
+                cell: self.id,
+                from: message.ballot.member,
+            });
+        }
+    }
+
+    /// Moves to a newer view: votes stay, since leases of the old view still run; proposals end,
+    /// since they counted the old members.
+    pub(crate) fn adopt_view(
+        &mut self,
+        context: &mut Context<'_>,
+        view: u64,
+        members: Option<Arc<[MemberId]>>,
+    ) {
+        let learned_from_peer = members.is_none();
+        match self.proposer.phase {
+            Phase::Idle => {}
+            Phase::Holding { epoch, .. } => {
+                self.finish(context, None);
+                let cell = self.id;
+                context.out.events.push(Event::Lost { cell, epoch });
+            }
+            Phase::Waiting { .. } | Phase::Preparing(_) | Phase::Accepting(..) => {
+                self.finish(context, None);
+                let cell = self.id;
+                context.out.events.push(Event::OldView { cell, view });
+            }
+        }
+        if learned_from_peer && self.members.is_some() {
+            self.members = None;
+        }
+        if members.is_some() {
+            self.members = members;
+        }
+        self.view = view;
+        self.heard_at = context.now;
+    }
+
+    /// Sends a question to all members, itself included, and counts its own answer.
+    pub(crate) fn ask(&mut self, context: &mut Context<'_>, message: Message) {
+        self.tell(context, &message);
+        if let Some(body) = self.vote(context, &message) {
+            let answer = self.answer(&message, body);
+            let me = context.me;
+            self.answered(context, me, &answer);
+        }
+    }
+
+    /// Sends a message to all other members.
+    pub(crate) fn tell(&mut self, context: &mut Context<'_>, message: &Message) {
+        for member in self.members.iter().flat_map(|members| members.iter()) {
+            if *member != context.me {
+                context.out.send(*member, *message);
+            }
+        }
+    }
+
+    /// Sends the end of this member's own lease (or of its failed proposal) to all members.
+    pub(crate) fn tell_end(
+        &mut self,
+        context: &mut Context<'_>,
+        epoch: u64,
+        successor: Option<MemberId>,
+    ) {
+        let round = context.round();
+        let body = Body::Accept {
+            epoch,
+            ttl: Duration::ZERO,
+            renewal: false,
+            successor,
+        };
+        let message = self.message(round, body);
+        self.tell(context, &message);
+        self.end(context, &message);
+    }
+
+    /// A question in this member's present ballot.
+    pub(crate) fn message(&self, round: u64, body: Body) -> Message {
+        Message {
+            cell: self.id,
+            view: self.view,
+            ballot: self.proposer.ballot,
+            round,
+            body,
+        }
+    }
+
+    /// The ballot after everything this member knows of.
+    pub(crate) fn next_ballot(&self, me: MemberId) -> Ballot {
+        let promised = self.acceptor.promised.map_or(0, |ballot| ballot.counter);
+        let known = promised.max(self.proposer.counter_seen);
+        Ballot {
+            counter: known.max(self.proposer.ballot.counter).saturating_add(1),
+            member: me,
+        }
+    }
+
+    fn answer(&self, question: &Message, body: Body) -> Message {
+        Message {
+            view: self.view,
+            body,
+            ..*question
+        }
+    }
+}
