@@ -1,1 +1,42 @@
-//! Placeholder.
+//! The metadata core: the flat index and what every command does to it.
+//!
+//! Pure: no time, no randomness, no I/O but through the [`Index`] port. The shell (crate `mrc`)
+//! replicates [`proto::index::Command`]s through Raft and calls [`apply`] with each, in order, on
+//! every server; reads go through [`query`].
+//!
+//! - the index: [`Index`], [`Batch`], [`Overlay`], [`keys`], [`MemoryIndex`], [`contract`];
+//! - changes: [`apply`], [`of_request`], and behind them sessions, volumes, the namespace;
+//! - reads: [`query`] for clients, [`janitor`] for the leader's housekeeping, [`registration`] for
+//!   heartbeats;
+//! - [`check`] tells whether an index is consistent.
+
+mod attr;
+mod command;
+mod garbage;
+mod index;
+mod memory;
+mod namespace;
+mod overlay;
+mod records;
+mod registry;
+mod session;
+mod volume;
+
+pub mod check;
+pub mod config;
+pub mod contract;
+pub mod errno;
+pub mod janitor;
+pub mod keys;
+pub mod placement;
+pub mod query;
+
+pub use attr::{
+    S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, of as attributes,
+};
+pub use command::{Effects, Outcome, Reply, apply, internal, of_request};
+pub use index::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
+pub use memory::MemoryIndex;
+pub use overlay::{Layered, Overlay};
+pub use registry::registration;
+pub use volume::ROOT;

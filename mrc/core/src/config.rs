@@ -1,0 +1,90 @@
+//! Limits of the metadata core, each with its unit and its reason.
+//!
+//! They are part of what a log entry means: every server must apply with the same values, so they
+//! are constants and not settings.
+
+/// Slots of a session. 64: FUSE keeps at most some dozens of requests of one mount waiting, and 64
+/// stored replies of some 100 bytes keep a session below 8 KiB.
+pub const SLOT_COUNT: u32 = 64;
+
+/// Bytes of a name. 255: NAME_MAX of Linux.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of a symbolic link's target. 4095: PATH_MAX of Linux less the terminating zero.
+pub const TARGET_BYTES_MAX: usize = 4095;
+
+/// Links of a file that is no directory. 65000: what ext4 allows, so programs have met it.
+pub const LINKS_MAX: u32 = 65_000;
+
+/// Bytes of an xattr's name. 255: XATTR_NAME_MAX of Linux.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of an xattr's value. 64 KiB: XATTR_SIZE_MAX of Linux.
+pub const XATTR_VALUE_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of all xattr names of an inode, terminating zeros included. 64 KiB: XATTR_LIST_MAX of
+/// Linux; with more, listxattr(2) could not answer.
+pub const XATTR_NAMES_BYTES_MAX: u64 = 64 << 10;
+
+/// Bytes of all xattr values of an inode. 1 MiB: removing an inode must stay one small batch.
+pub const XATTR_VALUES_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of a file. 2^63 - 1: what off_t can say.
+pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+
+/// What stat(2) says of a directory's size, in bytes. 4096: one block, as ext4 says of a small one.
+pub const DIRECTORY_BYTES: u64 = 4096;
+
+/// Parents followed when a directory moves, to see that it does not move into itself. 65536 levels:
+/// beyond any real tree; it bounds the loop should the index ever hold a cycle.
+pub const PARENT_WALK_MAX: usize = 65_536;
+
+/// Entries of one directory page. 4096: more than the 1,000 one round trip should bring.
+pub const PAGE_ENTRIES_MAX: usize = 4096;
+
+/// Bytes of names and attributes of one directory page. 512 KiB: a tenth of a second of nothing
+/// else on a slow link, and far below the largest message.
+pub const PAGE_BYTES_MAX: usize = 512 << 10;
+
+/// Volumes of a cluster. 1024: they are listed whole and found by name by looking at each.
+pub const VOLUMES_MAX: usize = 1024;
+
+/// Bytes of a volume's name. 64: it stands in addresses and tables.
+pub const VOLUME_NAME_BYTES_MAX: usize = 64;
+
+/// Placement groups of a volume. 4096: the map of all groups travels whole to every object server.
+pub const PGS_MAX: u32 = 4096;
+
+/// Placement groups of a volume unless it says otherwise. 32: enough to spread over ten servers.
+pub const PGS_DEFAULT: u32 = 32;
+
+/// Replicas of a placement group. 7: a majority of 4; beyond it each write costs more than it saves.
+pub const REPLICAS_MAX: u32 = 7;
+
+/// Replicas unless the volume says otherwise, if there are as many object servers. 3: one may die.
+pub const REPLICAS_DEFAULT: u32 = 3;
+
+/// Object servers of a cluster. 1024: the "few hundred servers" this is made for, with room.
+pub const OSDS_MAX: usize = 1024;
+
+/// Sessions of a cluster, the ended ones that are not settled yet included. 16384: some tens of
+/// mounts on each of a few hundred machines.
+pub const SESSIONS_MAX: u64 = 16_384;
+
+/// Bytes of one text a mount or server says of itself (host, directory). 4096: PATH_MAX.
+pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// Inodes of one Reap. 256: its garbage record stays below 8 KiB and its batch far below 1 MiB.
+pub const REAP_INODES_MAX: usize = 256;
+
+/// Garbage records of one Collected. 1024: one page of the janitor.
+pub const COLLECTED_SEQS_MAX: usize = 1024;
+
+/// Records removed by one VolumePurge. 1024: some milliseconds of one server's time.
+pub const PURGE_RECORDS_MAX: usize = 1024;
+
+/// Entries the janitor gets at once. 1024: a page fits one command or one message.
+pub const JANITOR_PAGE_MAX: usize = 1024;
+
+/// Problems that a check reports before it stops looking. 1000: nobody reads more.
+pub const PROBLEMS_MAX: usize = 1000;

@@ -1,0 +1,110 @@
+//! Opening for writing, and what writers report.
+
+use proto::index::{InodeRecord, OpenRecord};
+use proto::mrc::{self, response};
+use types::Inode;
+
+use super::Namespace;
+use crate::attr::{self, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use crate::config;
+use crate::errno;
+use crate::keys;
+use crate::records::{self, Step, ensure, refuse};
+
+impl Namespace<'_, '_> {
+    pub(super) fn open_write(&mut self, op: &mrc::OpenWrite) -> Step<mrc::Response> {
+        let number = Inode(op.inode);
+        let mut record = self.inode(number)?;
+        match record.mode & S_IFMT {
+            S_IFREG => {}
+            S_IFDIR => return refuse(errno::EISDIR),
+            S_IFLNK => return refuse(errno::ELOOP),
+            _ => return refuse(errno::EINVAL),
+        }
+        self.note_object(number, &mut record);
+        Ok(self.opened(number, &record, true, true))
+    }
+
+    /// Opens what a non-exclusive create found.
+    pub(super) fn open_existing(&mut self, number: Inode, write: bool) -> Step<mrc::Response> {
+        let mut record = self.inode(number)?;
+        match record.mode & S_IFMT {
+            S_IFREG => {}
+            S_IFDIR => return refuse(errno::EISDIR),
+            // The kernel believed there was nothing. It looks again, and follows or opens itself.
+            _ => return refuse(errno::ESTALE),
+        }
+        if write {
+            self.note_object(number, &mut record);
+        }
+        Ok(self.opened(number, &record, write, true))
+    }
+
+    /// Size and time after writing.
+    pub(super) fn written(&mut self, op: &mrc::Written) -> Step<mrc::Response> {
+        let number = Inode(op.inode);
+        let mut record = self.inode(number)?;
+        ensure(attr::is_regular(record.mode), errno::EINVAL)?;
+        ensure(
+            op.size_at_least_bytes <= config::FILE_BYTES_MAX,
+            errno::EFBIG,
+        )?;
+
+        let grows = op.size_at_least_bytes > record.size_bytes;
+        if grows {
+            let mut counters = records::counters(self.work, self.volume)?;
+            attr::count_size(&mut counters, record.size_bytes, op.size_at_least_bytes);
+            self.work.put(keys::counters(self.volume), &counters);
+            record.size_bytes = op.size_at_least_bytes;
+        }
+        if grows || op.mtime_ns.is_some() {
+            record.mtime_ns = op.mtime_ns.unwrap_or(self.work.now);
+            record.ctime_ns = self.work.now;
+            record.data_version += 1;
+            record.has_object = true;
+            self.put_inode(number, &record);
+        }
+        if op.close {
+            self.work
+                .delete(keys::open(self.volume, number, self.session));
+        }
+        Ok(attr::entry(number, &record))
+    }
+
+    /// Notes the writer, if it is one, and answers.
+    pub(super) fn opened(
+        &mut self,
+        number: Inode,
+        record: &InodeRecord,
+        write: bool,
+        existed: bool,
+    ) -> mrc::Response {
+        if write {
+            self.work.put(
+                keys::open(self.volume, number, self.session),
+                &OpenRecord {
+                    since_ns: self.work.now,
+                },
+            );
+        }
+        mrc::Response {
+            reply: Some(response::Reply::Opened(mrc::Opened {
+                attr: Some(attr::of(number, record)),
+                // The capability has an end of life, so the leader seals it for each answer anew.
+                grant: Some(mrc::Grant {
+                    pg: record.pg,
+                    ..mrc::Grant::default()
+                }),
+                existed,
+            })),
+        }
+    }
+
+    /// From now on the file can have an object.
+    fn note_object(&mut self, number: Inode, record: &mut InodeRecord) {
+        if !record.has_object {
+            record.has_object = true;
+            self.put_inode(number, record);
+        }
+    }
+}

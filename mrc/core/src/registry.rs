@@ -1,0 +1,152 @@
+//! Object servers and the state of placement groups.
+
+use proto::index::{OsdRecord, PgFull, PgRecord, RegisterOsd};
+use proto::mrc::{self, OsdHeartbeat};
+use types::{Fault, OsdId, PgId, VolumeId};
+
+use crate::command::{Effects, done};
+use crate::config;
+use crate::errno;
+use crate::index::{IndexError, IndexRead, Visit};
+use crate::keys;
+use crate::records::{self, Step, Work, refuse};
+
+/// Whether a heartbeat says something that must be recorded before it is answered, because it is
+/// not what the index has: the command to propose then.
+///
+/// # Errors
+///
+/// [`IndexError`] if the index can't be read.
+pub fn registration(
+    index: &dyn IndexRead,
+    beat: &OsdHeartbeat,
+) -> Result<Option<RegisterOsd>, IndexError> {
+    let known = records::osd(index, OsdId(beat.osd))?;
+    let new = OsdRecord {
+        address: beat.address.clone(),
+        store_uuid: beat.store_uuid.clone(),
+        capacity_bytes: beat.capacity_bytes,
+        pid: beat.pid,
+        dir: beat.dir.clone(),
+        location: known
+            .as_ref()
+            .map(|known| known.location.clone())
+            .unwrap_or_default(),
+    };
+    if known.as_ref() == Some(&new) {
+        return Ok(None);
+    }
+    Ok(Some(RegisterOsd {
+        osd: beat.osd,
+        address: new.address,
+        store_uuid: new.store_uuid,
+        capacity_bytes: new.capacity_bytes,
+        pid: new.pid,
+        dir: new.dir,
+        location: new.location,
+    }))
+}
+
+/// Records an object server. Another store than before lacks everything the old one had.
+pub(crate) fn register(
+    work: &mut Work<'_>,
+    register: &RegisterOsd,
+    effects: &mut Effects,
+) -> Step<mrc::Response> {
+    let osd = OsdId(register.osd);
+    let texts = [
+        &register.address,
+        &register.store_uuid,
+        &register.dir,
+        &register.location,
+    ];
+    if texts.iter().any(|text| text.len() > config::TEXT_BYTES_MAX) {
+        return refuse(errno::ENAMETOOLONG);
+    }
+    if register.address.is_empty() || register.store_uuid.is_empty() {
+        return refuse(errno::EINVAL);
+    }
+    let known = records::osd(work, osd)?;
+    if known.is_none() && count_osds(work)? >= config::OSDS_MAX {
+        return Err(Fault::surface(
+            errno::ENOSPC,
+            format!(
+                "the cluster has {} object servers, the most it can have",
+                config::OSDS_MAX
+            ),
+        )
+        .into());
+    }
+    let lost_store = known
+        .as_ref()
+        .is_some_and(|known| known.store_uuid != register.store_uuid);
+    let moved = known
+        .as_ref()
+        .is_none_or(|known| known.address != register.address);
+
+    if lost_store {
+        for (key, mut pg) in placement_groups_of(work, osd)? {
+            if !pg.incomplete.contains(&osd.0) {
+                pg.incomplete.push(osd.0);
+                work.put(key, &pg);
+            }
+        }
+    }
+    if lost_store || moved {
+        work.raise_map_version()?;
+        effects.map_changed = true;
+    }
+    work.put(
+        keys::osd(osd),
+        &OsdRecord {
+            address: register.address.clone(),
+            store_uuid: register.store_uuid.clone(),
+            capacity_bytes: register.capacity_bytes,
+            pid: register.pid,
+            dir: register.dir.clone(),
+            location: register.location.clone(),
+        },
+    );
+    Ok(done())
+}
+
+/// A member has everything again. Ignored if it speaks of another view or another store.
+pub(crate) fn pg_full(
+    work: &mut Work<'_>,
+    full: &PgFull,
+    effects: &mut Effects,
+) -> Step<mrc::Response> {
+    let (volume, id) = (VolumeId(full.volume), PgId(full.pg));
+    let same_store = records::osd(work, OsdId(full.osd))?
+        .is_some_and(|known| known.store_uuid == full.store_uuid);
+    if let Some(mut pg) = records::pg(work, volume, id)?
+        && pg.view == full.view
+        && pg.incomplete.contains(&full.osd)
+        && same_store
+    {
+        pg.incomplete.retain(|osd| *osd != full.osd);
+        work.put(keys::pg(volume, id), &pg);
+        work.raise_map_version()?;
+        effects.map_changed = true;
+    }
+    Ok(done())
+}
+
+/// All placement groups with `osd` in their replica set. A scan of all, for rare events.
+fn placement_groups_of(
+    index: &dyn IndexRead,
+    osd: OsdId,
+) -> Result<Vec<(Vec<u8>, PgRecord)>, IndexError> {
+    let mut found = Vec::new();
+    records::scan(index, keys::all(b'p'), &mut |key, pg: PgRecord| {
+        if pg.osds.contains(&osd.0) {
+            found.push((key.to_vec(), pg));
+        }
+        Ok(Visit::Continue)
+    })?;
+    Ok(found)
+}
+
+fn count_osds(index: &dyn IndexRead) -> Result<usize, IndexError> {
+    Ok(records::keys_of(index, &keys::all(b'o'), config::OSDS_MAX)?.len())
+}

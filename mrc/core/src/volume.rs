@@ -1,0 +1,321 @@
+//! Making and deleting volumes.
+
+use proto::index::{
+    CountersRecord, InodeRecord, OsdRecord, PgRecord, VolumeCreate, VolumePurge, VolumeRecord,
+};
+use proto::mrc::{self, response};
+use types::{Fault, Inode, PgId, VolumeId};
+
+use crate::attr::{PERMISSIONS, S_IFDIR};
+use crate::command::{Effects, done};
+use crate::config;
+use crate::errno;
+use crate::garbage;
+use crate::index::{IndexError, IndexRead, Visit};
+use crate::keys::{self, Key};
+use crate::placement::{self, Candidate};
+use crate::records::{self, Step, Work, corrupt, refuse};
+
+/// The root directory of every volume.
+pub const ROOT: Inode = Inode(1);
+
+/// Makes a volume with its root directory and placement groups, or finds the one this nonce made.
+pub(crate) fn create(
+    work: &mut Work<'_>,
+    create: &VolumeCreate,
+    effects: &mut Effects,
+) -> Step<mrc::Response> {
+    let Some(request) = &create.request else {
+        return refuse(errno::EPROTO);
+    };
+    check_volume_name(&request.name)?;
+    if let Some((volume, record)) = records::volume_named(work, &request.name)? {
+        if request.nonce != 0 && record.nonce == request.nonce {
+            let counters = records::counters(work, volume)?;
+            return Ok(shown(volume, &record, &counters));
+        }
+        return Err(Fault::surface(
+            errno::EEXIST,
+            format!("volume {:?} exists already", request.name),
+        )
+        .into());
+    }
+    let candidates = candidates(work, &create.osds)?;
+    let (replicas, pgs) = shape(request, candidates.len())?;
+    if records::keys_of(work, &keys::all(b'v'), config::VOLUMES_MAX)?.len() >= config::VOLUMES_MAX {
+        return Err(Fault::surface(
+            errno::ENOSPC,
+            format!(
+                "the cluster has {} volumes, the most it can have",
+                config::VOLUMES_MAX
+            ),
+        )
+        .into());
+    }
+
+    let mut sequences = records::sequences(work)?;
+    let volume = VolumeId(sequences.next_volume);
+    sequences.next_volume += 1;
+    work.put(keys::sequences(), &sequences);
+    let record = VolumeRecord {
+        name: request.name.clone(),
+        root_inode: ROOT.0,
+        replicas,
+        pgs,
+        write_policy: "memsync".to_owned(),
+        quorum: "majority".to_owned(),
+        created_ns: work.now,
+        nonce: request.nonce,
+        deleted: false,
+    };
+    work.put(keys::volume(volume), &record);
+    let counters = CountersRecord {
+        next_inode: ROOT.0 + 1,
+        inode_count: 1,
+        size_bytes: 0,
+        session_count: 0,
+        pgs,
+    };
+    work.put(keys::counters(volume), &counters);
+    put_root(work, volume, request);
+    // Volumes begin at different servers, so that many small ones spread, too.
+    let start = usize::try_from(volume.0 - 1).unwrap_or(0);
+    let sets = placement::plan(&candidates, replicas as usize, pgs as usize, start);
+    for (pg, osds) in (0..).map(PgId).zip(sets) {
+        work.put(
+            keys::pg(volume, pg),
+            &PgRecord {
+                view: 1,
+                osds: osds.iter().map(|osd| osd.0).collect(),
+                incomplete: Vec::new(),
+            },
+        );
+    }
+    work.raise_map_version()?;
+    effects.map_changed = true;
+    Ok(shown(volume, &record, &counters))
+}
+
+/// Takes a volume away from its users; the janitor purges its records afterwards.
+pub(crate) fn delete(
+    work: &mut Work<'_>,
+    name: &str,
+    effects: &mut Effects,
+) -> Step<mrc::Response> {
+    let Some((volume, mut record)) = records::volume_named(work, name)? else {
+        return Err(
+            Fault::surface(errno::ENOENT, format!("volume {name:?} does not exist")).into(),
+        );
+    };
+    let sessions = records::counters(work, volume)?.session_count;
+    if sessions > 0 {
+        return Err(Fault::surface(
+            errno::EBUSY,
+            format!("volume {name:?} is in use by {sessions} sessions; unmount them first"),
+        )
+        .into());
+    }
+    record.deleted = true;
+    work.put(keys::volume(volume), &record);
+    effects.purge = true;
+    Ok(done())
+}
+
+/// Removes some records of a deleted volume, inodes first; the volume itself goes last.
+pub(crate) fn purge(
+    work: &mut Work<'_>,
+    purge: &VolumePurge,
+    effects: &mut Effects,
+) -> Step<mrc::Response> {
+    let volume = VolumeId(purge.volume);
+    let record: Option<VolumeRecord> = records::get(work, &keys::volume(volume))?;
+    if !record.is_some_and(|record| record.deleted) {
+        return Ok(done());
+    }
+    let mut limit = usize::try_from(purge.limit)
+        .unwrap_or(usize::MAX)
+        .min(config::PURGE_RECORDS_MAX);
+    limit -= purge_inodes(work, volume, limit, effects)?;
+    for tag in *b"dxufp" {
+        for key in records::keys_of(work, &keys::of(tag, volume.0), limit)? {
+            work.delete(key);
+            limit -= 1;
+        }
+    }
+    // With the limit used up there may be more; the next purge goes on.
+    if limit > 0 {
+        work.delete(keys::counters(volume));
+        work.delete(keys::volume(volume));
+        work.raise_map_version()?;
+        effects.map_changed = true;
+    } else {
+        effects.purge = true;
+    }
+    Ok(done())
+}
+
+/// Removes up to `limit` inodes and leaves their objects as garbage; returns how many.
+fn purge_inodes(
+    work: &mut Work<'_>,
+    volume: VolumeId,
+    limit: usize,
+    effects: &mut Effects,
+) -> Step<usize> {
+    let limit = limit.min(config::REAP_INODES_MAX);
+    let mut inodes = Vec::new();
+    records::scan(
+        work,
+        keys::of(b'i', volume.0),
+        &mut |key, record: InodeRecord| {
+            if inodes.len() >= limit {
+                return Ok(Visit::Stop);
+            }
+            let Some(Key::Inode(_, number)) = Key::decode(key) else {
+                return Err(corrupt(key, "no key of an inode"));
+            };
+            inodes.push((number, record));
+            Ok(Visit::Continue)
+        },
+    )?;
+    for (number, _) in &inodes {
+        work.delete(keys::inode(volume, *number));
+    }
+    effects.garbage |= garbage::add(work, volume, &inodes)?;
+    Ok(inodes.len())
+}
+
+/// The servers to place on: those the leader chose, or all.
+fn candidates(index: &dyn IndexRead, chosen: &[u64]) -> Result<Vec<Candidate>, IndexError> {
+    let mut found = Vec::new();
+    records::scan(index, keys::all(b'o'), &mut |key, record: OsdRecord| {
+        let Some(Key::Osd(osd)) = Key::decode(key) else {
+            return Err(corrupt(key, "no key of an object server"));
+        };
+        if chosen.is_empty() || chosen.contains(&osd.0) {
+            found.push(Candidate {
+                osd,
+                location: record.location,
+            });
+        }
+        Ok(Visit::Continue)
+    })?;
+    Ok(found)
+}
+
+/// Number of replicas and placement groups: as asked or by default.
+fn shape(request: &mrc::VolumeCreate, servers: usize) -> Step<(u32, u32)> {
+    let servers = u32::try_from(servers).unwrap_or(u32::MAX);
+    let refused = |message: String| Err(Fault::surface(errno::EINVAL, message).into());
+    if servers == 0 {
+        return refused("no object server is registered; start some first".to_owned());
+    }
+    let replicas = match request.replicas {
+        0 => config::REPLICAS_DEFAULT.min(servers),
+        asked if asked > config::REPLICAS_MAX => {
+            return refused(format!(
+                "{asked} replicas are too many; at most {} are possible",
+                config::REPLICAS_MAX
+            ));
+        }
+        asked if asked > servers => {
+            return refused(format!(
+                "{asked} replicas need as many object servers, but only {servers} are up"
+            ));
+        }
+        asked => asked,
+    };
+    let pgs = match request.pgs {
+        0 => config::PGS_DEFAULT,
+        asked if asked > config::PGS_MAX => {
+            return refused(format!(
+                "{asked} placement groups are too many; at most {} are possible",
+                config::PGS_MAX
+            ));
+        }
+        asked => asked,
+    };
+    Ok((replicas, pgs))
+}
+
+fn put_root(work: &mut Work<'_>, volume: VolumeId, request: &mrc::VolumeCreate) {
+    let owner = request.root_owner.unwrap_or_default();
+    let permissions = match request.root_mode & PERMISSIONS {
+        0 => 0o755,
+        permissions => permissions,
+    };
+    work.put(
+        keys::inode(volume, ROOT),
+        &InodeRecord {
+            mode: S_IFDIR | permissions,
+            uid: owner.uid,
+            gid: owner.gid,
+            nlink: 2,
+            size_bytes: config::DIRECTORY_BYTES,
+            atime_ns: work.now,
+            mtime_ns: work.now,
+            ctime_ns: work.now,
+            // Its own parent: that is where walks upwards end.
+            parent: ROOT.0,
+            ..InodeRecord::default()
+        },
+    );
+}
+
+fn check_volume_name(name: &str) -> Step<()> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let good = (1..=config::VOLUME_NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(allowed)
+        && !name.starts_with(['.', '-']);
+    if good {
+        return Ok(());
+    }
+    Err(Fault::surface(
+        errno::EINVAL,
+        format!(
+            "{name:?} is no name for a volume; take 1 to {} letters, digits, '.', '_' or '-', not beginning with '.' or '-'",
+            config::VOLUME_NAME_BYTES_MAX
+        ),
+    )
+    .into())
+}
+
+/// What administrators see of a volume.
+pub(crate) fn show(
+    volume: VolumeId,
+    record: &VolumeRecord,
+    counters: &CountersRecord,
+) -> mrc::Volume {
+    mrc::Volume {
+        volume: volume.0,
+        name: record.name.clone(),
+        replicas: record.replicas,
+        pgs: record.pgs,
+        write_policy: record.write_policy.clone(),
+        quorum: record.quorum.clone(),
+        inode_count: counters.inode_count,
+        size_bytes: counters.size_bytes,
+    }
+}
+
+fn shown(volume: VolumeId, record: &VolumeRecord, counters: &CountersRecord) -> mrc::Response {
+    mrc::Response {
+        reply: Some(response::Reply::Volumes(mrc::Volumes {
+            volumes: vec![show(volume, record, counters)],
+        })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volume_names_are_plain_words() {
+        for good in ["default", "a", "Home-2.old_x"] {
+            assert!(check_volume_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".x", "-x", "a/b", "a b", "\u{e9}", &"x".repeat(65)] {
+            assert!(check_volume_name(bad).is_err(), "{bad}");
+        }
+    }
+}
