@@ -1,10 +1,12 @@
 //! What every OxFS process needs around its core: links to other processes, configuration, state
 //! directories, clocks, signals and logging.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod link;
 pub mod listen;
+pub mod local;
 pub mod signals;
 pub mod statedir;
 pub mod telemetry;

@@ -1,0 +1,346 @@
+//! A cluster on this machine: what `oxfs up` writes into its directory, and who of it is running.
+//!
+//! ```text
+//! DIR/cluster.toml        which servers there are and where (public)
+//! DIR/secret              the cluster's secret, mode 0600
+//! DIR/config/osd-2.toml   a server's configuration
+//! DIR/osd-2/              its state
+//! DIR/logs/osd-2.log      its log
+//! DIR/run/osd-2.json      its process, while it runs
+//! ```
+
+mod process;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use types::ClusterId;
+
+use crate::config::{self, ConfigError};
+use crate::link::{Identity, Role};
+use crate::statedir::replace_file;
+
+pub use process::{Process, ProcessId};
+
+/// Format of `cluster.toml` that this release writes; newer ones are refused.
+pub const FORMAT: u32 = 1;
+
+/// A server of a local cluster.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its number among those of its role.
+    pub id: u64,
+    /// Where it listens.
+    pub address: String,
+}
+
+/// The content of `cluster.toml`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterFile {
+    /// Format of the file.
+    pub format: u32,
+    /// Cluster id.
+    pub cluster: String,
+    /// Metadata servers.
+    pub mrc: Vec<Member>,
+    /// Object servers.
+    pub osd: Vec<Member>,
+}
+
+/// A local cluster's directory.
+#[derive(Clone, Debug)]
+pub struct LocalCluster {
+    dir: PathBuf,
+    file: ClusterFile,
+    cluster: ClusterId,
+}
+
+/// One server of a local cluster.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LocalServer {
+    /// What it is.
+    pub role: Role,
+    /// Its number.
+    pub id: u64,
+    /// Where it listens.
+    pub address: String,
+}
+
+impl LocalServer {
+    /// As commands take it: `osd-2`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.role, self.id)
+    }
+}
+
+/// A directory that can't be used as a local cluster's.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LocalError {
+    /// There is no cluster in it.
+    #[error("{} holds no cluster (there is no {}); make one with `oxfs up --dir {} --mount MNT`", dir.display(), dir.join("cluster.toml").display(), dir.display())]
+    None {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// It was made by a newer release.
+    #[error("{} has format {found}, this release knows up to {FORMAT}; run the newer release", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// A file in it is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file operation failed.
+    #[error("can't {doing} {}: {cause}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        cause: io::Error,
+    },
+}
+
+impl LocalCluster {
+    /// Writes the description of a new cluster into an existing directory.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be written.
+    pub fn create(dir: &Path, file: ClusterFile) -> Result<Self, LocalError> {
+        let path = dir.join("cluster.toml");
+        let text = toml::to_string(&file).unwrap_or_default();
+        replace_file(&path, text.as_bytes()).map_err(|cause| LocalError::Io {
+            doing: "write",
+            path,
+            cause,
+        })?;
+        Self::open(dir)
+    }
+
+    /// Reads the description of the cluster in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalError`].
+    pub fn open(dir: &Path) -> Result<Self, LocalError> {
+        let path = dir.join("cluster.toml");
+        if !path.exists() {
+            return Err(LocalError::None {
+                dir: dir.to_owned(),
+            });
+        }
+        let file: ClusterFile = config::load(&path)?;
+        if file.format > FORMAT {
+            return Err(LocalError::Newer {
+                path,
+                found: file.format,
+            });
+        }
+        let cluster = config::cluster_id(&file.cluster, &path)?;
+        // Absolute, because servers are started with paths in it from wherever we are.
+        let dir = fs::canonicalize(dir).map_err(|cause| LocalError::Io {
+            doing: "find",
+            path: dir.to_owned(),
+            cause,
+        })?;
+        Ok(Self { dir, file, cluster })
+    }
+
+    /// The directory, absolute.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The cluster's id.
+    #[must_use]
+    pub const fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// All servers, metadata servers first.
+    #[must_use]
+    pub fn servers(&self) -> Vec<LocalServer> {
+        let of = |role, members: &[Member]| {
+            members
+                .iter()
+                .map(|member| LocalServer {
+                    role,
+                    id: member.id,
+                    address: member.address.clone(),
+                })
+                .collect::<Vec<_>>()
+        };
+        let mut servers = of(Role::Mrc, &self.file.mrc);
+        servers.extend(of(Role::Osd, &self.file.osd));
+        servers
+    }
+
+    /// Addresses of the metadata servers.
+    #[must_use]
+    pub fn mrc_addresses(&self) -> Vec<String> {
+        let addresses = self.file.mrc.iter().map(|member| member.address.clone());
+        addresses.collect()
+    }
+
+    /// Who this process is to the cluster's servers.
+    ///
+    /// # Errors
+    ///
+    /// If the secret can't be read.
+    pub fn identity(&self, role: Role) -> Result<Identity, LocalError> {
+        Ok(Identity {
+            cluster: self.cluster,
+            secret: config::load_secret(&self.secret_file())?,
+            role,
+            id: u64::from(std::process::id()),
+        })
+    }
+
+    /// The file with the secret.
+    #[must_use]
+    pub fn secret_file(&self) -> PathBuf {
+        self.dir.join("secret")
+    }
+
+    /// A server's configuration.
+    #[must_use]
+    pub fn config_file(&self, name: &str) -> PathBuf {
+        self.dir.join("config").join(format!("{name}.toml"))
+    }
+
+    /// A server's state directory.
+    #[must_use]
+    pub fn state_dir(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// A process's log.
+    #[must_use]
+    pub fn log_file(&self, name: &str) -> PathBuf {
+        self.dir.join("logs").join(format!("{name}.log"))
+    }
+
+    /// All processes that were started and not ended in order, running or not.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        let Ok(entries) = fs::read_dir(self.dir.join("run")) else {
+            return Vec::new();
+        };
+        let mut processes: Vec<Process> = entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|end| end == "json"))
+            .filter_map(|entry| Process::read(&entry.path()))
+            .collect();
+        processes.sort_by(|a, b| a.name.cmp(&b.name));
+        processes
+    }
+
+    /// The process of this name, if it runs.
+    #[must_use]
+    pub fn running(&self, name: &str) -> Option<Process> {
+        Process::read(&self.run_file(name)).filter(|process| process.process.is_running())
+    }
+
+    /// Remembers a process.
+    ///
+    /// # Errors
+    ///
+    /// If the file can't be written.
+    pub fn remember(&self, process: &Process) -> io::Result<()> {
+        fs::create_dir_all(self.dir.join("run"))?;
+        process.write(&self.run_file(&process.name))
+    }
+
+    /// Forgets a process that ended.
+    pub fn forget(&self, name: &str) {
+        // A file that is left only names a process that does not run.
+        let _ = fs::remove_file(self.run_file(name));
+    }
+
+    fn run_file(&self, name: &str) -> PathBuf {
+        self.dir.join("run").join(format!("{name}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> ClusterFile {
+        let member = |id: u64| Member {
+            id,
+            address: format!("127.0.0.1:{id}"),
+        };
+        ClusterFile {
+            format: FORMAT,
+            cluster: ClusterId(5).to_string(),
+            mrc: vec![member(1)],
+            osd: vec![member(2), member(3)],
+        }
+    }
+
+    #[test]
+    fn description_round_trips_and_names_its_servers() {
+        let dir = tempfile::tempdir().unwrap();
+
+        let made = LocalCluster::create(dir.path(), file()).unwrap();
+
+        assert_eq!(made.cluster(), ClusterId(5));
+        let names: Vec<_> = made.servers().iter().map(LocalServer::name).collect();
+        assert_eq!(names, ["mrc-1", "osd-2", "osd-3"]);
+        assert_eq!(made.mrc_addresses(), ["127.0.0.1:1"]);
+    }
+
+    #[test]
+    fn directory_without_cluster_and_newer_format_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = LocalCluster::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("oxfs up"), "{error}");
+
+        let newer = ClusterFile {
+            format: 9,
+            ..file()
+        };
+        let error = LocalCluster::create(dir.path(), newer).unwrap_err();
+        assert!(matches!(error, LocalError::Newer { found: 9, .. }));
+    }
+
+    #[test]
+    fn remembered_process_is_found_while_it_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = LocalCluster::create(dir.path(), file()).unwrap();
+        let mut process = Process {
+            name: "osd-2".to_owned(),
+            role: "osd".to_owned(),
+            id: 2,
+            address: "127.0.0.1:2".to_owned(),
+            dir: dir.path().to_owned(),
+            process: ProcessId::of(std::process::id()).unwrap(),
+        };
+
+        cluster.remember(&process).unwrap();
+        assert_eq!(cluster.running("osd-2"), Some(process.clone()));
+        assert_eq!(cluster.processes(), [process.clone()]);
+
+        // The pid now belongs to somebody who started at another time.
+        process.process.started_ticks += 1;
+        cluster.remember(&process).unwrap();
+        assert_eq!(cluster.running("osd-2"), None);
+        assert!(!process.process.signal(nix::sys::signal::Signal::SIGKILL));
+
+        cluster.forget("osd-2");
+        assert!(cluster.processes().is_empty());
+    }
+}
