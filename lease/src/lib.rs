@@ -67,5 +67,5 @@ pub use host::{Error, Host};
 pub use message::{Ballot, Body, Event, Held, Holder, Membership, Message, Out};
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;
-pub use saved::Saved;
+pub use saved::{Saved, SavedError};
 pub use stats::{CellInfo, CellState, Counters, Stats};

@@ -1,0 +1,65 @@
+//! Changes of the member list (rule 5).
+
+use lease::{Error, Event, Out};
+use types::MemberId;
+
+use crate::table::*;
+
+/// Rule 5.
+#[test]
+fn a_message_of_an_old_view_is_refused_with_the_newer_view() {
+    let mut table = Table::new(3);
+    let newer = view(5, &[1, 2, 4]);
+    for number in [1, 2] {
+        table.act(number, |host, now, out| {
+            host.view_changed(now, CELL, &newer, out)
+        });
+    }
+
+    table.acquire(3);
+    table.deliver();
+
+    assert_eq!(table.holders(), [0; 0]);
+    let seen = (
+        member(3),
+        Event::OldView {
+            cell: CELL,
+            view: 5,
+        },
+    );
+    assert_eq!(table.take_events(), [seen]);
+    let (now, old) = (table.now, table.membership.clone());
+    let refused = table
+        .host(1)
+        .acquire(now, CELL, &old, 0, false, &mut Out::new());
+    assert_eq!(refused, Err(Error::OldView { given: 1, known: 5 }));
+}
+
+#[test]
+fn a_view_change_ends_the_lease_but_not_the_memory_of_it() {
+    let mut table = Table::new(3);
+    table.acquire(1);
+    table.deliver();
+    table.take_events();
+    let newer = view(2, &[1, 2, 3]);
+
+    table.act(2, |host, now, out| {
+        host.view_changed(now, CELL, &newer, out)
+    });
+    assert_eq!(table.holders(), [1]);
+    table.membership = newer.clone();
+    table.acquire(2);
+    assert!(matches!(
+        table.take_events()[..],
+        [(MemberId(2), Event::HeldBy { .. })]
+    ));
+
+    table.act(1, |host, now, out| {
+        host.view_changed(now, CELL, &newer, out)
+    });
+    table.deliver();
+    assert_eq!(table.holders(), [0; 0]);
+    table.acquire(2);
+    table.deliver();
+    assert_eq!(table.epoch(2), Some(3));
+}
