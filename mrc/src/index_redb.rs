@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use mrc_core::index::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
+use mrc_core::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
 use mrc_core::keys;
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction};
 

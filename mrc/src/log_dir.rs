@@ -19,6 +19,9 @@ use crate::log_record::{self, HEADER_BYTES, SegmentHeader};
 /// What must survive besides the entries.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Promises {
+    /// This member's number in Raft, drawn when the log was made: whoever lost the log is someone
+    /// else to the other members.
+    pub number: u64,
     pub vote: Option<Vote>,
     pub purged: Option<LogId>,
 }
@@ -89,15 +92,18 @@ pub(crate) struct LogDir {
 }
 
 impl LogDir {
-    /// Makes an empty log. Fails if there already is one.
-    pub(crate) fn create(path: &Path) -> Result<(), LogError> {
+    /// Makes an empty log unless there is one.
+    pub(crate) fn create(path: &Path, number: u64) -> Result<(), LogError> {
         std::fs::create_dir_all(path).map_err(|source| io_error(path, source))?;
         let dir = Self::at(path, 0);
-        if dir.promises_path().exists() {
-            let source = io::Error::from(io::ErrorKind::AlreadyExists);
-            return Err(io_error(&dir.promises_path(), source));
+        // Segments without promises are a loss, found when the log is opened.
+        if dir.promises_path().exists() || !dir.headers()?.is_empty() {
+            return Ok(());
         }
-        dir.save(&Promises::default())
+        dir.save(&Promises {
+            number,
+            ..Promises::default()
+        })
     }
 
     pub(crate) fn at(path: &Path, segment_bytes: u32) -> Self {
@@ -108,17 +114,13 @@ impl LogDir {
         }
     }
 
-    pub(crate) const fn segment_bytes(&self) -> u32 {
-        self.segment_bytes
-    }
-
     /// Makes the promises durable.
     pub(crate) fn save(&self, promises: &Promises) -> Result<(), LogError> {
         let path = self.promises_path();
         let mut bytes = postcard::to_stdvec(promises)
             .map_err(|error| io_error(&path, io::Error::other(error)))?;
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-        crate::files::replace(&path, &bytes).map_err(|source| io_error(&path, source))
+        shell::statedir::replace_file(&path, &bytes).map_err(|source| io_error(&path, source))
     }
 
     fn load(&self) -> Result<Promises, LogError> {

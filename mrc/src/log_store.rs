@@ -52,18 +52,14 @@ struct Slot {
 }
 
 impl LogStore {
-    /// Makes an empty log in a new directory.
-    pub(crate) fn create(path: &Path) -> Result<(), LogError> {
-        LogDir::create(path)
-    }
-
-    /// Opens a log that was made before.
+    /// Opens a log; a new one belongs to the member `fresh_number`.
     ///
     /// # Errors
     ///
     /// [`LogError`]: damage in what was stable, or a directory that can't be read. A torn tail is
     /// no error.
-    pub(crate) fn open(path: &Path, segment_bytes: u32) -> Result<Self, LogError> {
+    pub(crate) fn open(path: &Path, segment_bytes: u32, fresh_number: u64) -> Result<Self, LogError> {
+        LogDir::create(path, fresh_number)?;
         let dir = LogDir::at(path, segment_bytes);
         let recovered = dir.recover()?;
         let mut headers: BTreeMap<u64, u64> = BTreeMap::new();
@@ -105,6 +101,11 @@ impl LogStore {
     /// Becomes `Some` when the log can't be written any more; the server must stop then.
     pub(crate) fn failure(&self) -> watch::Receiver<Option<String>> {
         self.writer.failure()
+    }
+
+    /// This member's number in Raft.
+    pub(crate) fn number(&self) -> u64 {
+        lock(&self.shared).promises.number
     }
 
     /// Whether nothing was ever logged here: a vote alone binds nobody without a log.

@@ -34,6 +34,7 @@ pub mod query;
 pub use attr::{
     S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, of as attributes,
 };
+pub use check::{Problem, check};
 pub use command::{Effects, Outcome, Reply, apply, internal, of_request};
 pub use index::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
 pub use memory::MemoryIndex;

@@ -132,10 +132,16 @@ pub(crate) fn purge(
     if !record.is_some_and(|record| record.deleted) {
         return Ok(done());
     }
-    let mut limit = usize::try_from(purge.limit)
-        .unwrap_or(usize::MAX)
-        .min(config::PURGE_RECORDS_MAX);
-    limit -= purge_inodes(work, volume, limit, effects)?;
+    let mut limit = match usize::try_from(purge.limit) {
+        Ok(0) | Err(_) => config::PURGE_RECORDS_MAX,
+        Ok(limit) => limit.min(config::PURGE_RECORDS_MAX),
+    };
+    // Inodes go first: what their objects are to be deleted from, the placement groups say.
+    let inodes_max = limit.min(config::REAP_INODES_MAX);
+    if purge_inodes(work, volume, inodes_max, effects)? == inodes_max {
+        effects.purge = true;
+        return Ok(done());
+    }
     for tag in *b"dxufp" {
         for key in records::keys_of(work, &keys::of(tag, volume.0), limit)? {
             work.delete(key);
@@ -161,7 +167,6 @@ fn purge_inodes(
     limit: usize,
     effects: &mut Effects,
 ) -> Step<usize> {
-    let limit = limit.min(config::REAP_INODES_MAX);
     let mut inodes = Vec::new();
     records::scan(
         work,

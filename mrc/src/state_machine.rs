@@ -1,0 +1,305 @@
+//! What Raft decided, applied to the index; checkpoints out of it and into it.
+//!
+//! A batch of entries becomes one batch of the engine that also holds the position of its last
+//! entry. Nothing here waits for the disk: the log is the truth, and after a crash Raft repeats the
+//! entries behind the position the engine kept. Only [`CheckpointBuilder`] flushes, because Raft
+//! purges the log behind a checkpoint.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures::{Stream, StreamExt};
+use mrc_core::{Effects, Entries, Index, IndexError, Overlay};
+use mrc_core::keys;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use proto::index::Command;
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::checkpoint;
+use crate::config::{APPLY_ENTRIES_MAX, FLUSH_BYTES};
+use crate::consensus::{CheckpointMeta, LogId, Outcome, Payload, StoredMembership, TypeConfig};
+use crate::log_writer::lock;
+
+/// A checkpoint with what it contains.
+pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, Checkpoint>;
+
+/// Entries of a whole index.
+pub(crate) enum Checkpoint {
+    /// Of this server's index, as it was at one position.
+    Live(Entries<'static>),
+    /// Received into a file.
+    Received(PathBuf),
+}
+
+/// How far the index is, kept in the index itself.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Position {
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+}
+
+impl Position {
+    fn meta(&self) -> CheckpointMeta {
+        CheckpointMeta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+        }
+    }
+
+    fn read(index: &dyn Index) -> io::Result<Self> {
+        match index.get(keys::APPLIED).map_err(io::Error::other)? {
+            Some(bytes) => postcard::from_bytes(&bytes).map_err(io::Error::other),
+            None => Ok(Self::default()),
+        }
+    }
+}
+
+/// The index with its position; clones are handles of the same one.
+#[derive(Clone)]
+pub(crate) struct StateMachine {
+    index: Arc<dyn Index>,
+    position: Arc<Mutex<Position>>,
+    /// Held while the index or its position changes or is flushed, so that none of that ever
+    /// blocks a thread of the runtime.
+    changing: Arc<tokio::sync::Mutex<()>>,
+    dirty_bytes: Arc<AtomicU64>,
+    events: Arc<Events>,
+}
+
+/// What the shell looks after when entries were applied.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    seen: Mutex<Effects>,
+    /// Something for the janitor.
+    pub janitor: Notify,
+    /// The index holds much that is not flushed.
+    pub flush: Notify,
+}
+
+impl Events {
+    fn add(&self, effects: Effects) {
+        if effects == Effects::default() {
+            return;
+        }
+        let mut seen = lock(&self.seen);
+        seen.map_changed |= effects.map_changed;
+        seen.orphaned |= effects.orphaned;
+        seen.garbage |= effects.garbage;
+        seen.session_ended |= effects.session_ended;
+        seen.purge |= effects.purge;
+        drop(seen);
+        self.janitor.notify_one();
+    }
+
+    /// What happened since the last call.
+    pub(crate) fn take(&self) -> Effects {
+        std::mem::take(&mut lock(&self.seen))
+    }
+}
+
+impl StateMachine {
+    /// # Errors
+    ///
+    /// An index that can't be read.
+    pub(crate) fn new(index: Arc<dyn Index>) -> io::Result<Self> {
+        let position = Position::read(&*index)?;
+        Ok(Self {
+            index,
+            position: Arc::new(Mutex::new(position)),
+            changing: Arc::default(),
+            dirty_bytes: Arc::default(),
+            events: Arc::default(),
+        })
+    }
+
+    pub(crate) fn index(&self) -> &Arc<dyn Index> {
+        &self.index
+    }
+
+    pub(crate) fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        lock(&self.position).clone()
+    }
+
+    /// Leader of the newest entry applied, without cloning the membership.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        lock(&self.position).applied
+    }
+
+    /// Makes what was applied survive a power failure; returns up to where.
+    pub(crate) async fn flush(&self) -> io::Result<Position> {
+        let _changing = self.changing.lock().await;
+        let position = self.position();
+        if self.dirty_bytes.swap(0, Ordering::Relaxed) > 0 {
+            let index = Arc::clone(&self.index);
+            blocking(move || index.flush()).await?;
+        }
+        Ok(position)
+    }
+
+    fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let mut overlay = Overlay::new();
+        let mut position = self.position();
+        let mut effects = Effects::default();
+        let mut answers: Vec<(ApplyResponder<TypeConfig>, Outcome)> = Vec::new();
+        let mut bytes = 0;
+        for (entry, responder) in batch {
+            let outcome = match &entry.payload {
+                Payload::Blank => Outcome::done(),
+                Payload::Normal(proposal) => {
+                    bytes += proposal.0.len() as u64;
+                    let command = Command::decode(&proposal.0[..]).map_err(io::Error::other)?;
+                    let applied = mrc_core::apply(&*self.index, &mut overlay, &command)
+                        .map_err(io::Error::other)?;
+                    merge(&mut effects, applied.effects);
+                    Outcome(applied.reply)
+                }
+                Payload::Membership(membership) => {
+                    position.membership =
+                        StoredMembership::new(Some(entry.log_id), membership.clone());
+                    Outcome::done()
+                }
+            };
+            position.applied = Some(entry.log_id);
+            answers.extend(responder.map(|responder| (responder, outcome)));
+        }
+        let encoded = postcard::to_stdvec(&position).map_err(io::Error::other)?;
+        overlay.put(keys::APPLIED, encoded);
+        self.index.apply(overlay.into_batch()).map_err(io::Error::other)?;
+        *lock(&self.position) = position;
+        // Only now: an answer must be readable at once by whoever hears of it.
+        for (responder, outcome) in answers {
+            responder.send(outcome);
+        }
+        self.events.add(effects);
+        let before = self.dirty_bytes.fetch_add(bytes + 1, Ordering::Relaxed);
+        if before < FLUSH_BYTES && before + bytes + 1 >= FLUSH_BYTES {
+            self.events.flush.notify_one();
+        }
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Checkpoint;
+    type SnapshotBuilder = CheckpointBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let position = self.position();
+        Ok((position.applied, position.membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut batch = Vec::new();
+        loop {
+            let entry = entries.next().await.transpose()?;
+            let ended = entry.is_none();
+            batch.extend(entry);
+            if !batch.is_empty() && (ended || batch.len() >= APPLY_ENTRIES_MAX) {
+                let _changing = self.changing.lock().await;
+                self.apply_batch(std::mem::take(&mut batch))?;
+            }
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> CheckpointBuilder {
+        CheckpointBuilder(self.clone())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &CheckpointMeta,
+        snapshot: Checkpoint,
+    ) -> Result<(), io::Error> {
+        let _changing = self.changing.lock().await;
+        let index = Arc::clone(&self.index);
+        blocking(move || match snapshot {
+            Checkpoint::Live(mut entries) => index.install(&mut entries),
+            Checkpoint::Received(path) => {
+                index.install(&mut checkpoint::read(&path)?)?;
+                remove(&path);
+                Ok(())
+            }
+        })
+        .await?;
+        let position = Position::read(&*self.index)?;
+        if position.applied != meta.last_log_id {
+            return Err(io::Error::other("the checkpoint is not of the position it was sent as"));
+        }
+        *lock(&self.position) = position;
+        self.events.add(Effects {
+            map_changed: true,
+            orphaned: true,
+            garbage: true,
+            session_ended: true,
+            purge: true,
+        });
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let _changing = self.changing.lock().await;
+        let position = self.position();
+        if position.applied.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Snapshot {
+            meta: position.meta(),
+            snapshot: Checkpoint::Live(self.index.snapshot().map_err(io::Error::other)?),
+        }))
+    }
+}
+
+/// Flushes the index, which makes it a checkpoint.
+pub(crate) struct CheckpointBuilder(StateMachine);
+
+impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
+    type SnapshotData = Checkpoint;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let position = self.0.flush().await?;
+        Ok(Snapshot {
+            meta: position.meta(),
+            // Raft wants to know only that it is there; who needs the entries asks again.
+            snapshot: Checkpoint::Live(Box::new(std::iter::empty())),
+        })
+    }
+}
+
+fn merge(into: &mut Effects, more: Effects) {
+    into.map_changed |= more.map_changed;
+    into.orphaned |= more.orphaned;
+    into.garbage |= more.garbage;
+    into.session_ended |= more.session_ended;
+    into.purge |= more.purge;
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!(%error, path = %path.display(), "could not remove an installed checkpoint");
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(io::Error::other),
+        Err(_) => Err(io::Error::other("the index engine panicked")),
+    }
+}
+
