@@ -1,14 +1,15 @@
 //! Asking a metadata cluster as an administrator: finds the leader and says what is wrong if none.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proto::mrc::{Request, Response, request::Op, response::Reply};
+use futures::future::join_all;
+use proto::mrc::{ClusterStatus, Request, Response, Status, request::Op, response::Reply};
 use tokio::time::Instant;
 use types::{Fault, Remedy};
 
-use crate::link::{CallError, Identity, Link, LinkOptions, Payload, ServiceKind};
+use crate::link::{CallError, Identity, Link, LinkOptions, Payload, ServiceKind, lock};
 
 /// How long a leader is looked for while somebody answers: an election takes a second or two.
 const LEADER_PATIENCE: Duration = Duration::from_secs(10);
@@ -30,8 +31,8 @@ const REDIRECTS_MAX: u32 = 3;
 pub struct Admin {
     identity: Identity,
     addresses: Vec<String>,
-    links: HashMap<String, Arc<Link>>,
-    leader: Option<String>,
+    links: Mutex<HashMap<String, Arc<Link>>>,
+    leader: Mutex<Option<String>>,
 }
 
 /// A request that could not be done.
@@ -71,8 +72,8 @@ impl Admin {
         Self {
             identity,
             addresses,
-            links: HashMap::new(),
-            leader: None,
+            links: Mutex::default(),
+            leader: Mutex::default(),
         }
     }
 
@@ -94,7 +95,7 @@ impl Admin {
     ///
     /// As [`Link::call`].
     pub async fn ask(
-        &mut self,
+        &self,
         address: &str,
         op: Op,
         timeout: Duration,
@@ -110,17 +111,37 @@ impl Admin {
         Ok(response.reply)
     }
 
+    /// Asks each of these servers what it knows of the cluster, all at once.
+    pub async fn statuses(
+        &self,
+        addresses: &[String],
+        timeout: Duration,
+    ) -> Vec<(String, Result<ClusterStatus, CallError>)> {
+        join_all(addresses.iter().map(async |address| {
+            let answer = match self.ask(address, Op::Status(Status {}), timeout).await {
+                Ok(Some(Reply::ClusterStatus(status))) => Ok(status),
+                Ok(_) => Err(CallError::Fault(Fault::surface(
+                    71, // EPROTO
+                    format!("{address} gave an answer to another question"),
+                ))),
+                Err(error) => Err(error),
+            };
+            (address.clone(), answer)
+        }))
+        .await
+    }
+
     /// Asks the leader, whoever it is, and waits for an election if need be. A change that may
     /// have been done is asked for again, so the answer can be that it is done already.
     ///
     /// # Errors
     ///
     /// [`AdminError`].
-    pub async fn ask_leader(&mut self, op: Op) -> Result<Reply, AdminError> {
+    pub async fn ask_leader(&self, op: Op) -> Result<Reply, AdminError> {
         let started = Instant::now();
         loop {
             let mut said: Vec<(String, Said)> = Vec::new();
-            let first = self.leader.take().into_iter();
+            let first = lock(&self.leader).take().into_iter();
             for address in first.chain(self.addresses.clone()).collect::<Vec<_>>() {
                 if said.iter().any(|(other, _)| *other == address) {
                     continue;
@@ -147,7 +168,7 @@ impl Admin {
 
     /// Asks one server and whom it names; a result is final.
     async fn follow(
-        &mut self,
+        &self,
         mut address: String,
         op: &Op,
         said: &mut Vec<(String, Said)>,
@@ -156,7 +177,7 @@ impl Admin {
             let answer = self.ask(&address, op.clone(), ANSWER_TIMEOUT).await;
             let next = match answer {
                 Ok(Some(reply)) => {
-                    self.leader = Some(address);
+                    *lock(&self.leader) = Some(address);
                     return Some(Ok(reply));
                 }
                 Ok(None) => return Some(Err(AdminError::Odd { address })),
@@ -184,7 +205,7 @@ impl Admin {
         None
     }
 
-    fn link(&mut self, address: &str) -> Arc<Link> {
+    fn link(&self, address: &str) -> Arc<Link> {
         let identity = &self.identity;
         let open = || {
             let options = LinkOptions::default();
@@ -195,7 +216,7 @@ impl Admin {
                 options,
             )
         };
-        self.links
+        lock(&self.links)
             .entry(address.to_owned())
             .or_insert_with(open)
             .clone()
@@ -231,7 +252,7 @@ mod tests {
     use super::*;
     use crate::link::{Connection, Handler, Responder, Role, Server};
     use bytes::Bytes;
-    use proto::mrc::{Done, Status, VolumeDelete, Volumes};
+    use proto::mrc::{Done, VolumeDelete, Volumes};
     use types::{ClusterId, Secret};
 
     fn identity(role: Role) -> Identity {
@@ -281,7 +302,7 @@ mod tests {
     async fn redirect_is_followed_to_a_leader_nobody_named_before() {
         let leader = server(None).await;
         let follower = server(Some(leader)).await;
-        let mut admin = Admin::new(identity(Role::Admin), vec![follower]);
+        let admin = Admin::new(identity(Role::Admin), vec![follower]);
 
         let reply = admin.ask_leader(Op::Status(Status {})).await.unwrap();
 
@@ -290,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn final_fault_is_told_at_once() {
-        let mut admin = Admin::new(identity(Role::Admin), vec![server(None).await]);
+        let admin = Admin::new(identity(Role::Admin), vec![server(None).await]);
         let op = Op::VolumeDelete(VolumeDelete {
             name: "x".to_owned(),
         });
@@ -305,7 +326,7 @@ mod tests {
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = free.local_addr().unwrap().to_string();
         drop(free);
-        let mut admin = Admin::new(identity(Role::Admin), vec![address.clone()]);
+        let admin = Admin::new(identity(Role::Admin), vec![address.clone()]);
 
         let error = admin.ask_leader(Op::Status(Status {})).await.unwrap_err();
 
