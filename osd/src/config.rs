@@ -153,6 +153,16 @@ pub(crate) const TABLES_MAX: usize = 1024;
 /// limit of a service once it is raised, and reopening costs a few microseconds.
 pub(crate) const DESCRIPTORS_MAX: usize = 1024;
 
+/// Addresses of metadata servers that are tried. 16: clusters have 1, 3 or 5 of them.
+pub(crate) const MRC_ADDRESSES_MAX: usize = 16;
+/// How long a metadata server may take to answer. 1 s: a frozen one is passed by before its lease
+/// as leader ends.
+pub(crate) const MRC_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+/// Lease messages in one frame. 10,000: half a megabyte, all a host may want to say in one step.
+pub(crate) const LEASE_MESSAGES_MAX: usize = 10_000;
+/// Members of a replica set. 31: what the lease protocol takes.
+pub(crate) const PG_MEMBERS_MAX: usize = 31;
+
 #[cfg(test)]
 mod tests {
     use super::*;

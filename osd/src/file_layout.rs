@@ -92,6 +92,28 @@ pub(crate) const fn file_length(length_bytes: u64) -> u64 {
     file_offset(last / BLOCK_BYTES) + last % BLOCK_BYTES + 1
 }
 
+/// Bytes of the object that a file of this length can hold; the inverse of [`file_length`].
+pub(crate) const fn object_length(file_bytes: u64) -> u64 {
+    if file_bytes <= HEADER_BYTES {
+        return 0;
+    }
+    let last = file_bytes - 1 - HEADER_BYTES;
+    // Blocks of data and of sums, counted from the end of the header.
+    let block = last / BLOCK_BYTES;
+    let within = last % BLOCK_BYTES + 1;
+    if block < FIRST_BLOCKS {
+        return block * BLOCK_BYTES + within;
+    }
+    let group = Group((block - FIRST_BLOCKS) / (GROUP_BLOCKS + 1) + 1);
+    let index = (block - FIRST_BLOCKS) % (GROUP_BLOCKS + 1);
+    let first = group.blocks().start;
+    match index {
+        // The file ends in the group's sums.
+        0 => first * BLOCK_BYTES,
+        _ => (first + index - 1) * BLOCK_BYTES + within,
+    }
+}
+
 /// Pieces of `[offset, offset + length)` that are contiguous in the file.
 ///
 /// # Shape
@@ -170,5 +192,21 @@ mod tests {
         assert_eq!(file_length(1), HEADER_BYTES + 1);
         assert_eq!(file_length(edge), HEADER_BYTES + edge);
         assert_eq!(file_length(edge + 1), HEADER_BYTES + edge + BLOCK_BYTES + 1);
+        let group = GROUP_BLOCKS * BLOCK_BYTES;
+        for length in [
+            0,
+            1,
+            4096,
+            4097,
+            edge - 1,
+            edge,
+            edge + 1,
+            edge + group,
+            edge + group + 9,
+        ] {
+            assert_eq!(object_length(file_length(length)), length);
+        }
+        assert_eq!(object_length(HEADER_BYTES + edge + 5), edge);
+        assert_eq!(object_length(7), 0);
     }
 }

@@ -10,10 +10,11 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use types::{BLOCK_BYTES, ObjectId, blocks_of};
 
 use crate::config::TABLES_MAX;
-use crate::file_layout::{Group, HEADER_BYTES, file_length, pieces};
+use crate::file_layout::{Group, HEADER_BYTES, file_length, object_length, pieces};
 use crate::header::{Header, Slot};
 use crate::sums::{Table, Tables, block_sum};
 
@@ -24,9 +25,12 @@ const BLOCK: usize = BLOCK_BYTES as usize;
 pub(crate) enum FileError {
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// Only the first bytes could be written.
+    #[error("{source}")]
+    Write { source: io::Error, written: usize },
     /// The bytes of a block do not fit its sum.
-    #[error("block {block} of object {object} is damaged at rest")]
-    Damaged { object: ObjectId, block: u64 },
+    #[error("block {block} is damaged at rest")]
+    Damaged { block: u64 },
 }
 
 /// An object whose length and sums are in memory; its descriptor may be closed meanwhile.
@@ -104,17 +108,20 @@ impl ObjectFile {
         Ok(Some((opened, header)))
     }
 
-    /// Takes over the length the record says; if the object was not closed (`stale`), cuts off what
-    /// lies beyond it, which no record vouches for.
-    pub(crate) fn settle(&mut self, length_bytes: u64, stale: bool) -> io::Result<()> {
-        self.length_bytes = length_bytes;
-        self.stale = stale;
-        let end = file_length(length_bytes);
-        if stale && self.file_bytes > end {
-            self.file()?.set_len(end)?;
-            self.file_bytes = end;
+    /// Length of the object if its record says `recorded`, without taking it over.
+    pub(crate) fn present_length(&self, recorded: u64, clean: bool) -> u64 {
+        if clean {
+            recorded
+        } else {
+            recorded.max(object_length(self.file_bytes))
         }
-        Ok(())
+    }
+
+    /// Takes over the length the record says. If the object was not closed in good order, its file
+    /// may be longer: what was written after the record is kept, because it may be the only copy.
+    pub(crate) fn settle(&mut self, length_bytes: u64, stale: bool) {
+        self.stale = stale;
+        self.length_bytes = self.present_length(length_bytes, !stale);
     }
 
     pub(crate) const fn length_bytes(&self) -> u64 {
@@ -151,10 +158,7 @@ impl ObjectFile {
         let data = self.read_blocks(blocks.start, (blocks.end - blocks.start) as usize)?;
         for (block, bytes) in (blocks.start..).zip(data.chunks(BLOCK)) {
             if block_sum(0, bytes) != self.sum(block)? {
-                return Err(FileError::Damaged {
-                    object: self.object,
-                    block,
-                });
+                return Err(FileError::Damaged { block });
             }
         }
         let skip = (offset - blocks.start * BLOCK_BYTES) as usize;
@@ -188,13 +192,17 @@ impl ObjectFile {
         }
         let file = self.file()?;
         let first_block = offset / BLOCK_BYTES;
+        let mut written = 0;
         for (at, range) in pieces(offset, bytes.len()) {
             let piece = bytes.get(range).unwrap_or_default();
-            if let Err(error) = file.write_all_at(piece, at) {
+            let (count, outcome) = write_up_to(&file, piece, at);
+            self.file_bytes = self.file_bytes.max(at + count as u64);
+            written += count;
+            if let Err(source) = outcome {
+                self.length_bytes = self.length_bytes.max(offset + written as u64);
                 self.forget_sums(first_block, sums.len() as u64)?;
-                return Err(error.into());
+                return Err(FileError::Write { source, written });
             }
-            self.file_bytes = self.file_bytes.max(at + piece.len() as u64);
         }
         for (block, sum) in (first_block..).zip(sums) {
             let (group, index) = Group::of_block(block);
@@ -213,10 +221,42 @@ impl ObjectFile {
         Ok(())
     }
 
-    /// Takes what must be written for the object to be as it is now after a restart.
+    /// Makes a range read as zeros; whole blocks become holes. The object grows if need be.
+    pub(crate) fn write_zeros(&mut self, offset: u64, length: u64) -> Result<(), FileError> {
+        let end = offset.saturating_add(length);
+        // Beyond the present end there is nothing but zeros already.
+        let mut at = offset;
+        let stop = end.min(self.length_bytes);
+        while at < stop {
+            let block = at / BLOCK_BYTES;
+            let take = ((block + 1) * BLOCK_BYTES).min(stop) - at;
+            let (group, index) = Group::of_block(block);
+            if take == BLOCK_BYTES && self.sum(block)? != 0 {
+                let holes = Self::hole_run(block, stop);
+                self.punch(block, holes)?;
+                for hole in block..block + holes {
+                    let (group, index) = Group::of_block(hole);
+                    self.table(group)?.set(index, 0);
+                }
+                at += holes * BLOCK_BYTES;
+                continue;
+            }
+            if self.table(group)?.get(index) != 0 {
+                let zeros = vec![0; take as usize];
+                self.write(at, &zeros)?;
+            }
+            at += take;
+        }
+        self.length_bytes = self.length_bytes.max(end);
+        Ok(())
+    }
+
+    /// Takes what must be written for the object to be as it is now after a restart: the record and,
+    /// with `sums`, the sums. A record that says "closed in good order" needs all sums to be right.
     pub(crate) fn take_unwritten(
         &mut self,
         record: Vec<u8>,
+        sums: bool,
         closing: bool,
     ) -> Result<Unwritten, FileError> {
         if closing && self.stale {
@@ -233,9 +273,32 @@ impl ObjectFile {
         self.file_bytes = self.file_bytes.max(HEADER_BYTES);
         Ok(Unwritten {
             file: self.file()?,
-            sums: self.tables.take_dirty(),
+            sums: if sums {
+                self.tables.take_dirty()
+            } else {
+                Vec::new()
+            },
             slot: (slot.file_offset(), encoded),
         })
+    }
+
+    /// Whole blocks from `block` on that end before `stop` and lie together in the file.
+    fn hole_run(block: u64, stop: u64) -> u64 {
+        let (group, _) = Group::of_block(block);
+        (stop / BLOCK_BYTES).min(group.blocks().end) - block
+    }
+
+    fn punch(&mut self, first_block: u64, count: u64) -> io::Result<()> {
+        let offset = file_length(first_block * BLOCK_BYTES + 1) - 1;
+        let signed = |number: u64| i64::try_from(number).map_err(io::Error::other);
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(
+            &*self.file()?,
+            flags,
+            signed(offset)?,
+            signed(count * BLOCK_BYTES)?,
+        )
+        .map_err(io::Error::from)
     }
 
     fn cut(&mut self, length_bytes: u64) -> Result<(), FileError> {
@@ -360,6 +423,22 @@ impl ObjectFile {
         self.tables = Tables::default();
         Ok(())
     }
+}
+
+/// Writes until all is written or an error; says how much was.
+fn write_up_to(file: &File, bytes: &[u8], offset: u64) -> (usize, io::Result<()>) {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..)
+        && !rest.is_empty()
+    {
+        match file.write_at(rest, offset + done as u64) {
+            Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
+            Ok(written) => done += written,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (done, Err(error)),
+        }
+    }
+    (done, Ok(()))
 }
 
 /// Reads until the buffer is full or the file ends; the rest of the buffer stays as it is.

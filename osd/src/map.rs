@@ -1,0 +1,164 @@
+//! The cluster as this server knows it: who serves which placement group, and where.
+//!
+//! The metadata cluster decides it; every server keeps the last map it got in its store, so that a
+//! restart does not need the metadata cluster.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use prost::Message as _;
+use proto::mrc;
+use shell::statedir::replace_file;
+use types::{MemberId, OsdId, PgId, PgKey, VolumeId};
+
+use crate::config::PG_MEMBERS_MAX;
+
+const FILE: &str = "MAP";
+
+/// Replica set of a placement group.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Pg {
+    pub(crate) view: u64,
+    /// In order; the first is the natural first primary.
+    pub(crate) osds: Arc<[OsdId]>,
+    /// Members whose store is new to the group.
+    pub(crate) incomplete: Vec<OsdId>,
+}
+
+/// One version of the map.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Map {
+    pub(crate) version: u64,
+    pub(crate) addresses: BTreeMap<OsdId, String>,
+    pub(crate) pgs: HashMap<PgKey, Pg>,
+}
+
+impl Pg {
+    /// The members as the lease protocol names them.
+    pub(crate) fn membership(&self) -> lease::Membership {
+        lease::Membership {
+            view: self.view,
+            members: self.osds.iter().map(|osd| MemberId(osd.0)).collect(),
+        }
+    }
+}
+
+impl Map {
+    /// From the wire. Groups that make no sense are left out, as if unknown.
+    pub(crate) fn from_wire(wire: &mrc::OsdMap) -> Self {
+        let addresses = wire
+            .osds
+            .iter()
+            .map(|osd| (OsdId(osd.osd), osd.address.clone()))
+            .collect();
+        let pgs = wire
+            .pgs
+            .iter()
+            .filter(|pg| !pg.osds.is_empty() && pg.osds.len() <= PG_MEMBERS_MAX)
+            .map(|pg| {
+                let key = PgKey {
+                    volume: VolumeId(pg.volume),
+                    pg: PgId(pg.pg),
+                };
+                let group = Pg {
+                    view: pg.view,
+                    osds: pg.osds.iter().copied().map(OsdId).collect(),
+                    incomplete: pg.incomplete.iter().copied().map(OsdId).collect(),
+                };
+                (key, group)
+            })
+            .collect();
+        Self {
+            version: wire.version,
+            addresses,
+            pgs,
+        }
+    }
+
+    /// The groups that `osd` is a member of, in order.
+    pub(crate) fn groups_of(&self, osd: OsdId) -> Vec<PgKey> {
+        let mut keys: Vec<_> = self
+            .pgs
+            .iter()
+            .filter(|(_, pg)| pg.osds.contains(&osd))
+            .map(|(key, _)| *key)
+            .collect();
+        keys.sort_unstable();
+        keys
+    }
+}
+
+/// Keeps the map in the store directory.
+pub(crate) fn save(dir: &Path, wire: &mrc::OsdMap) -> io::Result<()> {
+    let mut bytes = wire.encode_to_vec();
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    replace_file(&dir.join(FILE), &bytes)
+}
+
+/// The map kept; none if there is none or it is damaged, which only means to wait for a new one.
+pub(crate) fn load(dir: &Path) -> Option<mrc::OsdMap> {
+    let bytes = fs::read(dir.join(FILE)).ok()?;
+    let (body, crc) = bytes.split_last_chunk::<4>()?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+        tracing::warn!(dir = %dir.display(), "the saved map is damaged; waiting for a new one");
+        return None;
+    }
+    mrc::OsdMap::decode(body).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire() -> mrc::OsdMap {
+        let pg = |pg, osds: &[u64]| mrc::Pg {
+            volume: 1,
+            pg,
+            view: 4,
+            osds: osds.to_vec(),
+            incomplete: vec![2],
+            ..mrc::Pg::default()
+        };
+        mrc::OsdMap {
+            version: 9,
+            changed: true,
+            osds: vec![mrc::Replica {
+                osd: 2,
+                address: "127.0.0.1:7".to_owned(),
+            }],
+            pgs: vec![pg(0, &[1, 2, 3]), pg(1, &[3]), pg(2, &[])],
+        }
+    }
+
+    #[test]
+    fn saved_map_is_loaded_and_a_damaged_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load(dir.path()), None);
+
+        save(dir.path(), &wire()).unwrap();
+        assert_eq!(load(dir.path()), Some(wire()));
+
+        let path = dir.path().join(FILE);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[3] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(load(dir.path()), None);
+    }
+
+    #[test]
+    fn map_knows_the_groups_of_a_server_and_leaves_out_empty_ones() {
+        let map = Map::from_wire(&wire());
+
+        let key = |pg| PgKey {
+            volume: VolumeId(1),
+            pg: PgId(pg),
+        };
+        assert_eq!(map.groups_of(OsdId(2)), [key(0)]);
+        assert_eq!(map.groups_of(OsdId(3)), [key(0), key(1)]);
+        assert_eq!(map.pgs.len(), 2);
+        assert_eq!(map.pgs[&key(0)].membership().view, 4);
+    }
+}

@@ -1,0 +1,310 @@
+//! The directory store: one sparse file per object, `pgs/<volume>.<pg>/<2 hex>/<inode hex>.<column>`.
+//!
+//! Each shard has a [`DirectoryStore`] of its own, all of one [`Root`]. A page-sized write is one
+//! system call; sums and records stay in memory until a [`SyncJob`](osd_core::SyncJob) writes them.
+//! What a job did not finish is seen after a crash as an object that was not closed.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use osd_core::{Header, ObjectKey, ObjectStore, Record, StoreError, SyncJob};
+use types::{ObjectId, PgKey, SUM_BYTES, blocks_of};
+
+use crate::config::DESCRIPTORS_MAX;
+use crate::file_layout::LENGTH_MAX_BYTES;
+use crate::object_file::{FileError, ObjectFile};
+use crate::store_root::Root;
+use crate::store_sync::Job;
+
+/// The objects of one shard.
+#[derive(Debug)]
+pub(crate) struct DirectoryStore {
+    root: Arc<Root>,
+    entries: HashMap<ObjectKey, Entry>,
+    /// Counts calls, to find the descriptors that were not used for longest.
+    clock: u64,
+    descriptors: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: ObjectFile,
+    /// The newest record given.
+    record: Record,
+    /// Changed since the last record that said "clean".
+    dirty: bool,
+    /// Its name in the directory is not stable yet.
+    unnamed: bool,
+    used: u64,
+}
+
+impl DirectoryStore {
+    pub(crate) fn new(root: Arc<Root>) -> Self {
+        Self {
+            root,
+            entries: HashMap::new(),
+            clock: 0,
+            descriptors: 0,
+        }
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        match self.root.is_poisoned() {
+            true => Err(StoreError::Poisoned),
+            false => Ok(()),
+        }
+    }
+
+    /// The object, opened if need be.
+    fn entry(&mut self, key: ObjectKey) -> Result<&mut Entry, StoreError> {
+        if !self.entries.contains_key(&key) && !self.load(key)? {
+            return Err(StoreError::Missing);
+        }
+        self.spare_descriptors();
+        self.clock += 1;
+        let entry = self.entries.get_mut(&key).ok_or(StoreError::Missing)?;
+        entry.used = self.clock;
+        if !entry.file.has_descriptor() {
+            entry.file.file()?;
+            self.descriptors += 1;
+        }
+        Ok(entry)
+    }
+
+    /// The object, to be changed.
+    fn changed(&mut self, key: ObjectKey) -> Result<&mut Entry, StoreError> {
+        self.check()?;
+        let entry = self.entry(key)?;
+        entry.dirty = true;
+        Ok(entry)
+    }
+
+    fn load(&mut self, key: ObjectKey) -> Result<bool, StoreError> {
+        let Some((mut file, slot)) = ObjectFile::open(key.object, self.root.path(key))? else {
+            return Ok(false);
+        };
+        let record = self.root.record(key, &slot);
+        file.settle(record.length_bytes, !record.clean);
+        self.insert(key, file, record, false);
+        Ok(true)
+    }
+
+    fn insert(&mut self, key: ObjectKey, file: ObjectFile, record: Record, unnamed: bool) {
+        self.descriptors += 1;
+        self.clock += 1;
+        let entry = Entry {
+            file,
+            dirty: !record.clean,
+            record,
+            unnamed,
+            used: self.clock,
+        };
+        self.entries.insert(key, entry);
+    }
+
+    /// Closes the descriptors that were not used for longest once there are too many.
+    fn spare_descriptors(&mut self) {
+        if self.descriptors <= DESCRIPTORS_MAX {
+            return;
+        }
+        // Objects without changes first: the kernel reports a failed write-back best to a
+        // descriptor that was open when it happened.
+        let mut open: Vec<_> = self
+            .entries
+            .iter_mut()
+            .filter(|(_, entry)| entry.file.has_descriptor())
+            .map(|(_, entry)| entry)
+            .collect();
+        open.sort_unstable_by_key(|entry| (entry.dirty, entry.used));
+        for entry in open.into_iter().take(DESCRIPTORS_MAX / 4) {
+            entry.file.close_descriptor();
+            self.descriptors -= 1;
+        }
+    }
+
+    fn remove(&mut self, key: ObjectKey) {
+        if let Some(entry) = self.entries.remove(&key)
+            && entry.file.has_descriptor()
+        {
+            self.descriptors -= 1;
+        }
+    }
+}
+
+impl ObjectStore for DirectoryStore {
+    fn open(&mut self, key: ObjectKey) -> Result<Option<Header>, StoreError> {
+        match self.entry(key) {
+            Ok(entry) => Ok(Some(Header {
+                record: entry.record.clone(),
+                length_bytes: entry.file.length_bytes(),
+            })),
+            Err(StoreError::Missing) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create(&mut self, key: ObjectKey, record: &Record) -> Result<(), StoreError> {
+        self.check()?;
+        self.remove(key);
+        self.spare_descriptors();
+        let path = self.root.path(key);
+        let file = match ObjectFile::create(key.object, path.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.root.make_parents(&path).map_err(no_space)?;
+                ObjectFile::create(key.object, path)
+            }
+            other => other,
+        };
+        let mut record = record.clone();
+        record.clean = false;
+        self.insert(key, file.map_err(no_space)?, record, true);
+        Ok(())
+    }
+
+    fn length(&mut self, key: ObjectKey) -> u64 {
+        self.entry(key).map_or(0, |entry| entry.file.length_bytes())
+    }
+
+    fn write(&mut self, key: ObjectKey, offset: u64, data: &Bytes) -> Result<(), StoreError> {
+        check_end(offset, data.len() as u64)?;
+        let entry = self.changed(key)?;
+        entry.file.write(offset, data).map_err(store_error)
+    }
+
+    fn write_zeros(&mut self, key: ObjectKey, offset: u64, length: u64) -> Result<(), StoreError> {
+        check_end(offset, length)?;
+        let entry = self.changed(key)?;
+        entry.file.write_zeros(offset, length).map_err(store_error)
+    }
+
+    fn read(&mut self, key: ObjectKey, offset: u64, length: u32) -> Result<Bytes, StoreError> {
+        let entry = self.entry(key)?;
+        entry
+            .file
+            .read(offset, length as usize)
+            .map_err(store_error)
+    }
+
+    fn truncate(&mut self, key: ObjectKey, length: u64) -> Result<(), StoreError> {
+        check_end(length, 0)?;
+        let entry = self.changed(key)?;
+        entry.file.truncate(length).map_err(store_error)
+    }
+
+    fn sums(&mut self, key: ObjectKey, first: u64, count: u32) -> Result<Vec<u32>, StoreError> {
+        let entry = self.entry(key)?;
+        let blocks = blocks_of(0, entry.file.length_bytes(), SUM_BYTES);
+        let end = first.saturating_add(u64::from(count)).min(blocks.end);
+        (first..end)
+            .map(|block| {
+                let bytes = entry.file.read_raw(block * SUM_BYTES, SUM_BYTES as usize)?;
+                Ok(crc32c::crc32c(&bytes))
+            })
+            .collect()
+    }
+
+    fn sync(
+        &mut self,
+        key: ObjectKey,
+        data: bool,
+        record: &Record,
+    ) -> Result<Box<dyn SyncJob>, StoreError> {
+        self.check()?;
+        let root = Arc::clone(&self.root);
+        let path = root.path(key);
+        let entry = self.entry(key)?;
+        // "Clean" vouches for the sums, too.
+        let data = data || (record.clean && entry.dirty);
+        let unwritten = entry
+            .file
+            .take_unwritten(record.encode(), data, record.clean)
+            .map_err(store_error)?;
+        entry.record = record.clone();
+        entry.dirty = !record.clean;
+        let name = std::mem::take(&mut entry.unnamed).then_some(path);
+        Ok(Box::new(Job::new(root, unwritten, data, name)))
+    }
+
+    fn delete(&mut self, key: ObjectKey) -> Result<(), StoreError> {
+        self.check()?;
+        self.remove(key);
+        match fs::remove_file(self.root.path(key)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn close(&mut self, key: ObjectKey) {
+        // What was not made clean is known in memory only: length and sums must stay.
+        match self.entries.get_mut(&key) {
+            Some(entry) if entry.dirty => {
+                if entry.file.has_descriptor() {
+                    entry.file.close_descriptor();
+                    self.descriptors -= 1;
+                }
+            }
+            Some(_) | None => self.remove(key),
+        }
+    }
+
+    fn list(
+        &mut self,
+        pg: PgKey,
+        after: Option<ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<(ObjectId, Header)>, StoreError> {
+        let mut found = Vec::new();
+        for object in self.root.names(pg)? {
+            if found.len() == limit {
+                break;
+            }
+            if after.is_some_and(|after| object <= after) {
+                continue;
+            }
+            let key = ObjectKey { pg: pg.pg, object };
+            let header = match self.entries.get(&key) {
+                Some(entry) => Some(Header {
+                    record: entry.record.clone(),
+                    length_bytes: entry.file.length_bytes(),
+                }),
+                None => self.root.header(key)?,
+            };
+            // An object may have been deleted since its name was read.
+            found.extend(header.map(|header| (object, header)));
+        }
+        Ok(found)
+    }
+}
+
+fn check_end(offset: u64, length: u64) -> Result<(), StoreError> {
+    match offset.checked_add(length) {
+        Some(end) if end <= LENGTH_MAX_BYTES => Ok(()),
+        Some(_) | None => Err(io::Error::from_raw_os_error(libc::EFBIG).into()),
+    }
+}
+
+fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+fn no_space(error: io::Error) -> StoreError {
+    if is_no_space(&error) {
+        StoreError::NoSpace { written_bytes: 0 }
+    } else {
+        error.into()
+    }
+}
+
+fn store_error(error: FileError) -> StoreError {
+    match error {
+        FileError::Damaged { block } => StoreError::Corrupt { block },
+        FileError::Write { source, written } if is_no_space(&source) => StoreError::NoSpace {
+            written_bytes: written as u64,
+        },
+        FileError::Write { source, .. } => source.into(),
+        FileError::Io(error) => no_space(error),
+    }
+}

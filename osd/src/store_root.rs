@@ -1,0 +1,210 @@
+//! What all shards share of a directory store: paths, directories, the poison.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::sys::statvfs::statvfs;
+use osd_core::{Header, ObjectKey, Record};
+use types::{Inode, ObjectId, PgKey};
+
+use crate::header::Header as Slots;
+use crate::object_file::ObjectFile;
+
+/// A store's directory.
+#[derive(Debug)]
+pub(crate) struct Root {
+    pgs: PathBuf,
+    /// Open from the start, so that `syncfs` on it reports every failed write-back since.
+    handle: File,
+    poisoned: AtomicBool,
+    /// Directories whose own name is not stable yet.
+    unnamed: Mutex<HashSet<PathBuf>>,
+}
+
+impl Root {
+    /// Opens the store in a state directory, making it if there is none.
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        let pgs = dir.join("pgs");
+        if !pgs.is_dir() {
+            fs::create_dir(&pgs)?;
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(Self {
+            handle: File::open(&pgs)?,
+            pgs,
+            poisoned: AtomicBool::new(false),
+            unnamed: Mutex::default(),
+        })
+    }
+
+    /// Whether a state directory holds a store already.
+    pub(crate) fn exists(dir: &Path) -> bool {
+        dir.join("pgs").is_dir()
+    }
+
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Relaxed)
+    }
+
+    /// After a failed sync nobody knows what is stable: no change is accepted any more.
+    pub(crate) fn poison(&self, error: &io::Error) {
+        if !self.poisoned.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                store = %self.pgs.display(), %error,
+                "a write to the disk failed; the store takes no changes until the server is \
+                 restarted: check the disk first"
+            );
+        }
+    }
+
+    /// Where an object's file is.
+    pub(crate) fn path(&self, key: ObjectKey) -> PathBuf {
+        let ObjectId {
+            volume,
+            inode,
+            column,
+        } = key.object;
+        self.pgs.join(format!(
+            "{volume}.{pg}/{low:02x}/{inode:x}.{column}",
+            pg = key.pg,
+            low = inode.0 & 0xff,
+            inode = inode.0,
+        ))
+    }
+
+    /// Makes the directories above a file; their names become stable with the file's.
+    pub(crate) fn make_parents(&self, file: &Path) -> io::Result<()> {
+        let mut missing: Vec<_> = file
+            .ancestors()
+            .skip(1)
+            .take_while(|dir| **dir != self.pgs && !dir.is_dir())
+            .collect();
+        while let Some(dir) = missing.pop() {
+            // Before it exists: whoever finds it must find it here, too.
+            self.unnamed().insert(dir.to_owned());
+            match fs::create_dir(dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the name of a file stable, and those of the directories above that are not yet.
+    pub(crate) fn sync_name(&self, file: &Path) -> io::Result<()> {
+        for path in file.ancestors().take_while(|path| **path != self.pgs) {
+            let is_file = path == file;
+            if !is_file && !self.unnamed().contains(path) {
+                continue;
+            }
+            if let Some(parent) = path.parent() {
+                File::open(parent)?.sync_all()?;
+            }
+            if !is_file {
+                self.unnamed().remove(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything stable that was written to the file system so far.
+    pub(crate) fn sync_all(&self) -> io::Result<()> {
+        let unnamed: Vec<_> = self.unnamed().iter().cloned().collect();
+        nix::unistd::syncfs(&self.handle).map_err(io::Error::from)?;
+        let mut names = self.unnamed();
+        for path in unnamed {
+            names.remove(&path);
+        }
+        Ok(())
+    }
+
+    /// The objects of a placement group, ascending.
+    pub(crate) fn names(&self, pg: PgKey) -> io::Result<Vec<ObjectId>> {
+        let mut names = Vec::new();
+        let group = self.pgs.join(pg.to_string());
+        for dir in entries(&group)? {
+            for file in entries(&dir)? {
+                names.extend(parse_name(pg, &file));
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The placement groups that have a directory.
+    pub(crate) fn groups(&self) -> io::Result<Vec<PgKey>> {
+        let parse = |path: PathBuf| {
+            let (volume, pg) = path.file_name()?.to_str()?.split_once('.')?;
+            Some(PgKey {
+                volume: types::VolumeId(volume.parse().ok()?),
+                pg: types::PgId(pg.parse().ok()?),
+            })
+        };
+        Ok(entries(&self.pgs)?.into_iter().filter_map(parse).collect())
+    }
+
+    /// The header of an object that nobody has open.
+    pub(crate) fn header(&self, key: ObjectKey) -> io::Result<Option<Header>> {
+        let Some((file, slots)) = ObjectFile::open(key.object, self.path(key))? else {
+            return Ok(None);
+        };
+        let record = self.record(key, &slots);
+        Ok(Some(Header {
+            length_bytes: file.present_length(record.length_bytes, record.clean),
+            record,
+        }))
+    }
+
+    /// The record in a header; one of zeros if there is none that can be believed.
+    pub(crate) fn record(&self, key: ObjectKey, slots: &Slots) -> Record {
+        match slots {
+            Slots::Blank => Record::default(),
+            Slots::Valid(slot) => match Record::decode(&slot.record) {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::error!(%key, %error, "record unreadable; the object is repaired from the others");
+                    Record::default()
+                }
+            },
+            Slots::Damaged => {
+                tracing::error!(%key, "header damaged; the object is repaired from the others");
+                Record::default()
+            }
+        }
+    }
+
+    /// Bytes in all and bytes free of the file system.
+    pub(crate) fn space(&self) -> io::Result<(u64, u64)> {
+        let stat = statvfs(&self.pgs).map_err(io::Error::from)?;
+        let unit = stat.fragment_size();
+        Ok((stat.blocks() * unit, stat.blocks_available() * unit))
+    }
+
+    fn unnamed(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.unnamed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect()
+}
+
+fn parse_name(pg: PgKey, path: &Path) -> Option<ObjectId> {
+    let (inode, column) = path.file_name()?.to_str()?.split_once('.')?;
+    Some(ObjectId {
+        volume: pg.volume,
+        inode: Inode(u64::from_str_radix(inode, 16).ok()?),
+        column: column.parse().ok()?,
+    })
+}
