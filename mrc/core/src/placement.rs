@@ -47,15 +47,25 @@ pub fn plan(
     if count == 0 {
         return vec![Vec::new(); pgs];
     }
-    let turns = start % count..start % count + pgs;
-    turns
-        .map(|turn| replica_set(candidates, replicas, turn))
+    (0..pgs)
+        .map(|pg| {
+            replica_set(
+                candidates,
+                replicas,
+                (start % count + pg) % count,
+                pg / count,
+            )
+        })
         .collect()
 }
 
-fn replica_set(candidates: &[Candidate], replicas: usize, turn: usize) -> Vec<OsdId> {
+fn replica_set(
+    candidates: &[Candidate],
+    replicas: usize,
+    first: usize,
+    round: usize,
+) -> Vec<OsdId> {
     let count = candidates.len();
-    let (round, first) = (turn / count, turn % count);
     // The others follow the first one at a distance that changes with the round.
     let others = count - 1;
     let order: Vec<&Candidate> = std::iter::once(first)

@@ -1,0 +1,212 @@
+//! Volumes, object servers and placement groups.
+
+use std::collections::BTreeMap;
+
+use mrc_core::{config, errno, query, registration};
+use proto::index::command::Op;
+use proto::index::{PgFull, VolumeCreate};
+use proto::mrc::{self, OsdHeartbeat, response};
+use types::{OsdId, PgId};
+
+use crate::cluster::*;
+
+fn create_op(request: mrc::VolumeCreate, osds: &[u64]) -> Op {
+    Op::VolumeCreate(VolumeCreate {
+        request: Some(request),
+        osds: osds.to_vec(),
+    })
+}
+
+fn asked(name: &str) -> mrc::VolumeCreate {
+    mrc::VolumeCreate {
+        name: name.to_owned(),
+        ..mrc::VolumeCreate::default()
+    }
+}
+
+#[test]
+fn volume_spreads_its_groups_over_all_servers() {
+    let mut cluster = Cluster::empty();
+    for osd in 1..=5 {
+        cluster.register(osd, "store").unwrap();
+    }
+
+    let reply = cluster.internal(create_op(asked("v"), &[])).reply.unwrap();
+
+    let Some(response::Reply::Volumes(volumes)) = reply.reply else {
+        panic!("no volume");
+    };
+    let volume = &volumes.volumes[0];
+    assert_eq!(
+        (volume.replicas, volume.pgs, volume.inode_count),
+        (3, config::PGS_DEFAULT, 1)
+    );
+    let pgs = query::pgs(&cluster.index, Some(VOLUME)).unwrap();
+    assert_eq!(pgs.len(), 32);
+    let mut firsts = BTreeMap::new();
+    for pg in &pgs {
+        assert_eq!((pg.view, pg.osds.len(), pg.incomplete.len()), (1, 3, 0));
+        *firsts.entry(pg.osds[0]).or_insert(0) += 1;
+    }
+    assert!(firsts.len() == 5 && firsts.values().all(|count| (6..=7).contains(count)));
+    cluster.assert_consistent();
+}
+
+#[test]
+fn volume_uses_only_the_servers_the_leader_chose() {
+    let mut cluster = Cluster::empty();
+    for osd in 1..=4 {
+        cluster.register(osd, "store").unwrap();
+    }
+
+    cluster
+        .internal(create_op(asked("v"), &[2, 4]))
+        .reply
+        .unwrap();
+
+    for pg in query::pgs(&cluster.index, None).unwrap() {
+        assert!(pg.osds == [2, 4] || pg.osds == [4, 2]);
+    }
+    cluster.assert_consistent();
+}
+
+#[test]
+fn impossible_volumes_are_refused_with_a_reason() {
+    let mut cluster = Cluster::empty();
+    let none = cluster
+        .internal(create_op(asked("v"), &[]))
+        .reply
+        .unwrap_err();
+    assert_eq!(
+        none.message,
+        "no object server is registered; start some first"
+    );
+    cluster.register(1, "store").unwrap();
+    let shape = |replicas, pgs| mrc::VolumeCreate {
+        replicas,
+        pgs,
+        ..asked("v")
+    };
+
+    for (request, errno) in [
+        (shape(2, 0), errno::EINVAL),
+        (shape(8, 0), errno::EINVAL),
+        (shape(0, 4097), errno::EINVAL),
+        (asked("a/b"), errno::EINVAL),
+        (asked(""), errno::EINVAL),
+    ] {
+        let before = cluster.entries();
+        let reply = cluster.internal(create_op(request.clone(), &[])).reply;
+        assert_eq!(errno_of(&reply), errno, "{request:?}");
+        assert_eq!(cluster.entries(), before);
+    }
+}
+
+#[test]
+fn repeated_creation_finds_its_volume_and_another_one_does_not() {
+    let (mut cluster, _) = Cluster::new();
+    let mine = mrc::VolumeCreate {
+        nonce: 42,
+        ..asked("mine")
+    };
+
+    let first = cluster.internal(create_op(mine.clone(), &[])).reply;
+    let again = cluster.internal(create_op(mine.clone(), &[])).reply;
+    let other = cluster
+        .internal(create_op(mrc::VolumeCreate { nonce: 43, ..mine }, &[]))
+        .reply;
+
+    assert!(first.is_ok());
+    assert_eq!(again, first);
+    assert_eq!(errno_of(&other), errno::EEXIST);
+    assert_eq!(errno_of(&cluster.create_volume("default")), errno::EEXIST);
+    assert_eq!(query::volumes(&cluster.index).unwrap().len(), 2);
+    cluster.assert_consistent();
+}
+
+#[test]
+fn server_with_another_store_is_incomplete_until_it_reports_full() {
+    let (mut cluster, _) = Cluster::new();
+    let version = query::map_version(&cluster.index).unwrap();
+    let full = |pg, view, store_uuid: &str| {
+        Op::PgFull(PgFull {
+            volume: VOLUME.0,
+            pg,
+            view,
+            osd: 2,
+            store_uuid: store_uuid.to_owned(),
+        })
+    };
+    let incomplete = |cluster: &Cluster| {
+        let pgs = query::pgs(&cluster.index, Some(VOLUME)).unwrap();
+        pgs.iter().filter(|pg| pg.incomplete == [2]).count()
+    };
+
+    cluster.register(2, "uuid-2").unwrap();
+    assert_eq!(
+        query::map_version(&cluster.index).unwrap(),
+        version,
+        "nothing new"
+    );
+    assert_eq!(incomplete(&cluster), 0);
+    cluster.register(2, "uuid-2b").unwrap();
+    assert_eq!(incomplete(&cluster), 8);
+    assert_eq!(query::map_version(&cluster.index).unwrap(), version + 1);
+
+    for (pg, view, store) in [(3, 2, "uuid-2b"), (3, 1, "uuid-2"), (99, 1, "uuid-2b")] {
+        let outcome = cluster.internal(full(pg, view, store));
+        assert!(outcome.reply.is_ok() && !outcome.effects.map_changed);
+        assert_eq!(incomplete(&cluster), 8);
+    }
+    for _ in 0..2 {
+        cluster.internal(full(3, 1, "uuid-2b")).reply.unwrap();
+        assert_eq!(incomplete(&cluster), 7);
+    }
+    assert_eq!(query::map_version(&cluster.index).unwrap(), version + 2);
+    let pg = query::pg(&cluster.index, VOLUME, PgId(3)).unwrap().unwrap();
+    assert_eq!((pg.view, pg.incomplete), (1, vec![]));
+    cluster.assert_consistent();
+}
+
+#[test]
+fn heartbeats_ask_for_a_command_only_if_something_is_new() {
+    let (mut cluster, _) = Cluster::new();
+    let beat = OsdHeartbeat {
+        osd: 1,
+        address: "127.0.0.1:7001".to_owned(),
+        store_uuid: "uuid-1".to_owned(),
+        capacity_bytes: 1 << 40,
+        free_bytes: 5,
+        pid: 1,
+        dir: "/srv".to_owned(),
+        ..OsdHeartbeat::default()
+    };
+    assert_eq!(registration(&cluster.index, &beat).unwrap(), None);
+
+    let moved = OsdHeartbeat {
+        address: "127.0.0.1:9999".to_owned(),
+        pid: 2,
+        ..beat.clone()
+    };
+    let register = registration(&cluster.index, &moved).unwrap().unwrap();
+    let outcome = cluster.internal(Op::RegisterOsd(register));
+
+    assert!(outcome.effects.map_changed);
+    assert_eq!(registration(&cluster.index, &moved).unwrap(), None);
+    let map = query::osd_map(&cluster.index).unwrap();
+    assert_eq!(
+        (map.osds[0].osd, map.osds[0].address.as_str()),
+        (1, "127.0.0.1:9999")
+    );
+    assert_eq!((map.osds.len(), map.pgs.len()), (3, 8));
+    assert!(
+        registration(&cluster.index, &OsdHeartbeat { osd: 4, ..beat })
+            .unwrap()
+            .is_some()
+    );
+    assert_eq!(
+        query::osd(&cluster.index, OsdId(1)).unwrap().unwrap().pid,
+        2
+    );
+    cluster.assert_consistent();
+}
