@@ -1,0 +1,113 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// OxFS: a replicated file system.
+#[derive(Debug, Parser)]
+#[command(name = "oxfs", version, about)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a cluster on this machine and mount it; Ctrl-C ends it.
+    Up(UpArguments),
+    /// End the cluster that `up` started.
+    Down(DirArguments),
+    /// Start one server of a running cluster that was killed.
+    Start(StartArguments),
+    /// Run one metadata server.
+    Mrc(ConfigArguments),
+    /// Run one object server.
+    Osd(ConfigArguments),
+    /// Mount a volume.
+    Mount(MountArguments),
+    /// Print name, length and checksum of every object in a stopped object server's directory.
+    StoreSums {
+        /// The object server's directory.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct UpArguments {
+    /// Directory of the cluster; made if it is missing. What is in it is kept and found again.
+    #[arg(long, env = "OXFS_DIR")]
+    pub(crate) dir: PathBuf,
+    /// Empty directory to mount the volume `default` on.
+    #[arg(long, required_unless_present = "restart")]
+    pub(crate) mount: Option<PathBuf>,
+    /// One metadata server and one object server instead of three each; counts when DIR is made.
+    #[arg(long)]
+    pub(crate) single: bool,
+    /// Start servers again that die. If the cluster is running already: start those that are dead,
+    /// and return.
+    #[arg(long)]
+    pub(crate) restart: bool,
+    /// What object servers keep files in; plain directories are the only choice so far.
+    #[arg(long, value_enum, default_value_t = Store::Dir)]
+    pub(crate) store: Store,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Store {
+    /// Plain directories.
+    Dir,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DirArguments {
+    /// Directory of the cluster.
+    #[arg(long, env = "OXFS_DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StartArguments {
+    /// Directory of the cluster.
+    #[arg(long, env = "OXFS_DIR")]
+    pub(crate) dir: PathBuf,
+    /// The server: mrc-1, osd-2, ...
+    #[arg(value_name = "ID")]
+    pub(crate) server: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConfigArguments {
+    /// TOML file with the server's settings.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct MountArguments {
+    /// MRC[,MRC...]/VOLUME: addresses of metadata servers and name of the volume. With --dir the
+    /// volume alone is enough.
+    #[arg(value_name = "MRC/VOLUME")]
+    pub(crate) what: String,
+    /// Empty directory to mount on.
+    #[arg(value_name = "MNT")]
+    pub(crate) point: PathBuf,
+    /// Mount options, separated by commas.
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub(crate) options: Vec<String>,
+    /// Stay in the foreground; SIGTERM unmounts.
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    /// Directory of a local cluster, which has its id and secret.
+    #[arg(long, env = "OXFS_DIR", conflicts_with_all = ["secret_file", "cluster"])]
+    pub(crate) dir: Option<PathBuf>,
+    /// File with the cluster's secret.
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Cluster id.
+    #[arg(long, value_name = "ID", requires = "secret_file")]
+    pub(crate) cluster: Option<String>,
+    /// File for the log of a mount in the background.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+}

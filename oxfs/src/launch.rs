@@ -1,0 +1,216 @@
+//! Starts and ends processes of a local cluster.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use shell::local::{LocalCluster, LocalServer, Process, ProcessId};
+
+use crate::config::{LOG_LINES_SHOWN, LOOK_AGAIN, STOP_PATIENCE};
+use crate::mountpoint;
+
+/// A process that we started.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) process: Process,
+    child: Child,
+    log: PathBuf,
+    /// Where its own lines begin in the log.
+    log_start: u64,
+}
+
+impl Started {
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// What it said last: its error, if it ended at its start.
+    pub(crate) fn last_words(&self) -> String {
+        tail(&self.log, self.log_start)
+    }
+}
+
+/// Starts a server and remembers its process.
+pub(crate) fn server(cluster: &LocalCluster, server: &LocalServer) -> Result<Started> {
+    let name = server.name();
+    let config = cluster.config_file(&name);
+    let mut command = this_program()?;
+    command.arg(server.role.name()).arg("--config").arg(config);
+    let (child, log, log_start) =
+        spawn(command, cluster.log_file(&name)).with_context(|| format!("can't start {name}"))?;
+    let process = Process {
+        name,
+        role: server.role.name().to_owned(),
+        id: server.id,
+        address: server.address.clone(),
+        dir: cluster.state_dir(&server.name()),
+        process: ProcessId::of(child.id())?,
+    };
+    cluster.remember(&process)?;
+    Ok(Started {
+        process,
+        child,
+        log,
+        log_start,
+    })
+}
+
+/// Starts a mount in the background; its owner remembers it.
+pub(crate) fn mount(arguments: &[&std::ffi::OsStr], log: PathBuf, point: &Path) -> Result<Started> {
+    let mut command = this_program()?;
+    command.arg("mount").arg("--foreground").args(arguments);
+    let (child, log, log_start) = spawn(command, log).context("can't start the mount")?;
+    let process = Process {
+        name: format!("mount-{}", child.id()),
+        role: "mount".to_owned(),
+        id: u64::from(child.id()),
+        address: String::new(),
+        dir: point.to_owned(),
+        process: ProcessId::of(child.id())?,
+    };
+    Ok(Started {
+        process,
+        child,
+        log,
+        log_start,
+    })
+}
+
+fn this_program() -> Result<Command> {
+    let program = std::env::current_exe().context("can't find this program's own file")?;
+    Ok(Command::new(program))
+}
+
+fn spawn(mut command: Command, log: PathBuf) -> Result<(Child, PathBuf, u64)> {
+    let output = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .with_context(|| format!("can't write {}", log.display()))?;
+    let log_start = output.metadata()?.len();
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        // A group of its own: Ctrl-C at the terminal reaches only `up`, which ends the others in order.
+        .process_group(0)
+        .spawn()?;
+    Ok((child, log, log_start))
+}
+
+/// The last lines of a log from `start` on, in one line.
+fn tail(log: &Path, start: u64) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(log)?;
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    // Its error is the one line that starts so; everything else is only context.
+    if let Some(error) = lines
+        .iter()
+        .rev()
+        .find_map(|line| line.strip_prefix("error: "))
+    {
+        return error.to_owned();
+    }
+    let first = lines.len().saturating_sub(LOG_LINES_SHOWN);
+    let shown = lines.get(first..).unwrap_or_default().join(" | ");
+    if shown.is_empty() {
+        format!("it wrote nothing to {}", log.display())
+    } else {
+        shown
+    }
+}
+
+/// Ends all processes in order: mounts first, metadata servers last. Says which had to be killed.
+pub(crate) fn end_all(cluster: &LocalCluster, children: &mut [Started]) -> Vec<String> {
+    let mut killed = Vec::new();
+    for role in ["mount", "osd", "mrc"] {
+        let of_role = cluster
+            .processes()
+            .into_iter()
+            .filter(|process| process.role == role);
+        killed.extend(end(cluster, of_role.collect(), children));
+    }
+    killed
+}
+
+/// Ends these processes at the same time.
+fn end(cluster: &LocalCluster, processes: Vec<Process>, children: &mut [Started]) -> Vec<String> {
+    for process in &processes {
+        // A frozen process can't end.
+        process.process.signal(Signal::SIGTERM);
+        process.process.signal(Signal::SIGCONT);
+    }
+    let asked = Instant::now();
+    while asked.elapsed() < STOP_PATIENCE && any_running(&processes, children) {
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    let mut killed = Vec::new();
+    for process in &processes {
+        if process.process.signal(Signal::SIGKILL) {
+            killed.push(process.name.clone());
+        }
+    }
+    while any_running(&processes, children) {
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    for process in &processes {
+        if process.role == "mount" {
+            mountpoint::detach_dead(&process.dir);
+        }
+        cluster.forget(&process.name);
+    }
+    killed
+}
+
+/// Whether any still runs; takes leave of our own children on the way, or they stay as zombies.
+fn any_running(processes: &[Process], children: &mut [Started]) -> bool {
+    for child in children {
+        child.ended();
+    }
+    processes.iter().any(|process| process.process.is_running())
+}
+
+/// Forgets processes that ended without being asked, and detaches what dead mounts left behind.
+pub(crate) fn tidy(cluster: &LocalCluster) {
+    for process in cluster.processes() {
+        if process.process.is_running() {
+            continue;
+        }
+        if process.role == "mount" {
+            mountpoint::detach_dead(&process.dir);
+        }
+        cluster.forget(&process.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn last_words_are_the_error_or_else_the_end_of_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        fs::write(&log, "old error: no\nerror: older\n").unwrap();
+        let start = fs::metadata(&log).unwrap().len();
+
+        assert!(tail(&log, start).contains("wrote nothing"));
+        fs::write(&log, "x".repeat(usize::try_from(start).unwrap()) + "a\nb\n").unwrap();
+        assert_eq!(tail(&log, start), "a | b");
+        fs::write(&log, "error: bad key\nlater\n").unwrap();
+        assert_eq!(tail(&log, 0), "bad key");
+    }
+}

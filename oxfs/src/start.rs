@@ -1,0 +1,57 @@
+//! `oxfs start`: one server of a running cluster, after it was killed.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use shell::local::{LocalCluster, LocalServer};
+
+use crate::{launch, ports, readiness};
+
+/// Starts the server and waits until it answers.
+pub(crate) fn run(dir: &Path, name: &str) -> Result<()> {
+    let cluster = LocalCluster::open(dir)?;
+    let server = find(&cluster, name)?;
+    if let Some(running) = cluster.running(name) {
+        let pid = running.process.pid;
+        if running.process.is_frozen() {
+            bail!("{name} is running as pid {pid}, but frozen; run `kill -CONT {pid}`");
+        }
+        bail!("{name} is running already, as pid {pid}");
+    }
+    ports::check_free(name, &server.address)?;
+    let mut started = launch::server(&cluster, &server)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("can't start the runtime")?;
+    runtime.block_on(readiness::server(&cluster, &server, &mut started))?;
+    println!("{}", line(&started));
+    Ok(())
+}
+
+fn find(cluster: &LocalCluster, name: &str) -> Result<LocalServer> {
+    let servers = cluster.servers();
+    let names: Vec<String> = servers.iter().map(LocalServer::name).collect();
+    servers
+        .into_iter()
+        .find(|server| server.name() == name)
+        .with_context(|| {
+            format!(
+                "{} has no server {name}; it has {}",
+                cluster.dir().display(),
+                names.join(", ")
+            )
+        })
+}
+
+/// What is told about a process that was started.
+pub(crate) fn line(started: &launch::Started) -> String {
+    let process = &started.process;
+    format!(
+        "{:<8} pid {:<8} {:<17} {}",
+        process.name,
+        process.process.pid,
+        process.address,
+        process.dir.display()
+    )
+}
