@@ -1,0 +1,167 @@
+//! The metadata cluster's part: who the members of each cell are, and how that changes.
+//!
+//! A new view is told to a majority of the old members first; when no lease of the old view can run
+//! any more, it comes into force.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lease::{Config, Membership};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use types::{CellId, Duration, MemberId};
+
+use crate::lease_server::Known;
+
+/// What has to happen next because of a view change.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Step {
+    /// Tell a server the newest members of a cell.
+    Tell(CellId, MemberId),
+    /// Put the newest view of a cell into force.
+    Enforce(CellId),
+}
+
+/// The truth about one cell.
+#[derive(Debug)]
+struct Truth {
+    newest: Membership,
+    in_force: bool,
+    /// Members before the newest view.
+    old: Vec<MemberId>,
+    told: BTreeSet<MemberId>,
+}
+
+/// The truth about all cells.
+#[derive(Debug, Default)]
+pub(crate) struct Views {
+    cells: BTreeMap<CellId, Truth>,
+}
+
+impl Views {
+    /// Adds a cell with its first members.
+    pub(crate) fn add(&mut self, cell: CellId, members: &[MemberId]) {
+        let newest = Membership {
+            view: 1,
+            members: members.into(),
+        };
+        let truth = Truth {
+            newest,
+            in_force: true,
+            old: members.to_vec(),
+            told: BTreeSet::new(),
+        };
+        self.cells.insert(cell, truth);
+    }
+
+    /// What the metadata cluster answers to a server that asks.
+    pub(crate) fn known(&self, cell: CellId) -> Option<Known> {
+        let truth = self.cells.get(&cell)?;
+        Some(Known {
+            membership: truth.newest.clone(),
+            in_force: truth.in_force,
+        })
+    }
+
+    /// Begins a change of a random cell, unless one is under way there.
+    pub(crate) fn change(
+        &mut self,
+        rng: &mut ChaCha8Rng,
+        servers: &[MemberId],
+    ) -> Vec<(Duration, Step)> {
+        let cell = CellId(rng.random_range(0..self.cells.len() as u128));
+        let Some(truth) = self.cells.get_mut(&cell).filter(|truth| truth.in_force) else {
+            return Vec::new();
+        };
+        let old = truth.newest.members.to_vec();
+        let members = draw_members(rng, servers, &old);
+        truth.newest = Membership {
+            view: truth.newest.view + 1,
+            members: members.into(),
+        };
+        truth.in_force = false;
+        truth.told.clear();
+        truth.old.clone_from(&old);
+        let tell = |member| {
+            let delay = Duration::from_millis(rng.random_range(0..3000));
+            (delay, Step::Tell(cell, member))
+        };
+        old.into_iter().map(tell).collect()
+    }
+
+    /// Notes that a server knows the newest view of a cell.
+    pub(crate) fn told(
+        &mut self,
+        cell: CellId,
+        server: MemberId,
+        config: &Config,
+    ) -> Option<(Duration, Step)> {
+        let truth = self.cells.get_mut(&cell)?;
+        let majority = truth.old.len() / 2 + 1;
+        let is_news = truth.old.contains(&server) && truth.told.insert(server);
+        let enough = is_news && truth.told.len() == majority && !truth.in_force;
+        enough.then(|| (config.quarantine(), Step::Enforce(cell)))
+    }
+
+    /// Puts the newest view into force; everybody concerned is told soon.
+    pub(crate) fn enforce(
+        &mut self,
+        cell: CellId,
+        rng: &mut ChaCha8Rng,
+        delay_max: Duration,
+    ) -> Vec<(Duration, Step)> {
+        let Some(truth) = self.cells.get_mut(&cell) else {
+            return Vec::new();
+        };
+        truth.in_force = true;
+        let members = truth.newest.members.iter().chain(&truth.old);
+        let concerned: BTreeSet<MemberId> = members.copied().collect();
+        let tell = |member| {
+            let delay = Duration::from_nanos(rng.random_range(0..=delay_max.as_nanos()));
+            (delay, Step::Tell(cell, member))
+        };
+        concerned.into_iter().map(tell).collect()
+    }
+
+    /// What is left to tell, at once.
+    pub(crate) fn hurry(&self) -> Vec<Step> {
+        let tell = |(cell, truth): (&CellId, &Truth)| {
+            let members: BTreeSet<MemberId> = truth
+                .newest
+                .members
+                .iter()
+                .chain(&truth.old)
+                .copied()
+                .collect();
+            let cell = *cell;
+            members
+                .into_iter()
+                .map(move |member| Step::Tell(cell, member))
+        };
+        self.cells.iter().flat_map(tell).collect()
+    }
+}
+
+/// Draws the first members of a cell: three or five of the servers, in any order.
+pub(crate) fn first_members(rng: &mut ChaCha8Rng, servers: &[MemberId]) -> Vec<MemberId> {
+    let wanted = [3, 3, 5][rng.random_range(0..3)].min(servers.len());
+    let mut left = servers.to_vec();
+    (0..wanted)
+        .map(|_| left.swap_remove(rng.random_range(0..left.len())))
+        .collect()
+}
+
+/// One member replaced by a server that is none, or, without such a server, the order changed.
+fn draw_members(rng: &mut ChaCha8Rng, servers: &[MemberId], old: &[MemberId]) -> Vec<MemberId> {
+    let spare: Vec<MemberId> = servers
+        .iter()
+        .filter(|server| !old.contains(server))
+        .copied()
+        .collect();
+    let mut members = old.to_vec();
+    let at = rng.random_range(0..members.len());
+    match spare.is_empty() {
+        true => members.rotate_left(at),
+        false => members[at] = spare[rng.random_range(0..spare.len())],
+    }
+    members
+}
