@@ -1,6 +1,7 @@
 //! Objects nobody needs any more: noted per object server until it says that they are gone.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use proto::index::{Collected, GarbageObject, GarbageRecord, InodeRecord, Reap};
 use proto::mrc;
@@ -65,11 +66,14 @@ pub(crate) fn add(
     let mut replica_sets: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     let mut garbage: BTreeMap<u64, GarbageRecord> = BTreeMap::new();
     for (number, record) in inodes.iter().filter(|(_, record)| record.has_object) {
-        if !replica_sets.contains_key(&record.pg) {
-            let pg = records::pg(work, volume, PgId(record.pg))?.unwrap_or_default();
-            replica_sets.insert(record.pg, pg.osds);
-        }
-        for osd in replica_sets.get(&record.pg).into_iter().flatten() {
+        let osds = match replica_sets.entry(record.pg) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let pg = records::pg(work, volume, PgId(record.pg))?.unwrap_or_default();
+                unknown.insert(pg.osds)
+            }
+        };
+        for osd in osds {
             garbage
                 .entry(*osd)
                 .or_default()

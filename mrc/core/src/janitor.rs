@@ -64,7 +64,7 @@ pub fn orphans(
         range.start = keys::after(&keys::orphan(volume, inode));
     }
     let mut found = Vec::new();
-    records::scan(index, range, &mut |key, record: OrphanRecord| {
+    records::scan(index, range, |key, record: OrphanRecord| {
         let Some(Key::Orphan(volume, inode)) = Key::decode(key) else {
             return Err(corrupt(key, "no key of an orphan"));
         };
@@ -163,7 +163,7 @@ pub fn garbage(
         range.start = keys::after(&keys::garbage(osd, seq));
     }
     let mut found = Vec::new();
-    records::scan(index, range, &mut |key, record: GarbageRecord| {
+    records::scan(index, range, |key, record: GarbageRecord| {
         let Some(Key::Garbage(_, seq)) = Key::decode(key) else {
             return Err(corrupt(key, "no key of garbage"));
         };
@@ -180,7 +180,7 @@ pub fn garbage(
 /// [`IndexError`] if the index can't be read.
 pub fn deleted_volumes(index: &dyn IndexRead) -> Result<Vec<VolumeId>, IndexError> {
     let mut found = Vec::new();
-    records::scan(index, keys::all(b'v'), &mut |key, record: VolumeRecord| {
+    records::scan(index, keys::all(b'v'), |key, record: VolumeRecord| {
         if record.deleted {
             found.push(records::volume_of(key)?);
         }

@@ -75,7 +75,7 @@ pub fn sessions(index: &dyn IndexRead) -> Result<Vec<(SessionId, SessionRecord)>
     loop {
         // A session's slots stand behind it; the next session is sought beyond them.
         let mut next = None;
-        records::scan(index, start..range.end.clone(), &mut |key, record| {
+        records::scan(index, start..range.end.clone(), |key, record| {
             let Some(Key::Session(session)) = Key::decode(key) else {
                 return Err(corrupt(key, "a slot without its session"));
             };
@@ -134,7 +134,7 @@ pub fn volume_named(
 /// [`IndexError`] if the index can't be read.
 pub fn volumes(index: &dyn IndexRead) -> Result<Vec<mrc::Volume>, IndexError> {
     let mut found = Vec::new();
-    records::scan(index, keys::all(b'v'), &mut |key, record: VolumeRecord| {
+    records::scan(index, keys::all(b'v'), |key, record: VolumeRecord| {
         if !record.deleted {
             found.push((records::volume_of(key)?, record));
         }
@@ -153,7 +153,7 @@ pub fn volumes(index: &dyn IndexRead) -> Result<Vec<mrc::Volume>, IndexError> {
 /// [`IndexError`] if the index can't be read.
 pub fn osds(index: &dyn IndexRead) -> Result<Vec<(OsdId, OsdRecord)>, IndexError> {
     let mut found = Vec::new();
-    records::scan(index, keys::all(b'o'), &mut |key, record| {
+    records::scan(index, keys::all(b'o'), |key, record| {
         let Some(Key::Osd(osd)) = Key::decode(key) else {
             return Err(corrupt(key, "no key of an object server"));
         };
@@ -193,7 +193,7 @@ pub fn pg(
 pub fn pgs(index: &dyn IndexRead, volume: Option<VolumeId>) -> Result<Vec<mrc::Pg>, IndexError> {
     let range = volume.map_or_else(|| keys::all(b'p'), |volume| keys::of(b'p', volume.0));
     let mut found = Vec::new();
-    records::scan(index, range, &mut |key, record: PgRecord| {
+    records::scan(index, range, |key, record: PgRecord| {
         let Some(Key::Pg(volume, pg)) = Key::decode(key) else {
             return Err(corrupt(key, "no key of a placement group"));
         };
@@ -285,7 +285,7 @@ fn read_directory(
         parent: directory.parent,
     };
     let mut bytes = 0;
-    records::scan(index, range, &mut |key, dentry: DentryRecord| {
+    records::scan(index, range, |key, dentry: DentryRecord| {
         if page.entries.len() >= limit || bytes >= config::PAGE_BYTES_MAX {
             page.end = false;
             return Ok(Visit::Stop);

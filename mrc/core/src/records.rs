@@ -77,7 +77,7 @@ pub(crate) fn corrupt(key: &[u8], reason: &'static str) -> IndexError {
 pub(crate) fn scan<M: Message + Default>(
     index: &dyn IndexRead,
     range: std::ops::Range<Vec<u8>>,
-    visit: &mut dyn FnMut(&[u8], M) -> Result<Visit, IndexError>,
+    mut visit: impl FnMut(&[u8], M) -> Result<Visit, IndexError>,
 ) -> Result<(), IndexError> {
     let mut outcome = Ok(());
     index.scan(
@@ -194,7 +194,7 @@ pub(crate) fn volume_named(
     name: &str,
 ) -> Result<Option<(VolumeId, VolumeRecord)>, IndexError> {
     let mut found = None;
-    scan(index, keys::all(b'v'), &mut |key, record: VolumeRecord| {
+    scan(index, keys::all(b'v'), |key, record: VolumeRecord| {
         if !record.deleted && record.name == name {
             found = Some((volume_of(key)?, record));
             return Ok(Visit::Stop);

@@ -138,7 +138,7 @@ fn placement_groups_of(
     osd: OsdId,
 ) -> Result<Vec<(Vec<u8>, PgRecord)>, IndexError> {
     let mut found = Vec::new();
-    records::scan(index, keys::all(b'p'), &mut |key, pg: PgRecord| {
+    records::scan(index, keys::all(b'p'), |key, pg: PgRecord| {
         if pg.osds.contains(&osd.0) {
             found.push((key.to_vec(), pg));
         }

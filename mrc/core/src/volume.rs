@@ -171,7 +171,7 @@ fn purge_inodes(
     records::scan(
         work,
         keys::of(b'i', volume.0),
-        &mut |key, record: InodeRecord| {
+        |key, record: InodeRecord| {
             if inodes.len() >= limit {
                 return Ok(Visit::Stop);
             }
@@ -192,7 +192,7 @@ fn purge_inodes(
 /// The servers to place on: those the leader chose, or all.
 fn candidates(index: &dyn IndexRead, chosen: &[u64]) -> Result<Vec<Candidate>, IndexError> {
     let mut found = Vec::new();
-    records::scan(index, keys::all(b'o'), &mut |key, record: OsdRecord| {
+    records::scan(index, keys::all(b'o'), |key, record: OsdRecord| {
         let Some(Key::Osd(osd)) = Key::decode(key) else {
             return Err(corrupt(key, "no key of an object server"));
         };

@@ -1,6 +1,14 @@
 //! The metadata core from outside: commands in, replies and a consistent index out.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail as tests do"
+)]
+
 mod cluster;
+mod draw;
 mod errnos;
 mod housekeeping;
 mod model;
