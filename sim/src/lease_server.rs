@@ -177,8 +177,9 @@ impl Server {
         }
         self.process = Process::Down;
         self.activations.clear();
-        let volatile = std::mem::take(&mut self.volatile);
-        self.durable.extend(volatile);
+        for (cell, promised) in std::mem::take(&mut self.volatile) {
+            self.copy_promise(cell, Some(promised));
+        }
         self.saved.is_some()
     }
 
@@ -211,6 +212,13 @@ impl Server {
             host.set_floor(clock, cell, asked.0);
         }
         Ok(())
+    }
+
+    /// Takes over a promise of another member, as a new member that copies the cell's data does.
+    pub fn copy_promise(&mut self, cell: CellId, promised: Option<(u64, MemberId)>) {
+        if let Some(promised) = promised.max(self.promised(cell)) {
+            self.durable.insert(cell, promised);
+        }
     }
 
     /// Asks the lease host for a cell, if the members known allow it. Returns whether the host is in

@@ -528,6 +528,12 @@ impl World {
             }
             Step::Enforce(cell) => {
                 self.coverage.views += 1;
+                let (sources, targets) = self.views.transfer(cell);
+                let promised = sources.into_iter().filter_map(|name| self.server(name).promised(cell));
+                let promised = promised.max();
+                for name in targets {
+                    self.server(name).copy_promise(cell, promised);
+                }
                 let delay_max = Duration::from_millis(if self.calm { 10 } else { 1000 });
                 for (delay, step) in self.views.enforce(cell, &mut self.rng, delay_max) {
                     self.schedule.after(delay, Happening::View(step));

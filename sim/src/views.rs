@@ -1,7 +1,7 @@
 //! The metadata cluster's part: who the members of each cell are, and how that changes.
 //!
 //! A new view is told to a majority of the old members first; when no lease of the old view can run
-//! any more, it comes into force.
+//! any more, what they promised is copied to the new members, and it comes into force.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -100,6 +100,17 @@ impl Views {
         let is_news = truth.old.contains(&server) && truth.told.insert(server);
         let enough = is_news && truth.told.len() == majority && !truth.in_force;
         enough.then(|| (config.quarantine(), Step::Enforce(cell)))
+    }
+
+    /// Whose promises must be copied to whom before the newest view comes into force: from the old
+    /// members that know of it, who promise nothing in the old view any more, to the new ones.
+    pub(crate) fn transfer(&self, cell: CellId) -> (Vec<MemberId>, Vec<MemberId>) {
+        let Some(truth) = self.cells.get(&cell) else {
+            return (Vec::new(), Vec::new());
+        };
+        let members = truth.newest.members.iter();
+        let new = members.filter(|member| !truth.old.contains(member));
+        (truth.told.iter().copied().collect(), new.copied().collect())
     }
 
     /// Puts the newest view into force; everybody concerned is told soon.
