@@ -1,0 +1,116 @@
+//! Attributes between messages and the kernel.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType, INodeNo};
+use proto::mrc::Attr;
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SetTime {
+    /// The time of the command.
+    Now,
+    /// Nanoseconds since 1970 UTC.
+    At(i64),
+}
+
+/// Attributes to set; what is absent stays.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SetAttributes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length of a file.
+    pub size: Option<u64>,
+    /// Time of last access.
+    pub atime: Option<SetTime>,
+    /// Time of last modification.
+    pub mtime: Option<SetTime>,
+}
+
+/// Attributes as the kernel wants them.
+pub(crate) fn to_kernel(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.inode),
+        size: attr.size_bytes,
+        // Holes are not known here: a file counts as if it had none.
+        blocks: attr.size_bytes.div_ceil(512),
+        atime: system_time(attr.atime_ns),
+        mtime: system_time(attr.mtime_ns),
+        ctime: system_time(attr.ctime_ns),
+        crtime: UNIX_EPOCH,
+        kind: kind_of(attr.mode),
+        perm: u16::try_from(attr.mode & 0o7777).unwrap_or(0),
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: u32::try_from(attr.rdev).unwrap_or(0),
+        blksize: crate::config::KERNEL_IO_BYTES,
+        flags: 0,
+    }
+}
+
+/// File type of a mode.
+pub(crate) fn kind_of(mode: u32) -> FileType {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::NamedPipe,
+        libc::S_IFSOCK => FileType::Socket,
+        libc::S_IFBLK => FileType::BlockDevice,
+        libc::S_IFCHR => FileType::CharDevice,
+        _ => FileType::RegularFile,
+    }
+}
+
+fn system_time(nanos: i64) -> SystemTime {
+    let magnitude = Duration::from_nanos(nanos.unsigned_abs());
+    if nanos >= 0 {
+        UNIX_EPOCH + magnitude
+    } else {
+        UNIX_EPOCH - magnitude
+    }
+}
+
+/// Nanoseconds since 1970 UTC, clamped to what a message carries (1677 to 2262).
+pub(crate) fn nanos_of(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |n| -n),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_keep_their_nanoseconds_before_and_after_1970() {
+        for nanos in [
+            0,
+            1,
+            -1,
+            1_700_000_000_123_456_789,
+            -5_000_000_000_000_000_001,
+        ] {
+            assert_eq!(nanos_of(system_time(nanos)), nanos);
+        }
+    }
+
+    #[test]
+    fn kernel_sees_type_permissions_and_blocks() {
+        let attr = Attr {
+            mode: libc::S_IFDIR | 0o1777,
+            size_bytes: 513,
+            ..Attr::default()
+        };
+
+        let seen = to_kernel(&attr);
+
+        assert_eq!(seen.kind, FileType::Directory);
+        assert_eq!((seen.perm, seen.blocks), (0o1777, 2));
+    }
+}

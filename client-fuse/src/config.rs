@@ -1,0 +1,63 @@
+//! Limits of a mount, each with its unit and its reason.
+
+use std::time::Duration;
+
+/// How long a metadata server may take before another one is asked. 1 s: three times what an
+/// election takes.
+pub(crate) const METADATA_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Waits between rounds of asking all metadata servers, doubled with each. From 10 ms, because an
+/// election is short, to 200 ms, so that a new leader is found soon.
+pub(crate) const METADATA_BACKOFF_MIN: Duration = Duration::from_millis(10);
+/// See [`METADATA_BACKOFF_MIN`].
+pub(crate) const METADATA_BACKOFF_MAX: Duration = Duration::from_millis(200);
+
+/// How long connecting to the cluster may take before a mount is given up. 15 s: a cluster that
+/// is just starting has elected a leader long before.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// After how long a request that waits is reported.
+pub(crate) const STALL_REPORT: Duration = Duration::from_secs(1);
+
+/// How long an object server may take to answer a read before another replica is asked, too.
+/// 500 ms: a third of the default lease time.
+pub(crate) const READ_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long an object server may take to answer at all. 30 s: longer than any disk that works;
+/// long before, other replicas have been asked.
+pub(crate) const OBJECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes written by programs and not acknowledged by object servers, per mount. 256 MiB: two
+/// seconds of a fast network, and not much of any server's memory.
+pub(crate) const DIRTY_BYTES_MAX: u64 = 256 << 20;
+
+/// Largest read or write the kernel sends. 1 MiB: its own limit (`fs.fuse.max_pages_limit`).
+pub(crate) const KERNEL_IO_BYTES: u32 = 1 << 20;
+
+/// Requests the kernel sends without a program waiting for each (readahead, asynchronous I/O).
+/// 64: enough to fill the pipe with 1 MiB reads.
+pub(crate) const KERNEL_BACKGROUND: u16 = 64;
+
+/// Threads that take requests from the kernel: one per CPU, between these.
+pub(crate) const KERNEL_THREADS_MIN: usize = 2;
+/// See [`KERNEL_THREADS_MIN`]. 8: each only copies and hands on.
+pub(crate) const KERNEL_THREADS_MAX: usize = 8;
+
+/// Directory entries asked for at once. 1,000: one message of some 100 KiB.
+pub(crate) const LIST_PAGE: u32 = 1_000;
+
+/// Open inodes told to a new leader in one message. 50,000: half a MiB.
+pub(crate) const REGISTER_CHUNK: usize = 50_000;
+
+/// Largest range whose hole is punched by writing zeros. 1 GiB: more would take too long for a
+/// call that programs expect to be cheap.
+pub(crate) const PUNCH_BYTES_MAX: u64 = 1 << 30;
+
+/// A grant is renewed when less than this part of its time is left.
+pub(crate) const GRANT_RENEW_DIVISOR: u32 = 4;
+
+/// How long a mount waits for programs to let go of it after it was detached. 5 s.
+pub(crate) const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long unmounting waits until what was written is acknowledged. 20 s: several fail-overs.
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);

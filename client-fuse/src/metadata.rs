@@ -1,0 +1,396 @@
+//! Conversation with the metadata cluster: finds the leader, keeps the session, repeats requests.
+//!
+//! A change owns a slot of the session until its outcome is known, so that it is done exactly once
+//! however often it is sent. Requests are repeated until they are answered.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
+
+use client_core::{Leader, Slot, Slots};
+use proto::mrc::request::Op;
+use proto::mrc::response::Reply;
+use proto::mrc::{KeepAlive, OpenSession, Request, Response};
+use shell::link::{CallError, Identity, Link, LinkOptions, Listener, Payload, ServiceKind};
+use tokio::sync::{Notify, Semaphore};
+use types::{Fault, Remedy};
+
+use crate::config::{
+    METADATA_BACKOFF_MAX, METADATA_BACKOFF_MIN, METADATA_PATIENCE, REGISTER_CHUNK, STALL_REPORT,
+};
+use crate::errno::Errno;
+use crate::peer::Reach;
+use crate::stall::{Stall, Stalls};
+use crate::{lock, read_lock, write_lock};
+
+/// What this mount is registered as.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: u64,
+    pub(crate) volume: u64,
+    pub(crate) timeout: std::time::Duration,
+    slots: Mutex<Slots>,
+    free: Semaphore,
+}
+
+impl Session {
+    fn of(opened: &proto::mrc::SessionOpened) -> Self {
+        let count = opened.slot_count.max(1);
+        Self {
+            id: opened.session,
+            volume: opened.volume,
+            timeout: std::time::Duration::from_millis(opened.timeout_ms.max(1)),
+            slots: Mutex::new(Slots::new(count)),
+            free: Semaphore::new(count as usize),
+        }
+    }
+
+    async fn take(&self) -> Result<Slot, Errno> {
+        let permit = self.free.acquire().await.map_err(|_| Errno(libc::EIO))?;
+        permit.forget();
+        // There are as many permits as slots.
+        lock(&self.slots).take().ok_or(Errno(libc::EIO))
+    }
+
+    fn give_back(&self, slot: Slot) {
+        lock(&self.slots).give_back(slot);
+        self.free.add_permits(1);
+    }
+}
+
+struct MetadataLink {
+    link: Arc<Link>,
+    reach: Arc<Reach>,
+}
+
+/// How this mount presents itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Introduction {
+    pub(crate) volume: String,
+    pub(crate) client: String,
+    pub(crate) mount_point: String,
+}
+
+/// The client of the metadata cluster.
+pub(crate) struct Metadata {
+    identity: Identity,
+    introduction: Introduction,
+    links: Mutex<HashMap<String, Arc<MetadataLink>>>,
+    leader: Mutex<Leader>,
+    /// Who answered last.
+    answered: Mutex<String>,
+    session: RwLock<Option<Arc<Session>>>,
+    renewing: tokio::sync::Mutex<()>,
+    /// Somebody else leads: it must learn what is open here.
+    pub(crate) leader_changed: Notify,
+    /// There is a new session: files must be opened in it.
+    pub(crate) session_changed: Notify,
+    stalls: Arc<Stalls>,
+}
+
+/// Why there is no answer yet.
+pub(crate) struct Trouble {
+    pub(crate) refused: Option<String>,
+    pub(crate) text: String,
+}
+
+impl Metadata {
+    pub(crate) fn new(
+        identity: Identity,
+        addresses: Vec<String>,
+        introduction: Introduction,
+        stalls: Arc<Stalls>,
+    ) -> Self {
+        Self {
+            identity,
+            introduction,
+            links: Mutex::default(),
+            leader: Mutex::new(Leader::new(addresses)),
+            answered: Mutex::default(),
+            session: RwLock::default(),
+            renewing: tokio::sync::Mutex::default(),
+            leader_changed: Notify::new(),
+            session_changed: Notify::new(),
+            stalls,
+        }
+    }
+
+    /// The current session.
+    pub(crate) fn session(&self) -> Result<Arc<Session>, Errno> {
+        read_lock(&self.session)
+            .clone()
+            .ok_or(Errno(libc::ENOTCONN))
+    }
+
+    /// Opens the first session. `report` hears of every failure on the way.
+    pub(crate) async fn open_session(
+        &self,
+        report: &mut (dyn FnMut(Trouble) + Send),
+    ) -> Result<(), Fault> {
+        let request = Request {
+            op: Some(Op::OpenSession(OpenSession {
+                volume: self.introduction.volume.clone(),
+                client: self.introduction.client.clone(),
+                mount_point: self.introduction.mount_point.clone(),
+                pid: u64::from(std::process::id()),
+                nonce: rand::random_range(1..=u64::MAX),
+            })),
+            ..Request::default()
+        };
+        let mut pace = Pace::new(&self.stalls);
+        loop {
+            match self.attempt(&request, &mut pace, report).await {
+                Some(Ok(Reply::SessionOpened(opened))) => {
+                    *write_lock(&self.session) = Some(Arc::new(Session::of(&opened)));
+                    return Ok(());
+                }
+                Some(Ok(_)) => return Err(unexpected()),
+                Some(Err(fault)) if fault.remedy == Remedy::Surface => return Err(fault),
+                Some(Err(_)) => pace.wait().await,
+                None => {}
+            }
+        }
+    }
+
+    /// Asks for something that changes nothing.
+    pub(crate) async fn ask(&self, op: Op) -> Result<Reply, Errno> {
+        let session = self.session()?;
+        self.drive(session, None, op).await
+    }
+
+    /// Asks for a change, which is done exactly once.
+    pub(crate) async fn change(&self, op: Op) -> Result<Reply, Errno> {
+        let session = self.session()?;
+        let slot = session.take().await?;
+        self.drive(session, Some(slot), op).await
+    }
+
+    async fn drive(
+        &self,
+        mut session: Arc<Session>,
+        mut slot: Option<Slot>,
+        op: Op,
+    ) -> Result<Reply, Errno> {
+        let mut request = Request {
+            session: session.id,
+            slot: slot.map_or(0, |s| s.number),
+            slot_seq: slot.map_or(0, |s| s.seq),
+            op: Some(op),
+        };
+        let mut pace = Pace::new(&self.stalls);
+        loop {
+            let Some(outcome) = self.attempt(&request, &mut pace, &mut |_| {}).await else {
+                continue;
+            };
+            let fault = match outcome {
+                Ok(reply) => {
+                    if let Some(slot) = slot {
+                        session.give_back(slot);
+                    }
+                    return Ok(reply);
+                }
+                Err(fault) => fault,
+            };
+            match fault.remedy {
+                Remedy::Refresh => {
+                    let changing = slot.is_some();
+                    session = self.renew_session(session.id).await?;
+                    slot = if changing {
+                        Some(session.take().await?)
+                    } else {
+                        None
+                    };
+                    request.session = session.id;
+                    request.slot = slot.map_or(0, |s| s.number);
+                    request.slot_seq = slot.map_or(0, |s| s.seq);
+                }
+                Remedy::Surface => {
+                    if let Some(slot) = slot {
+                        session.give_back(slot);
+                    }
+                    return Err(Errno::of(&fault));
+                }
+                Remedy::Retry | Remedy::Redirect => pace.wait().await,
+            }
+        }
+    }
+
+    /// One request to the believed leader. Nothing: another server is to be asked, waits included.
+    async fn attempt(
+        &self,
+        request: &Request,
+        pace: &mut Pace,
+        report: &mut (dyn FnMut(Trouble) + Send),
+    ) -> Option<Result<Reply, Fault>> {
+        let Some((address, peer)) = self.leader_link() else {
+            return Some(Err(Fault::surface(
+                libc::EIO,
+                "no metadata server is known",
+            )));
+        };
+        pace.notice(&address);
+        let outcome = if peer.reach.is_down() {
+            Err(CallError::Disconnected(peer.reach.why()))
+        } else {
+            peer.link
+                .call::<_, Response>(request, Payload::none(), METADATA_PATIENCE)
+                .await
+        };
+        let mut refused = None;
+        let (hint, text) = match outcome {
+            Ok((response, _)) => {
+                self.heard(&address);
+                return Some(response.reply.ok_or_else(unexpected));
+            }
+            Err(CallError::Fault(fault)) if fault.remedy == Remedy::Redirect => {
+                (fault.hint.clone(), fault.message)
+            }
+            Err(CallError::Fault(fault)) => {
+                if fault.remedy != Remedy::Retry {
+                    self.heard(&address);
+                }
+                return Some(Err(fault));
+            }
+            Err(CallError::Full) => {
+                return Some(Err(Fault::retry("too many requests are waiting")));
+            }
+            Err(CallError::Refused(text)) => {
+                refused = Some(text.clone());
+                (None, text)
+            }
+            Err(error) => (None, format!("{address}: {error}")),
+        };
+        tracing::debug!(address, text, ?hint, "metadata server can't answer");
+        report(Trouble { refused, text });
+        if lock(&self.leader).failed(&address, hint.as_deref()) {
+            pace.wait().await;
+        }
+        None
+    }
+
+    fn heard(&self, address: &str) {
+        lock(&self.leader).answered();
+        let mut answered = lock(&self.answered);
+        if *answered != address {
+            let first = answered.is_empty();
+            address.clone_into(&mut answered);
+            if !first {
+                self.leader_changed.notify_one();
+            }
+        }
+    }
+
+    fn leader_link(&self) -> Option<(String, Arc<MetadataLink>)> {
+        let address = lock(&self.leader).address()?.to_owned();
+        let mut links = lock(&self.links);
+        let peer = links.entry(address.clone()).or_insert_with(|| {
+            let reach = Arc::new(Reach::default());
+            let listener: Arc<dyn Listener> = reach.clone();
+            let link = Link::open_with(
+                self.identity.clone(),
+                ServiceKind::Mrc,
+                address.clone(),
+                LinkOptions::default(),
+                listener,
+            );
+            Arc::new(MetadataLink { link, reach })
+        });
+        Some((address, peer.clone()))
+    }
+
+    /// The session `old` is over: opens another one, once for all who notice.
+    async fn renew_session(&self, old: u64) -> Result<Arc<Session>, Errno> {
+        let _one = self.renewing.lock().await;
+        let current = self.session()?;
+        if current.id != old {
+            return Ok(current);
+        }
+        tracing::warn!(session = old, "the session expired; opening a new one");
+        self.open_session(&mut |_| {})
+            .await
+            .map_err(|fault| Errno::of(&fault))?;
+        self.session_changed.notify_one();
+        self.session()
+    }
+
+    /// Keeps the session alive until the task is ended. `open_inodes` lists what is open here.
+    pub(crate) async fn keep_alive(&self, open_inodes: impl Fn() -> Vec<u64> + Send + Sync) {
+        let mut term = 0;
+        loop {
+            let Ok(session) = self.session() else {
+                return;
+            };
+            let interval = session.timeout / 3;
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = self.leader_changed.notified() => {}
+            }
+            let beat = KeepAlive {
+                registered_term: term,
+                ..KeepAlive::default()
+            };
+            if let Ok(Reply::KeptAlive(kept)) = self.ask(Op::KeepAlive(beat)).await
+                && kept.register
+            {
+                self.register(kept.term, open_inodes()).await;
+                term = kept.term;
+            }
+        }
+    }
+
+    /// Tells a new leader what is open here.
+    async fn register(&self, term: u64, inodes: Vec<u64>) {
+        let mut rest = inodes;
+        loop {
+            let later = rest.split_off(rest.len().min(REGISTER_CHUNK));
+            let complete = later.is_empty();
+            let part = KeepAlive {
+                registered_term: term,
+                open_inodes: rest,
+                complete,
+            };
+            // Answered or not: the next beat asks again whether something is missing.
+            if self.ask(Op::KeepAlive(part)).await.is_err() || complete {
+                return;
+            }
+            rest = later;
+        }
+    }
+}
+
+fn unexpected() -> Fault {
+    Fault::surface(
+        libc::EPROTO,
+        "the metadata server answered something else than was asked; run the same release everywhere",
+    )
+}
+
+/// How long to wait between attempts of one request, and when to report that it waits.
+struct Pace {
+    started: Instant,
+    wait: std::time::Duration,
+    stalls: Arc<Stalls>,
+    stall: Option<Stall>,
+}
+
+impl Pace {
+    fn new(stalls: &Arc<Stalls>) -> Self {
+        Self {
+            started: Instant::now(),
+            wait: METADATA_BACKOFF_MIN,
+            stalls: stalls.clone(),
+            stall: None,
+        }
+    }
+
+    fn notice(&mut self, address: &str) {
+        if self.stall.is_none() && self.started.elapsed() >= STALL_REPORT {
+            self.stall = Some(self.stalls.begin(&format!("mrc at {address}")));
+        }
+    }
+
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.wait).await;
+        self.wait = (self.wait * 2).min(METADATA_BACKOFF_MAX);
+    }
+}

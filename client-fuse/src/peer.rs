@@ -1,0 +1,130 @@
+//! Links to object servers, and which servers are out of reach right now.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use proto::mrc::Replica;
+use shell::link::{CallError, Identity, Link, LinkOptions, Listener, ServiceKind};
+use types::{OsdId, Remedy};
+
+use crate::lock;
+
+/// Whether a server is out of reach. Asking one that is would only wait for the next attempt to
+/// connect, while another server could answer.
+#[derive(Debug, Default)]
+pub(crate) struct Reach {
+    down: AtomicBool,
+    why: Mutex<String>,
+}
+
+impl Reach {
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn why(&self) -> String {
+        lock(&self.why).clone()
+    }
+}
+
+impl Listener for Reach {
+    fn connected(&self) {
+        self.down.store(false, Ordering::Relaxed);
+    }
+
+    fn disconnected(&self, reason: &str) {
+        reason.clone_into(&mut lock(&self.why));
+        self.down.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A link to an object server.
+#[derive(Debug)]
+pub(crate) struct ObjectServer {
+    pub(crate) address: String,
+    pub(crate) link: Arc<Link>,
+    reach: Arc<Reach>,
+}
+
+impl ObjectServer {
+    /// Why it is not worth asking now, if it isn't.
+    pub(crate) fn out_of_reach(&self) -> Option<CallError> {
+        self.reach
+            .is_down()
+            .then(|| CallError::Disconnected(self.reach.why()))
+    }
+}
+
+/// All object servers heard of.
+#[derive(Debug)]
+pub(crate) struct ObjectServers {
+    identity: Identity,
+    known: Mutex<HashMap<OsdId, Arc<ObjectServer>>>,
+}
+
+impl ObjectServers {
+    pub(crate) fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Remembers where the replicas of a grant are.
+    pub(crate) fn learn(&self, replicas: &[Replica]) {
+        let mut known = lock(&self.known);
+        for replica in replicas {
+            let osd = OsdId(replica.osd);
+            if known
+                .get(&osd)
+                .is_some_and(|s| s.address == replica.address)
+            {
+                continue;
+            }
+            let reach = Arc::new(Reach::default());
+            let listener: Arc<dyn Listener> = reach.clone();
+            let link = Link::open_with(
+                self.identity.clone(),
+                ServiceKind::Osd,
+                replica.address.clone(),
+                LinkOptions::default(),
+                listener,
+            );
+            let server = ObjectServer {
+                address: replica.address.clone(),
+                link,
+                reach,
+            };
+            known.insert(osd, Arc::new(server));
+        }
+    }
+
+    pub(crate) fn get(&self, osd: OsdId) -> Option<Arc<ObjectServer>> {
+        lock(&self.known).get(&osd).cloned()
+    }
+
+    /// For log lines.
+    pub(crate) fn name(&self, osd: OsdId) -> String {
+        match self.get(osd) {
+            Some(server) => format!("osd {osd} at {}", server.address),
+            None => format!("osd {osd}"),
+        }
+    }
+}
+
+/// What a failed request means for routing.
+pub(crate) fn failure_of(error: &CallError) -> client_core::Failure {
+    use client_core::Failure;
+    match error {
+        CallError::Fault(fault) => match fault.remedy {
+            Remedy::Retry => Failure::Retry,
+            Remedy::Redirect => Failure::Redirect(fault.osd_hint),
+            Remedy::Refresh => Failure::Refresh,
+            Remedy::Surface => Failure::Surface(fault.errno),
+        },
+        CallError::Full => Failure::Retry,
+        // Also a server that refuses us: others may not, and an operator is at work.
+        _ => Failure::Gone,
+    }
+}

@@ -1,0 +1,312 @@
+//! Changing the bytes of files: write, append, truncate, allocate, flush, fsync.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use client_core::Change;
+use proto::mrc::Attr;
+
+use crate::attr::SetAttributes;
+use crate::config::{KERNEL_IO_BYTES, PUNCH_BYTES_MAX};
+use crate::errno::Errno;
+use crate::file::File;
+use crate::io::Descriptor;
+use crate::lock;
+use crate::oxfs::OxFs;
+
+/// Largest file: what a signed 64-bit offset reaches.
+const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+
+impl OxFs {
+    /// Takes a write if that needs no waiting; the common case of small writes.
+    ///
+    /// # Errors
+    ///
+    /// As write(2), among them the errors of earlier writes.
+    pub fn write_now(
+        &self,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        flags: i32,
+    ) -> Result<bool, Errno> {
+        let descriptor = self.open_descriptor(handle)?;
+        descriptor.file.take_error(&descriptor.seen_errors)?;
+        let waits = libc::O_APPEND | libc::O_DSYNC | libc::O_SYNC;
+        if flags & waits != 0 || offset.saturating_add(data.len() as u64) > FILE_BYTES_MAX {
+            return Ok(false);
+        }
+        Ok(descriptor.file.try_write(offset, data))
+    }
+
+    /// Writes. With O_APPEND in `flags` the offset is ignored and the bytes are at the file's end
+    /// when this returns; with O_SYNC or O_DSYNC they are stable.
+    ///
+    /// # Errors
+    ///
+    /// As write(2), among them the errors of earlier writes.
+    pub async fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        data: Bytes,
+        flags: i32,
+    ) -> Result<u32, Errno> {
+        let descriptor = self.open_descriptor(handle)?;
+        descriptor.file.take_error(&descriptor.seen_errors)?;
+        let length = u32::try_from(data.len()).map_err(|_| Errno(libc::EINVAL))?;
+        if offset.saturating_add(u64::from(length)) > FILE_BYTES_MAX {
+            return Err(Errno(libc::EFBIG));
+        }
+        let file = &descriptor.file;
+        if flags & libc::O_APPEND != 0 {
+            self.softly(append(file, data)).await?;
+        } else {
+            self.softly(write(file, offset, &data)).await?;
+        }
+        if flags & libc::O_DSYNC != 0 {
+            // O_SYNC includes the bit of O_DSYNC.
+            self.fsync(handle, flags & libc::O_SYNC != libc::O_SYNC)
+                .await?;
+        }
+        Ok(length)
+    }
+
+    /// Removes set-user-id and set-group-id bits, as a write by somebody unprivileged must.
+    ///
+    /// # Errors
+    ///
+    /// As chmod(2).
+    pub async fn drop_privileges(&self, handle: u64) -> Result<(), Errno> {
+        let descriptor = self.open_descriptor(handle)?;
+        let mode = lock(&descriptor.file.state).mode;
+        let group = libc::S_ISGID | libc::S_IXGRP;
+        let mut kept = mode & !libc::S_ISUID;
+        if mode & group == group {
+            kept &= !libc::S_ISGID;
+        }
+        if kept != mode {
+            let set = SetAttributes {
+                mode: Some(kept & 0o7777),
+                ..SetAttributes::default()
+            };
+            self.set_attr(descriptor.file.inode, set, None).await?;
+        }
+        Ok(())
+    }
+
+    /// What close(2) waits for: everything written is acknowledged, size and time are at the
+    /// metadata cluster.
+    ///
+    /// # Errors
+    ///
+    /// Errors of earlier writes.
+    pub async fn flush(&self, handle: u64) -> Result<(), Errno> {
+        let descriptor = self.open_descriptor(handle)?;
+        if !descriptor.write {
+            return Ok(());
+        }
+        self.softly(flush(&descriptor)).await
+    }
+
+    /// Makes what was written, and unless `data_only` its times, durable.
+    ///
+    /// # Errors
+    ///
+    /// Errors of earlier writes, EIO if a quorum can't make it durable.
+    pub async fn fsync(&self, handle: u64, data_only: bool) -> Result<(), Errno> {
+        let descriptor = self.open_descriptor(handle)?;
+        self.softly(fsync(&descriptor, data_only)).await
+    }
+
+    /// Sets the length of a file, and other attributes with it.
+    pub(crate) async fn truncate(
+        &self,
+        inode: u64,
+        size: u64,
+        set: SetAttributes,
+    ) -> Result<Attr, Errno> {
+        if size > FILE_BYTES_MAX {
+            return Err(Errno(libc::EFBIG));
+        }
+        let file = self.inner.files.enter(inode);
+        let work = async {
+            enter_write(&file).await?;
+            let outcome = self.truncate_open(&file, size, set).await;
+            let _gate = file.gate.lock().await;
+            let closed = file.close_descriptor(true).await;
+            outcome.and_then(|attr| closed.map(|()| attr))
+        };
+        let outcome = self.softly(work).await;
+        self.inner.files.leave(inode);
+        outcome
+    }
+
+    async fn truncate_open(
+        &self,
+        file: &Arc<File>,
+        size: u64,
+        set: SetAttributes,
+    ) -> Result<Attr, Errno> {
+        file.drain().await;
+        let newborn = lock(&file.state).newborn;
+        if !(newborn && size == 0) {
+            file.alone(Change::Truncate { length: size }).await?;
+        }
+        {
+            let mut state = lock(&file.state);
+            state.newborn &= size == 0;
+            // Older than what SetAttr sets.
+            state.written_end = 0;
+            state.mtime = None;
+        }
+        self.set_attr(file.inode, set, Some(size)).await
+    }
+
+    /// fallocate(2): extends a file, or writes zeros in place of a hole.
+    ///
+    /// # Errors
+    ///
+    /// EOPNOTSUPP for modes that are neither.
+    pub async fn fallocate(
+        &self,
+        handle: u64,
+        offset: u64,
+        length: u64,
+        mode: i32,
+    ) -> Result<(), Errno> {
+        let end = offset
+            .checked_add(length)
+            .filter(|end| *end <= FILE_BYTES_MAX);
+        let end = end.ok_or(Errno(libc::EFBIG))?;
+        let descriptor = self.open_descriptor(handle)?;
+        if !descriptor.write {
+            return Err(Errno(libc::EBADF));
+        }
+        let inode = descriptor.file.inode;
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let size = self.getattr(inode).await?.size_bytes;
+        match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 if keep_size => Err(Errno(libc::EOPNOTSUPP)),
+            0 if end > size => self.extend(inode, end).await,
+            0 => Ok(()),
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => {
+                self.zero(&descriptor, offset, end.min(size)).await?;
+                if !keep_size && end > size {
+                    self.extend(inode, end).await?;
+                }
+                Ok(())
+            }
+            _ => Err(Errno(libc::EOPNOTSUPP)),
+        }
+    }
+
+    async fn extend(&self, inode: u64, size: u64) -> Result<(), Errno> {
+        let set = SetAttributes::default();
+        self.truncate(inode, size, set).await.map(|_| ())
+    }
+
+    async fn zero(&self, descriptor: &Descriptor, offset: u64, end: u64) -> Result<(), Errno> {
+        if end.saturating_sub(offset) > PUNCH_BYTES_MAX {
+            return Err(Errno(libc::EOPNOTSUPP));
+        }
+        let zeros = Bytes::from(vec![0; KERNEL_IO_BYTES as usize]);
+        let mut at = offset;
+        while at < end {
+            let part = (end - at).min(u64::from(KERNEL_IO_BYTES));
+            let part = zeros.slice(..usize::try_from(part).unwrap_or(0));
+            at += part.len() as u64;
+            self.softly(write(&descriptor.file, at - part.len() as u64, &part))
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts as a writer from now on, registered as such.
+async fn enter_write(file: &Arc<File>) -> Result<(), Errno> {
+    let _gate = file.gate.lock().await;
+    let registered = lock(&file.state).registered_write;
+    if !registered {
+        file.register_write().await?;
+    }
+    lock(&file.state).writers += 1;
+    Ok(())
+}
+
+async fn write(file: &Arc<File>, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    while !file.try_write(offset, data) {
+        register_again(file).await?;
+        file.wait_for_room().await;
+    }
+    Ok(())
+}
+
+/// A descriptor that was duplicated may write after the file was reported as closed.
+async fn register_again(file: &Arc<File>) -> Result<(), Errno> {
+    if lock(&file.state).registered_write {
+        return Ok(());
+    }
+    let _gate = file.gate.lock().await;
+    let registered = lock(&file.state).registered_write;
+    if !registered {
+        file.register_write().await?;
+    }
+    Ok(())
+}
+
+async fn append(file: &Arc<File>, data: Bytes) -> Result<(), Errno> {
+    register_again(file).await?;
+    let append_id = file.shared.ids.draw();
+    lock(&file.state).touch();
+    let change = Change::Append {
+        append_id,
+        bytes: data,
+    };
+    file.alone(change).await?;
+    Ok(())
+}
+
+async fn flush(descriptor: &Descriptor) -> Result<(), Errno> {
+    let file = &descriptor.file;
+    file.drain().await;
+    let outcome = {
+        let _gate = file.gate.lock().await;
+        let (dirty, last) = {
+            let state = lock(&file.state);
+            let dirty = state.written_end > 0 || state.mtime.is_some();
+            (dirty, state.writers == 1 && state.changes.is_idle())
+        };
+        if dirty {
+            file.report(last).await
+        } else {
+            Ok(())
+        }
+    };
+    file.take_error(&descriptor.seen_errors).and(outcome)
+}
+
+async fn fsync(descriptor: &Descriptor, data_only: bool) -> Result<(), Errno> {
+    let file = &descriptor.file;
+    file.drain().await;
+    file.take_error(&descriptor.seen_errors)?;
+    let may_sync = lock(&file.state).grant.write;
+    if may_sync {
+        file.sync_objects().await?;
+    } else {
+        // A descriptor for reading syncs as well; the right to do so is a writer's.
+        enter_write(file).await?;
+        let outcome = file.sync_objects().await;
+        let _gate = file.gate.lock().await;
+        return file.close_descriptor(true).await.and(outcome);
+    }
+    let _gate = file.gate.lock().await;
+    let needed = {
+        let state = lock(&file.state);
+        !data_only || state.written_end > state.size
+    };
+    if needed {
+        file.report(false).await?;
+    }
+    Ok(())
+}
