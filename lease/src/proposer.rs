@@ -180,6 +180,13 @@ impl Cell {
                 self.no_quorum(context);
             }
             Phase::Waiting { until } if until <= now => self.try_again(context),
+            // Somebody refused, and those who could still make a majority are silent: they may be
+            // dead, but a higher ballot may win those who refused.
+            Phase::Preparing(question) | Phase::Accepting(question, _)
+                if question.resend_at <= now && question.no.count(context.config) > 0 =>
+            {
+                self.stand_back(context, question.blocker);
+            }
             Phase::Preparing(question) if question.resend_at <= now => {
                 if question.sent_at + context.config.phase_max <= now {
                     self.prepare(context);
