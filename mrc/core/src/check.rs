@@ -13,9 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
+use prost::Message;
 use proto::index::{
-    CountersRecord, DentryRecord, InodeRecord, NonceRecord, OpenRecord, PgRecord, SessionRecord,
-    VolumeRecord,
+    CountersRecord, DentryRecord, InodeRecord, NonceRecord, OpenRecord, OsdRecord, PgRecord,
+    SequencesRecord, SessionRecord, SlotRecord, VolumeRecord,
 };
 use types::{Inode, OsdId, SessionId, VolumeId};
 
@@ -110,7 +111,7 @@ impl Checker<'_> {
     }
 
     /// Calls `each` with every record of a range that can be decoded.
-    fn each<M: prost::Message + Default>(
+    fn each<M: Message + Default>(
         &mut self,
         range: std::ops::Range<Vec<u8>>,
         mut each: impl FnMut(&mut Self, Key, M),
@@ -133,13 +134,40 @@ impl Checker<'_> {
                 this.volumes.insert(volume, record);
             }
         })?;
-        for (osd, _) in crate::query::osds(self.index)? {
-            self.osds.insert(osd);
+        self.each(keys::all(b'o'), |this, key, _: OsdRecord| {
+            if let Key::Osd(osd) = key {
+                this.osds.insert(osd);
+            }
+        })?;
+        let index = self.index;
+        let range = keys::all(b's');
+        index.scan(&range.start, &range.end, &mut |key, value| {
+            let decodes = match Key::decode(key) {
+                Some(Key::Session(session)) => SessionRecord::decode(value)
+                    .map(|record| {
+                        self.sessions.insert(session, record);
+                    })
+                    .is_ok(),
+                Some(Key::Slot(..)) => SlotRecord::decode(value).is_ok(),
+                _ => true,
+            };
+            if !decodes {
+                self.problem(1, key.to_vec(), "its value can't be decoded");
+            }
+            Visit::Continue
+        })
+    }
+
+    /// Reads a record; one that can't be decoded is a problem and counts as absent.
+    fn read<M: Message + Default>(&mut self, key: &[u8]) -> Result<Option<M>, IndexError> {
+        let record = self.index.get(key)?.map(M::decode);
+        match record.transpose() {
+            Ok(record) => Ok(record),
+            Err(_) => {
+                self.problem(1, key.to_vec(), "its value can't be decoded");
+                Ok(None)
+            }
         }
-        for (session, record) in crate::query::sessions(self.index)? {
-            self.sessions.insert(session, record);
-        }
-        Ok(())
     }
 
     /// Every key is one of ours and its volume, session or server exists.
@@ -182,7 +210,7 @@ impl Checker<'_> {
     }
 
     fn sessions(&mut self) -> Result<(), IndexError> {
-        let sequences = records::sequences(self.index)?;
+        let sequences: SequencesRecord = self.read(&keys::sequences())?.unwrap_or_default();
         if sequences.session_count != self.sessions.len() as u64 {
             let text = format!(
                 "counts {} sessions, there are {}",
@@ -192,7 +220,7 @@ impl Checker<'_> {
             self.problem(7, keys::sequences(), text);
         }
         for (session, record) in self.sessions.clone() {
-            let nonce: Option<NonceRecord> = records::get(self.index, &keys::nonce(record.nonce))?;
+            let nonce: Option<NonceRecord> = self.read(&keys::nonce(record.nonce))?;
             if nonce.is_none_or(|nonce| nonce.session != session.0) {
                 self.problem(7, keys::session(session), "its nonce does not lead to it");
             }
@@ -361,7 +389,7 @@ impl Checker<'_> {
         nodes: &Nodes,
     ) -> Result<(), IndexError> {
         let key = keys::counters(volume);
-        let Some(counters) = records::get::<CountersRecord>(self.index, &key)? else {
+        let Some(counters) = self.read::<CountersRecord>(&key)? else {
             self.problem(5, key, "missing");
             return Ok(());
         };

@@ -67,7 +67,7 @@ pub trait IndexRead {
 
     /// Visits the entries of `[start, end)` in ascending order of their keys.
     ///
-    /// The visitor must not write to the index.
+    /// The visitor must neither read nor write the index: the scan may hold its lock.
     ///
     /// # Errors
     ///
@@ -103,13 +103,13 @@ pub trait Index: IndexRead + Send + Sync {
 
     /// Replaces everything by `entries`, ascending by key, and flushes.
     ///
-    /// A crash in between may leave any mixture, but then [`crate::keys::APPLIED`] is absent:
-    /// adapters remove it first and write it last.
+    /// A crash or an error in between may leave any mixture, but then [`crate::keys::APPLIED`] is
+    /// absent: adapters that can't do it at once remove that key first and write it last.
     ///
     /// # Errors
     ///
-    /// The first error of `entries`, or [`IndexError::Engine`]; the index then holds a mixture and
-    /// must be installed again.
+    /// The first error of `entries`, or [`IndexError::Engine`]; the index must then be installed
+    /// again.
     fn install(
         &self,
         entries: &mut dyn Iterator<Item = Result<(Bytes, Bytes), IndexError>>,

@@ -8,6 +8,7 @@
 )]
 
 mod cluster;
+mod consistency;
 mod draw;
 mod errnos;
 mod housekeeping;
