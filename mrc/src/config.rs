@@ -1,6 +1,274 @@
 //! Settings of a metadata server and the limits of this crate.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use serde::Deserialize;
+use types::{ClusterId, IdError};
+
+/// Settings read once at start-up; unknown keys are refused.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Cluster id, 32 hexadecimal digits.
+    pub cluster: String,
+    /// File with the cluster's secret, 64 hexadecimal digits.
+    pub secret_file: PathBuf,
+    /// Number of this metadata server, from 1; one of `members`.
+    pub id: u64,
+    /// Address the server listens on.
+    pub listen: SocketAddr,
+    /// Directory of the log and the index.
+    pub dir: PathBuf,
+    /// All metadata servers with the addresses they are reached at, this one included.
+    pub members: Vec<MemberAddress>,
+    /// Listen on an address that is not loopback although messages travel in the clear.
+    /// Default false: there is no TLS yet.
+    #[serde(default)]
+    pub insecure_network: bool,
+    /// Time between the leader's heartbeats, in milliseconds; the same on all servers. Default 100:
+    /// six may be lost before a lease ends.
+    #[serde(default = "defaults::heartbeat_ms")]
+    pub heartbeat_ms: u64,
+    /// How long the leader's lease lasts and the most a follower waits on top of it before it
+    /// stands for election, in milliseconds; the same on all servers. Default 600: a frozen leader
+    /// is replaced within 1.3 s, a busy one survives pauses of half a second.
+    #[serde(default = "defaults::election_ms")]
+    pub election_ms: u64,
+    /// How long a mount may be silent before its session ends, in milliseconds. Default 30000:
+    /// longer than a fail-over and a machine's short freeze, shorter than a user's patience with
+    /// locks of a dead machine.
+    #[serde(default = "defaults::session_timeout_ms")]
+    pub session_timeout_ms: u64,
+    /// How long an object server may be silent before it counts as down, in milliseconds.
+    /// Default 3000: six of its heartbeats.
+    #[serde(default = "defaults::osd_timeout_ms")]
+    pub osd_timeout_ms: u64,
+    /// Memory for pages of the index, in bytes. Default 256 MiB: a million files with room.
+    #[serde(default = "defaults::index_cache_bytes")]
+    pub index_cache_bytes: usize,
+    /// Time between flushes of the index, in milliseconds. Default 5000: a restart repeats some
+    /// seconds' work.
+    #[serde(default = "defaults::flush_ms")]
+    pub flush_ms: u64,
+    /// Entries applied until a checkpoint lets the log be purged. Default 20000: some megabytes of
+    /// log.
+    #[serde(default = "defaults::checkpoint_entries")]
+    pub checkpoint_entries: u64,
+    /// Entries kept behind a checkpoint. Default 50000: a follower that was away for minutes needs
+    /// no checkpoint.
+    #[serde(default = "defaults::log_keep_entries")]
+    pub log_keep_entries: u64,
+    /// Bytes of one file of the log. Default 16 MiB: written full once in a tenth of a second, and
+    /// purged as a whole.
+    #[serde(default = "defaults::log_segment_bytes")]
+    pub log_segment_bytes: u32,
+}
+
+/// A metadata server and where it is reached.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct MemberAddress {
+    /// Its number.
+    pub id: u64,
+    /// Its address, `host:port`.
+    pub address: String,
+}
+
+mod defaults {
+    pub(super) const fn heartbeat_ms() -> u64 {
+        100
+    }
+    pub(super) const fn election_ms() -> u64 {
+        600
+    }
+    pub(super) const fn session_timeout_ms() -> u64 {
+        30_000
+    }
+    pub(super) const fn osd_timeout_ms() -> u64 {
+        3_000
+    }
+    pub(super) const fn index_cache_bytes() -> usize {
+        256 << 20
+    }
+    pub(super) const fn flush_ms() -> u64 {
+        5_000
+    }
+    pub(super) const fn checkpoint_entries() -> u64 {
+        20_000
+    }
+    pub(super) const fn log_keep_entries() -> u64 {
+        50_000
+    }
+    pub(super) const fn log_segment_bytes() -> u32 {
+        16 << 20
+    }
+}
+
+/// A setting whose value can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// `cluster` is no cluster id.
+    #[error("`cluster`: {0}")]
+    Cluster(#[from] IdError),
+    /// A number is outside its range.
+    #[error("`{key}` is {value}; it must be between {min} and {max}")]
+    Range {
+        /// The setting.
+        key: &'static str,
+        /// Value found.
+        value: u64,
+        /// Least value.
+        min: u64,
+        /// Greatest value.
+        max: u64,
+    },
+    /// Heartbeats come too seldom to keep a lease.
+    #[error("`heartbeat_ms` is {heartbeat_ms}; it must be at most a third of `election_ms`, which is {election_ms}")]
+    Heartbeat {
+        /// Heartbeat found.
+        heartbeat_ms: u64,
+        /// Election time found.
+        election_ms: u64,
+    },
+    /// This server is not in the list.
+    #[error("`members` does not list this server, `id` {id}")]
+    NotAMember {
+        /// Its number.
+        id: u64,
+    },
+    /// A number or an address is there twice.
+    #[error("`members` lists {what} twice")]
+    Twice {
+        /// The number or address.
+        what: MemberPart,
+    },
+    /// Messages would travel in the clear over a network.
+    #[error(
+        "`listen` is {listen}, which is not loopback, and there is no TLS yet; set `insecure_network = true` to accept that anyone on the network can read and forge messages"
+    )]
+    Network {
+        /// Address found.
+        listen: SocketAddr,
+    },
+}
+
+/// What of a member is repeated.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum MemberPart {
+    /// Its number.
+    Id(u64),
+    /// Its address.
+    Address(String),
+}
+
+impl std::fmt::Display for MemberPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "id {id}"),
+            Self::Address(address) => write!(f, "address {address}"),
+        }
+    }
+}
+
+impl Config {
+    /// Checks every value and the relations between them.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] that names the key, its value and what is allowed.
+    pub fn validated(self) -> Result<Self, ConfigError> {
+        self.cluster_id()?;
+        let ranges = [
+            // 0 would be "nobody" on the wire.
+            ("id", self.id, 1, u64::from(u32::MAX)),
+            ("heartbeat_ms", self.heartbeat_ms, 10, 10_000),
+            ("election_ms", self.election_ms, 50, 60_000),
+            ("session_timeout_ms", self.session_timeout_ms, 100, 3_600_000),
+            ("osd_timeout_ms", self.osd_timeout_ms, 100, 600_000),
+            ("index_cache_bytes", self.index_cache_bytes as u64, 1 << 20, 1 << 40),
+            ("flush_ms", self.flush_ms, 10, 600_000),
+            ("checkpoint_entries", self.checkpoint_entries, 10, 10_000_000),
+            ("log_keep_entries", self.log_keep_entries, 0, 10_000_000),
+            // An entry must fit: the longest carries an xattr of 64 KiB.
+            ("log_segment_bytes", u64::from(self.log_segment_bytes), 1 << 20, 1 << 30),
+        ];
+        for (key, value, min, max) in ranges {
+            if !(min..=max).contains(&value) {
+                return Err(ConfigError::Range {
+                    key,
+                    value,
+                    min,
+                    max,
+                });
+            }
+        }
+        if self.heartbeat_ms * 3 > self.election_ms {
+            return Err(ConfigError::Heartbeat {
+                heartbeat_ms: self.heartbeat_ms,
+                election_ms: self.election_ms,
+            });
+        }
+        self.check_members()?;
+        if !self.listen.ip().is_loopback() && !self.insecure_network {
+            return Err(ConfigError::Network {
+                listen: self.listen,
+            });
+        }
+        Ok(self)
+    }
+
+    fn check_members(&self) -> Result<(), ConfigError> {
+        if !self.members.iter().any(|member| member.id == self.id) {
+            return Err(ConfigError::NotAMember { id: self.id });
+        }
+        for (at, member) in self.members.iter().enumerate() {
+            for other in self.members.iter().skip(at + 1) {
+                let what = if other.id == member.id {
+                    MemberPart::Id(member.id)
+                } else if other.address == member.address {
+                    MemberPart::Address(member.address.clone())
+                } else {
+                    continue;
+                };
+                return Err(ConfigError::Twice { what });
+            }
+        }
+        Ok(())
+    }
+
+    /// The cluster's id.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Cluster`] if the text is none.
+    pub fn cluster_id(&self) -> Result<ClusterId, ConfigError> {
+        Ok(self.cluster.parse()?)
+    }
+
+    /// Addresses by number.
+    pub(crate) fn addresses(&self) -> BTreeMap<u64, String> {
+        self.members
+            .iter()
+            .map(|member| (member.id, member.address.clone()))
+            .collect()
+    }
+
+    pub(crate) const fn lease(&self) -> Duration {
+        Duration::from_millis(self.election_ms)
+    }
+
+    pub(crate) const fn session_timeout(&self) -> Duration {
+        Duration::from_millis(self.session_timeout_ms)
+    }
+
+    pub(crate) const fn osd_timeout(&self) -> Duration {
+        Duration::from_millis(self.osd_timeout_ms)
+    }
+}
 
 /// Bytes of recent log entries kept in memory. 32 MiB: followers that keep up and the state
 /// machine read their entries from there; whoever is further behind reads the disk.
@@ -36,3 +304,33 @@ pub(crate) const CHECKPOINT_PART_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a follower may take to replace its index by a checkpoint. 30 min: 100 million records
 /// at a modest 60,000 per second.
 pub(crate) const CHECKPOINT_INSTALL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// Commands proposed and not yet applied. 8192: some hundred mounts with full queues; beyond it the
+/// log grows faster than it can be applied.
+pub(crate) const PROPOSALS_IN_FLIGHT_MAX: usize = 8192;
+
+/// How long a read waits for the leader to prove that it still leads, when its lease has run out.
+/// 2 s: longer than an election.
+pub(crate) const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long another metadata server may take to introduce itself. 500 ms: a status shows it as
+/// down then.
+pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Pause between two looks at the other servers while there is no membership yet. 100 ms: forming a
+/// cluster is not what a start-up waits for.
+pub(crate) const BOOTSTRAP_PAUSE: Duration = Duration::from_millis(100);
+
+/// Entries a joining member may lack when it becomes a voter. 1000: replicated in a moment.
+pub(crate) const JOIN_LAG_ENTRIES_MAX: u64 = 1000;
+
+/// Requests of a leader waiting for this follower's Raft. 64: a leader sends a few at once.
+pub(crate) const APPENDS_QUEUED_MAX: usize = 64;
+
+/// How long a capability is good for. 10 min: a mount that lost its session keeps no right for
+/// longer, and renewing costs one request per file and that time.
+pub(crate) const CAPABILITY_LIFETIME: Duration = Duration::from_secs(600);
+
+/// How long before its end a capability should be renewed. 1 min: clocks of servers may differ by
+/// some seconds, and a fail-over may delay the renewal.
+pub(crate) const CAPABILITY_MARGIN: Duration = Duration::from_secs(60);

@@ -1,19 +1,33 @@
 //! The metadata server: Raft, its log and index engine, and the door that mounts knock at.
 
+mod admin;
+mod checkpoint;
 mod config;
 mod consensus;
+mod door;
+mod grants;
+mod index_redb;
+mod janitor;
 mod log_dir;
 mod log_record;
 mod log_store;
+#[cfg(test)]
+mod log_tests;
 mod log_writer;
-mod checkpoint;
-mod index_redb;
+mod membership;
+mod node;
+mod osds;
+mod raft_door;
 mod raft_link;
+mod server;
+mod sessions;
 mod state_machine;
+
+pub use config::{Config, ConfigError, MemberAddress, MemberPart};
+pub use log_dir::LogError;
+pub use server::{Error, run, run_on};
 
 /// Draws a number that nobody else draws.
 pub(crate) fn draw() -> u64 {
     rand::random()
 }
-#[cfg(test)]
-mod log_tests;

@@ -114,9 +114,9 @@ impl LogStore {
         log.slots.is_empty() && log.promises.purged.is_none()
     }
 
-    /// Position of the newest entry.
-    pub(crate) fn last(&self) -> Option<LogId> {
-        lock(&self.shared).last()
+    /// Position of the newest entry that was purged.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        lock(&self.shared).promises.purged
     }
 
     async fn change(

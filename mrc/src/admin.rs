@@ -1,0 +1,217 @@
+//! What administrators ask: servers, placement groups, sessions, space.
+
+use mrc_core::{IndexError, Reply, query};
+use openraft::async_runtime::WatchReceiver;
+use proto::mrc::request::Op;
+use proto::mrc::{self, ClusterStatus, Mrcs, Osds, Pgs, Response, Server, Sessions, response};
+use types::{Fault, SessionId, VolumeId};
+
+use crate::door::{Service, index_fault};
+use crate::membership;
+
+/// Status of the cluster or of the metadata servers, from any of them.
+pub(crate) async fn cluster(service: &Service, op: Option<Op>) -> Reply {
+    let servers = metadata_servers(service).await;
+    let reply = match op {
+        Some(Op::MrcList(_)) => response::Reply::Mrcs(metadata_positions(service, servers)),
+        _ => {
+            let status = status(service, servers).map_err(|error| index_fault(&error))?;
+            response::Reply::ClusterStatus(status)
+        }
+    };
+    Ok(Response { reply: Some(reply) })
+}
+
+/// All configured metadata servers; those that don't answer are down.
+async fn metadata_servers(service: &Service) -> Vec<Server> {
+    let node = &service.node;
+    let addresses = service.config.addresses();
+    let greetings = membership::hello_all(node, &addresses).await;
+    let servers = addresses.into_iter().map(|(id, address)| {
+        let mut server = Server {
+            role: "mrc".to_owned(),
+            id,
+            address,
+            state: "down".to_owned(),
+            ..Server::default()
+        };
+        if id == node.me.id {
+            server.pid = u64::from(std::process::id());
+            server.dir = service.config.dir.display().to_string();
+            node.state().clone_into(&mut server.state);
+        } else if let Some(greeting) = greetings.iter().find(|greeting| greeting.id == id) {
+            server.pid = greeting.pid;
+            server.dir.clone_from(&greeting.dir);
+            server.state.clone_from(&greeting.state);
+        }
+        server
+    });
+    servers.collect()
+}
+
+fn metadata_positions(service: &Service, servers: Vec<Server>) -> Mrcs {
+    let metrics = service.node.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    Mrcs {
+        servers,
+        term: metrics.current_term,
+        last_log_index: metrics.last_log_index.unwrap_or(0),
+        applied_index: metrics.last_applied.map_or(0, |id| id.index),
+        checkpoint_index: metrics.snapshot.map_or(0, |id| id.index),
+    }
+}
+
+fn status(service: &Service, mut servers: Vec<Server>) -> Result<ClusterStatus, IndexError> {
+    let index = &**service.node.index();
+    let timeout = service.config.osd_timeout();
+    for osd in osds(service)? {
+        servers.push(Server {
+            role: "osd".to_owned(),
+            id: osd.osd,
+            pid: osd.pid,
+            address: osd.address,
+            state: osd.state,
+            dir: osd.dir,
+        });
+    }
+    for session in sessions(service)? {
+        servers.push(Server {
+            role: "mount".to_owned(),
+            id: session.session,
+            pid: session.pid,
+            address: session.client,
+            state: session.state,
+            dir: session.mount_point,
+        });
+    }
+    let pgs = query::pgs(index, None)?;
+    let health = service.osds.health(&pgs, timeout);
+    let full = health.iter().filter(|health| health.full).count() as u64;
+    Ok(ClusterStatus {
+        cluster: service.config.cluster.clone(),
+        servers,
+        volumes: query::volumes(index)?,
+        pgs_total: pgs.len() as u64,
+        pgs_full: full,
+        pgs_degraded: pgs.len() as u64 - full,
+        leader: service
+            .node
+            .leader()
+            .map_or_else(String::new, |member| service.node.peers.address(&member)),
+        answered_by_leader: service.node.leading().is_ok(),
+    })
+}
+
+/// One of the lists that need the leader.
+pub(crate) fn list(service: &Service, op: &Op) -> Result<Reply, IndexError> {
+    let reply = match op {
+        Op::OsdList(_) => response::Reply::Osds(Osds {
+            osds: osds(service)?,
+        }),
+        Op::SessionList(_) => response::Reply::Sessions(Sessions {
+            sessions: sessions(service)?,
+        }),
+        Op::PgList(list) => {
+            let index = &**service.node.index();
+            let volume = match list.volume.as_str() {
+                "" => None,
+                name => match query::volume_named(index, name)? {
+                    Some((volume, _)) => Some(volume),
+                    None => {
+                        let text = format!("volume {name:?} does not exist");
+                        return Ok(Err(Fault::surface(libc::ENOENT, text)));
+                    }
+                },
+            };
+            response::Reply::Pgs(Pgs {
+                pgs: pgs(service, volume)?,
+            })
+        }
+        _ => return Ok(Err(Fault::surface(libc::EPROTO, "not a list"))),
+    };
+    Ok(Ok(Response { reply: Some(reply) }))
+}
+
+fn osds(service: &Service) -> Result<Vec<mrc::Osd>, IndexError> {
+    let timeout = service.config.osd_timeout();
+    let known = query::osds(&**service.node.index())?;
+    let shown = known.into_iter().map(|(osd, record)| {
+        let heard = service.osds.get(osd, timeout);
+        let state = match heard {
+            Some(heard) if heard.up && heard.free_bytes == 0 && heard.capacity_bytes > 0 => "full",
+            Some(heard) if heard.up => "up",
+            _ => "down",
+        };
+        mrc::Osd {
+            osd: osd.0,
+            address: record.address,
+            store_uuid: record.store_uuid,
+            state: state.to_owned(),
+            capacity_bytes: record.capacity_bytes,
+            free_bytes: heard.map_or(0, |heard| heard.free_bytes),
+            pid: record.pid,
+            dir: record.dir,
+            heartbeat_age_ms: heard.map_or(u64::MAX, |heard| {
+                u64::try_from(heard.age.as_millis()).unwrap_or(u64::MAX)
+            }),
+            objects_behind: heard.map_or(0, |heard| heard.objects_behind),
+        }
+    });
+    Ok(shown.collect())
+}
+
+fn pgs(service: &Service, volume: Option<VolumeId>) -> Result<Vec<mrc::Pg>, IndexError> {
+    let mut pgs = query::pgs(&**service.node.index(), volume)?;
+    let health = service.osds.health(&pgs, service.config.osd_timeout());
+    for (pg, health) in pgs.iter_mut().zip(health) {
+        pg.full_replicas = health.full_replicas;
+        pg.state = if health.full { "full" } else { "degraded" }.to_owned();
+    }
+    Ok(pgs)
+}
+
+fn sessions(service: &Service) -> Result<Vec<mrc::SessionInfo>, IndexError> {
+    let known = query::sessions(&**service.node.index())?;
+    let shown = known.into_iter().map(|(SessionId(session), record)| {
+        let activity = service.sessions.activity(SessionId(session));
+        let state = match (record.ended, record.expired) {
+            (false, _) => "active",
+            (true, true) => "expired",
+            (true, false) => "closed",
+        };
+        mrc::SessionInfo {
+            session,
+            volume: record.volume,
+            client: record.client,
+            mount_point: record.mount_point,
+            pid: record.pid,
+            state: state.to_owned(),
+            idle_ms: u64::try_from(activity.idle.as_millis()).unwrap_or(u64::MAX),
+            open_inodes: activity.open_inodes,
+        }
+    });
+    Ok(shown.collect())
+}
+
+/// Adds what the object servers reported: a byte of a file takes one on each replica.
+pub(crate) fn space(
+    service: &Service,
+    volume: VolumeId,
+    stat: &mut mrc::FsStat,
+) -> Result<(), IndexError> {
+    let index = &**service.node.index();
+    let replicas = query::volumes(index)?
+        .into_iter()
+        .find(|shown| shown.volume == volume.0)
+        .map_or(1, |shown| u64::from(shown.replicas.max(1)));
+    let timeout = service.config.osd_timeout();
+    let (mut capacity, mut free) = (0_u64, 0_u64);
+    for (osd, record) in query::osds(index)? {
+        capacity = capacity.saturating_add(record.capacity_bytes);
+        let heard = service.osds.get(osd, timeout);
+        free = free.saturating_add(heard.map_or(0, |heard| heard.free_bytes));
+    }
+    stat.capacity_bytes = capacity / replicas;
+    stat.free_bytes = free / replicas;
+    Ok(())
+}

@@ -1,0 +1,366 @@
+//! Metadata requests: reads answered at once under the lease, changes proposed, others sent on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mrc_core::{IndexError, Reply, query};
+use proto::index::Command;
+use proto::index::command::Op as Change;
+use proto::mrc::request::Op;
+use proto::mrc::{self, Request, Response, response};
+use prost::Message as _;
+use shell::link::{Connection, Handler, Identity, Payload, Responder, Role};
+use types::{Fault, Inode, PgId, Rights, SessionId, VolumeId};
+
+use crate::admin;
+use crate::config::Config;
+use crate::consensus::LeaderId;
+use crate::grants::Grants;
+use crate::node::{Node, NotNow};
+use crate::osds::{MapCache, Osds};
+use crate::sessions::Sessions;
+
+/// Everything the service works with.
+pub(crate) struct Service {
+    pub node: Arc<Node>,
+    pub config: Config,
+    pub sessions: Sessions,
+    pub osds: Osds,
+    pub map: MapCache,
+    pub grants: Grants,
+}
+
+/// Handles the service Mrc.
+pub(crate) struct Door(pub Arc<Service>);
+
+impl Service {
+    pub(crate) fn new(node: Arc<Node>, config: Config, identity: &Identity) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            config,
+            sessions: Sessions::default(),
+            osds: Osds::default(),
+            map: MapCache::default(),
+            grants: Grants::new(identity),
+        })
+    }
+
+    /// Serves a request as the leader of `leader`.
+    fn serve(self: &Arc<Self>, leader: LeaderId, request: Request, responder: Responder) {
+        if let Err(error) = self.sessions.enter(leader, &**self.node.index()) {
+            return responder.fault(index_fault(&error));
+        }
+        match mrc_core::of_request(request, self.node.now()) {
+            Ok(command) => self.change(command, responder),
+            Err(request) => self.read(leader, *request, responder),
+        }
+    }
+
+    fn change(self: &Arc<Self>, mut command: Command, responder: Responder) {
+        let session = SessionId(command.session);
+        let mut rights = Rights::Write;
+        match &mut command.op {
+            Some(Change::OpenSession(open)) => open.timeout_ms = self.config.session_timeout_ms,
+            Some(Change::VolumeCreate(create)) => {
+                let up = self.osds.up(self.config.osd_timeout());
+                create.osds = up.into_iter().map(|osd| osd.0).collect();
+                if create.osds.is_empty() {
+                    let text = "no object server is up; start some first";
+                    return responder.fault(Fault::surface(libc::ENODEV, text));
+                }
+            }
+            Some(Change::Create(create)) if !create.write => rights = Rights::Read,
+            _ => {}
+        }
+        let mut volume = VolumeId(0);
+        if session.0 != 0 && !matches!(command.op, Some(Change::CloseSession(_))) {
+            match self.sessions.touch(session) {
+                Ok(found) => volume = found,
+                Err(fault) => return responder.fault(fault),
+            }
+        }
+        let closes = matches!(command.op, Some(Change::CloseSession(_)));
+        let service = Arc::clone(self);
+        self.node.propose(&command, move |reply| {
+            if closes {
+                service.sessions.ended(session);
+            }
+            let reply = reply.and_then(|response| {
+                service.complete(response, (session, volume), rights)
+            });
+            answer(responder, reply);
+        });
+    }
+
+    /// Adds what only the leader knows to the answer of a change.
+    fn complete(
+        &self,
+        mut response: Response,
+        (session, volume): (SessionId, VolumeId),
+        rights: Rights,
+    ) -> Reply {
+        match &mut response.reply {
+            Some(response::Reply::SessionOpened(opened)) => {
+                self.sessions.opened(SessionId(opened.session), VolumeId(opened.volume));
+            }
+            Some(response::Reply::Opened(opened)) => {
+                let inode = Inode(opened.attr.map_or(0, |attr| attr.inode));
+                if rights == Rights::Read {
+                    self.sessions.open(session, inode)?;
+                }
+                if let Some(grant) = &mut opened.grant {
+                    let pg = PgId(grant.pg);
+                    *grant = self.grant((session, volume), inode, pg, rights)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(response)
+    }
+
+    fn grant(
+        &self,
+        (session, volume): (SessionId, VolumeId),
+        inode: Inode,
+        pg: PgId,
+        rights: Rights,
+    ) -> Result<mrc::Grant, Fault> {
+        let map = self.map.get(&**self.node.index()).map_err(|error| index_fault(&error))?;
+        let (view, replicas) = map.pg(volume, pg)?;
+        let (capability, valid_ms) = self.grants.seal((session, volume), inode, pg, rights);
+        Ok(mrc::Grant {
+            capability: capability.into(),
+            valid_ms,
+            pg: pg.0,
+            view,
+            replicas: replicas.to_vec(),
+        })
+    }
+
+    fn read(self: &Arc<Self>, leader: LeaderId, request: Request, responder: Responder) {
+        let session = SessionId(request.session);
+        let Some(op) = request.op else {
+            let text = "unknown request; run the same release on all machines";
+            return responder.fault(Fault::surface(libc::EPROTO, text));
+        };
+        // Long reads must not hold up what came behind them on the same connection.
+        if matches!(
+            op,
+            Op::ReadDir(_) | Op::PgList(_) | Op::SessionList(_) | Op::OsdList(_)
+        ) {
+            let service = Arc::clone(self);
+            tokio::task::spawn_blocking(move || {
+                answer(responder, service.read_now(leader, session, op));
+            });
+            return;
+        }
+        if let Op::OsdHeartbeat(beat) = op {
+            return self.heartbeat(beat, responder);
+        }
+        answer(responder, self.read_now(leader, session, op));
+    }
+
+    fn read_now(&self, leader: LeaderId, session: SessionId, op: Op) -> Reply {
+        let index = &**self.node.index();
+        let volume = match &op {
+            Op::VolumeList(_) | Op::VolumeShow(_) => VolumeId(0),
+            Op::OsdList(_) | Op::PgList(_) | Op::SessionList(_) => {
+                return admin::list(self, &op).map_err(|error| index_fault(&error))?;
+            }
+            _ => self.sessions.touch(session)?,
+        };
+        match op {
+            Op::KeepAlive(keep) => self.keep_alive(leader, session, keep),
+            Op::Open(open) => self.open((session, volume), &open),
+            Op::Release(release) => {
+                self.sessions.release(session, Inode(release.inode));
+                // The file may have been an orphan that only this session kept.
+                self.node.machine.events().janitor.notify_one();
+                Ok(done())
+            }
+            op => {
+                let reply = query::answer(index, volume, &op).map_err(|error| index_fault(&error))?;
+                let mut response = reply.ok_or_else(|| {
+                    Fault::surface(libc::EPROTO, "unknown request; run the same release on all machines")
+                })??;
+                if let Some(response::Reply::FsStat(stat)) = &mut response.reply {
+                    admin::space(self, volume, stat).map_err(|error| index_fault(&error))?;
+                }
+                Ok(response)
+            }
+        }
+    }
+
+    fn keep_alive(&self, leader: LeaderId, session: SessionId, keep: mrc::KeepAlive) -> Reply {
+        let open = keep
+            .complete
+            .then(|| keep.open_inodes.into_iter().map(Inode).collect());
+        let register = self.sessions.keep_alive(session, open)?;
+        Ok(Response {
+            reply: Some(response::Reply::KeptAlive(mrc::KeptAlive {
+                term: leader.term,
+                register,
+            })),
+        })
+    }
+
+    fn open(&self, (session, volume): (SessionId, VolumeId), open: &mrc::Open) -> Reply {
+        let index = &**self.node.index();
+        let inode = Inode(open.inode);
+        let failed = |error: IndexError| index_fault(&error);
+        let record = query::inode(index, volume, inode)
+            .map_err(failed)?
+            .ok_or_else(|| Fault::surface(libc::ENOENT, "the file does not exist any more"))?;
+        let rights = if open.renew_write {
+            let key = mrc_core::keys::open(volume, inode, session);
+            if index.get(&key).map_err(failed)?.is_none() {
+                return Err(Fault::surface(libc::EBADF, "the session has not opened the file for writing"));
+            }
+            Rights::Write
+        } else {
+            // The janitor may be about to reap an orphan that nobody has open.
+            if record.nlink == 0
+                && !self.sessions.has_readers(volume, inode)
+                && !mrc_core::janitor::is_open_for_writing(index, volume, inode).map_err(failed)?
+            {
+                return Err(Fault::surface(libc::ENOENT, "the file was removed"));
+            }
+            self.sessions.open(session, inode)?;
+            Rights::Read
+        };
+        let grant = if record.mode & mrc_core::S_IFMT == mrc_core::S_IFREG {
+            Some(self.grant((session, volume), inode, PgId(record.pg), rights)?)
+        } else {
+            None
+        };
+        Ok(Response {
+            reply: Some(response::Reply::Opened(mrc::Opened {
+                attr: Some(mrc_core::attributes(inode, &record)),
+                grant,
+                existed: true,
+            })),
+        })
+    }
+
+    fn heartbeat(self: &Arc<Self>, beat: mrc::OsdHeartbeat, responder: Responder) {
+        let index = Arc::clone(self.node.index());
+        let registration = match mrc_core::registration(&*index, &beat) {
+            Ok(registration) => registration,
+            Err(error) => return responder.fault(index_fault(&error)),
+        };
+        self.osds.heard(&beat);
+        let service = Arc::clone(self);
+        if let Some(register) = registration {
+            let command = mrc_core::internal(Change::RegisterOsd(register), self.node.now());
+            return self.node.propose(&command, move |reply| {
+                answer(responder, reply.and_then(|_| service.osd_map(&beat)));
+            });
+        }
+        if let Err(error) = self.note_full(&beat) {
+            return responder.fault(index_fault(&error));
+        }
+        answer(responder, self.osd_map(&beat));
+    }
+
+    /// Proposes what clears the marks of groups that this server has whole again.
+    fn note_full(&self, beat: &mrc::OsdHeartbeat) -> Result<(), IndexError> {
+        let map = self.map.get(&**self.node.index())?;
+        let marked = map.whole.pgs.iter().filter(|pg| pg.incomplete.contains(&beat.osd));
+        for pg in marked {
+            let full = beat.pgs.iter().any(|report| {
+                (report.volume, report.pg, report.view) == (pg.volume, pg.pg, pg.view)
+                    && report.state() == mrc::PgState::PgFull
+            });
+            if full {
+                let op = Change::PgFull(proto::index::PgFull {
+                    volume: pg.volume,
+                    pg: pg.pg,
+                    view: pg.view,
+                    osd: beat.osd,
+                    store_uuid: beat.store_uuid.clone(),
+                });
+                // Repeated with the next heartbeat if it fails.
+                self.node.propose(&mrc_core::internal(op, self.node.now()), |_| {});
+            }
+        }
+        Ok(())
+    }
+
+    fn osd_map(&self, beat: &mrc::OsdHeartbeat) -> Reply {
+        let map = self.map.get(&**self.node.index()).map_err(|error| index_fault(&error))?;
+        let answer = if map.version == beat.map_version {
+            mrc::OsdMap {
+                version: map.version,
+                ..mrc::OsdMap::default()
+            }
+        } else {
+            mrc::OsdMap {
+                changed: true,
+                ..map.whole.clone()
+            }
+        };
+        Ok(Response {
+            reply: Some(response::Reply::OsdMap(answer)),
+        })
+    }
+}
+
+impl Handler for Door {
+    fn request(&self, from: &Arc<Connection>, body: Bytes, _payload: Payload, responder: Responder) {
+        let request = match Request::decode(body) {
+            Ok(request) => request,
+            Err(error) => return responder.fault(Fault::surface(libc::EPROTO, error.to_string())),
+        };
+        let service = &self.0;
+        match &request.op {
+            Some(Op::Status(_) | Op::MrcList(_)) => {
+                let service = Arc::clone(service);
+                tokio::spawn(async move {
+                    answer(responder, admin::cluster(&service, request.op).await);
+                });
+                return;
+            }
+            Some(Op::OsdHeartbeat(beat)) => {
+                let caller = from.caller();
+                if caller.role != Role::Osd || caller.id != beat.osd {
+                    let text = "only an object server reports for itself";
+                    return responder.fault(Fault::surface(libc::EPERM, text));
+                }
+            }
+            _ => {}
+        }
+        match service.node.leading() {
+            Ok(leader) => service.serve(leader, request, responder),
+            Err(NotNow::Elsewhere(fault)) => responder.fault(fault),
+            Err(NotNow::Unproved) => {
+                let service = Arc::clone(service);
+                tokio::spawn(async move {
+                    match service.node.prove().await {
+                        Ok(leader) => service.serve(leader, request, responder),
+                        Err(fault) => responder.fault(fault),
+                    }
+                });
+            }
+        }
+    }
+}
+
+fn answer(responder: Responder, reply: Reply) {
+    match reply {
+        Ok(response) => responder.ok(&response, Payload::none()),
+        Err(fault) => responder.fault(fault),
+    }
+}
+
+pub(crate) fn done() -> Response {
+    Response {
+        reply: Some(response::Reply::Done(mrc::Done {})),
+    }
+}
+
+/// The index can't be read: no program's fault, and no other answer will come from this server.
+pub(crate) fn index_fault(error: &IndexError) -> Fault {
+    tracing::error!(%error, "the index can't be read");
+    Fault::surface(libc::EIO, error.to_string())
+}
+

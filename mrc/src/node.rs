@@ -1,0 +1,301 @@
+//! This server's part in Raft: proposing, knowing whether it may answer reads, who leads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mrc_core::{Index, Reply};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::ClientWriteError;
+use openraft::raft::ReadPolicy;
+use openraft::{Instant as _, Raft, ServerState, SnapshotPolicy};
+use prost::Message as _;
+use proto::index::Command;
+use proto::index::command::Op;
+use tokio::sync::mpsc;
+use types::{Fault, Remedy, UnixNanos};
+
+use crate::config::{Config, PROPOSALS_IN_FLIGHT_MAX, READ_INDEX_TIMEOUT};
+use crate::consensus::{Answer, LeaderId, Member, Proposal, TypeConfig};
+use crate::log_store::LogStore;
+use crate::raft_link::Peers;
+use crate::state_machine::StateMachine;
+
+/// Raft over this server's log and index.
+pub(crate) type MrcRaft = Raft<TypeConfig, StateMachine>;
+
+/// How Raft works.
+pub(crate) fn raft_config(config: &Config) -> Result<openraft::Config, openraft::ConfigError> {
+    openraft::Config {
+        cluster_name: config.cluster.clone(),
+        heartbeat_interval: config.heartbeat_ms,
+        // A follower stands for election when the lease and then this time have passed.
+        election_timeout_min: config.election_ms / 2,
+        election_timeout_max: config.election_ms,
+        enable_pre_vote: Some(true),
+        // Elections begin when a lease from before a restart has certainly ended.
+        enable_elect: false,
+        max_payload_entries: 4096,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.checkpoint_entries),
+        max_in_snapshot_log_to_keep: config.log_keep_entries,
+        purge_batch_size: (config.log_keep_entries / 8).max(1),
+        // A follower gets a checkpoint when the entries it needs are gone, not before.
+        replication_lag_threshold: u64::MAX,
+        install_snapshot_timeout: 60_000,
+        backoff: "20ms 50ms 100ms ..500ms".to_owned(),
+        ..openraft::Config::default()
+    }
+    .validate()
+}
+
+/// What the rest of the server asks of Raft.
+pub(crate) struct Node {
+    pub raft: MrcRaft,
+    pub log: LogStore,
+    pub machine: StateMachine,
+    pub peers: Peers,
+    pub me: Member,
+    lease: Duration,
+    proposals: mpsc::UnboundedSender<(Bytes, Callback)>,
+    in_flight: Arc<AtomicUsize>,
+    last_time: AtomicI64,
+    /// A membership change is in progress.
+    pub admitting: AtomicBool,
+}
+
+type Callback = Box<dyn FnOnce(Reply) + Send>;
+
+/// Counts one proposal until it is answered or dropped.
+struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a read can't be answered at once.
+#[derive(Debug)]
+pub(crate) enum NotNow {
+    /// Leader, but its lease must be proved first: [`Node::prove`].
+    Unproved,
+    /// Someone else leads.
+    Elsewhere(Fault),
+}
+
+impl Node {
+    /// Starts the task that passes proposals to Raft.
+    pub(crate) fn new(
+        raft: MrcRaft,
+        log: LogStore,
+        machine: StateMachine,
+        peers: Peers,
+        config: &Config,
+    ) -> Arc<Self> {
+        // Unbounded, because handlers must not wait; bounded by `PROPOSALS_IN_FLIGHT_MAX`.
+        let (proposals, queue) = mpsc::unbounded_channel();
+        let address = peers.address(&Member {
+            id: config.id,
+            address: config.listen.to_string(),
+        });
+        let node = Arc::new(Self {
+            log,
+            machine,
+            me: Member {
+                id: config.id,
+                address,
+            },
+            lease: config.lease(),
+            proposals,
+            in_flight: Arc::default(),
+            last_time: AtomicI64::new(0),
+            admitting: AtomicBool::new(false),
+            peers: peers.clone(),
+            raft: raft.clone(),
+        });
+        tokio::spawn(pass_on(raft, peers, queue));
+        node
+    }
+
+    pub(crate) fn index(&self) -> &Arc<dyn Index> {
+        self.machine.index()
+    }
+
+    /// The wall clock, but never the same or an earlier time than before.
+    pub(crate) fn now(&self) -> UnixNanos {
+        let wall = shell::clock::wall().0;
+        let before = self.last_time.fetch_max(wall, Ordering::Relaxed);
+        if before < wall {
+            return UnixNanos(wall);
+        }
+        UnixNanos(self.last_time.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// The leadership under which this server may answer reads now, without asking anybody.
+    ///
+    /// A follower refuses to vote for another leader for the length of the lease after it heard
+    /// from this one, so while a majority was heard from less than a lease ago nobody else has
+    /// been elected. Everything committed before this leadership is applied once an entry of this
+    /// leadership is.
+    pub(crate) fn leading(&self) -> Result<LeaderId, NotNow> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.vote.leader_id;
+        if metrics.state != ServerState::Leader || leader.node_id != metrics.id {
+            let current = metrics.current_leader.and_then(|number| {
+                let membership = metrics.membership_config.membership();
+                membership.get_node(&number).map(|member| (number, member))
+            });
+            return Err(NotNow::Elsewhere(match current {
+                Some((number, member)) if number != metrics.id => {
+                    redirect(&self.peers.address(member))
+                }
+                _ => no_leader(),
+            }));
+        }
+        let alone = metrics.membership_config.voter_ids().count() == 1;
+        // A tenth less than the followers grant, for clocks that differ in rate.
+        let fresh = metrics
+            .last_quorum_acked
+            .is_some_and(|acked| acked.elapsed() < self.lease.mul_f64(0.9));
+        drop(metrics);
+        if !(alone || fresh) || self.machine.applied().map(|id| id.leader_id) != Some(leader) {
+            return Err(NotNow::Unproved);
+        }
+        Ok(leader)
+    }
+
+    /// Asks a majority whether this server still leads, and waits until everything is applied.
+    pub(crate) async fn prove(&self) -> Result<LeaderId, Fault> {
+        let proved = async {
+            let linearizer = self
+                .raft
+                .get_read_linearizer(ReadPolicy::ReadIndex)
+                .await
+                .map_err(|_| no_leader())?;
+            linearizer.await_ready(&self.raft).await.map_err(|_| no_leader())?;
+            // An entry of this leadership is applied now, the newest of all.
+            self.machine.applied().map(|id| id.leader_id).ok_or_else(no_leader)
+        };
+        tokio::time::timeout(READ_INDEX_TIMEOUT, proved)
+            .await
+            .unwrap_or_else(|_| Err(no_leader()))
+    }
+
+    /// Proposes a command; `on_reply` runs where it is applied, once, or never if Raft stops.
+    pub(crate) fn propose(&self, command: &Command, on_reply: impl FnOnce(Reply) + Send + 'static) {
+        let counted = InFlight(Arc::clone(&self.in_flight));
+        let earlier = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if earlier >= PROPOSALS_IN_FLIGHT_MAX {
+            return on_reply(Err(Fault::retry(format!(
+                "{earlier} changes wait to be logged; the metadata server is overloaded"
+            ))));
+        }
+        let bytes = Bytes::from(command.encode_to_vec());
+        let callback: Callback = Box::new(move |reply| {
+            drop(counted);
+            on_reply(reply);
+        });
+        // Fails only when the task has ended, with Raft.
+        let _stopped = self.proposals.send((bytes, callback));
+    }
+
+    /// Proposes what no session asked and waits for the answer.
+    pub(crate) async fn propose_internal(&self, op: Op) -> Reply {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        self.propose(&mrc_core::internal(op, self.now()), move |reply| {
+            let _gone = answer.send(reply);
+        });
+        answered.await.unwrap_or_else(|_| Err(no_leader()))
+    }
+
+    /// leader, follower, learner, candidate.
+    pub(crate) fn state(&self) -> &'static str {
+        match self.raft.metrics().borrow_watched().state {
+            ServerState::Leader => "leader",
+            ServerState::Candidate => "candidate",
+            ServerState::Follower => "follower",
+            ServerState::Learner | ServerState::Shutdown => "learner",
+        }
+    }
+
+    /// The member that leads, as far as this server knows.
+    pub(crate) fn leader(&self) -> Option<Member> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        membership.get_node(&metrics.current_leader?).cloned()
+    }
+}
+
+async fn pass_on(
+    raft: MrcRaft,
+    peers: Peers,
+    mut queue: mpsc::UnboundedReceiver<(Bytes, Callback)>,
+) {
+    while let Some((bytes, callback)) = queue.recv().await {
+        let peers = peers.clone();
+        let answer = Answer::new(move |result: openraft::raft::ClientWriteResult<TypeConfig>| {
+            callback(match result {
+                Ok(written) => written.data.0,
+                Err(ClientWriteError::ForwardToLeader(forward)) => {
+                    Err(match &forward.leader_node {
+                        Some(member) => redirect(&peers.address(member)),
+                        None => no_leader(),
+                    })
+                }
+                Err(error) => Err(Fault::retry(error.to_string())),
+            });
+        });
+        if raft.client_write_ff(Proposal(bytes), Some(answer)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The caller should ask the leader.
+pub(crate) fn redirect(address: &str) -> Fault {
+    Fault {
+        hint: Some(address.to_owned()),
+        ..Fault::new(
+            Remedy::Redirect,
+            libc::EAGAIN,
+            format!("another metadata server leads: {address}"),
+        )
+    }
+}
+
+pub(crate) fn no_leader() -> Fault {
+    Fault::retry("the metadata servers are electing a leader")
+}
+
+/// When a member that restarts may vote and stand for election: what it promised a leader before
+/// it went down lasts no longer than a lease.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Silence {
+    until: Instant,
+}
+
+impl Silence {
+    pub(crate) fn after_restart(lease: Duration) -> Self {
+        // A tenth more, for clocks that differ in rate.
+        Self {
+            until: Instant::now() + lease.mul_f64(1.1),
+        }
+    }
+
+    pub(crate) fn none() -> Self {
+        Self {
+            until: Instant::now(),
+        }
+    }
+
+    pub(crate) fn is_over(self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    pub(crate) async fn over(self) {
+        tokio::time::sleep_until(self.until.into()).await;
+    }
+}

@@ -1,0 +1,233 @@
+//! What the leader remembers of object servers: when they were heard and what they reported.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use mrc_core::{IndexError, IndexRead, query};
+use proto::mrc::{self, OsdHeartbeat, OsdMap, PgReport, PgState, Replica};
+use types::{Fault, OsdId, PgId, VolumeId};
+
+use crate::log_writer::lock;
+
+/// Object servers as the leader knows them.
+#[derive(Debug, Default)]
+pub(crate) struct Osds(Mutex<HashMap<OsdId, Soft>>);
+
+#[derive(Debug)]
+struct Soft {
+    heard: Instant,
+    capacity_bytes: u64,
+    free_bytes: u64,
+    reports: HashMap<(u64, u32), PgReport>,
+}
+
+/// What the newest heartbeat of a server said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    pub up: bool,
+    pub age: Duration,
+    pub capacity_bytes: u64,
+    pub free_bytes: u64,
+    pub objects_behind: u64,
+}
+
+/// How a placement group does.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct PgHealth {
+    /// Members that are up and up to date.
+    pub full_replicas: u32,
+    /// All of them are.
+    pub full: bool,
+}
+
+impl Osds {
+    pub(crate) fn heard(&self, beat: &OsdHeartbeat) {
+        let reports = beat.pgs.iter().map(|report| ((report.volume, report.pg), report.clone()));
+        let soft = Soft {
+            heard: Instant::now(),
+            capacity_bytes: beat.capacity_bytes,
+            free_bytes: beat.free_bytes,
+            reports: reports.collect(),
+        };
+        lock(&self.0).insert(OsdId(beat.osd), soft);
+    }
+
+    /// `None`: not since this server leads.
+    pub(crate) fn get(&self, osd: OsdId, timeout: Duration) -> Option<Heard> {
+        let osds = lock(&self.0);
+        let soft = osds.get(&osd)?;
+        let age = soft.heard.elapsed();
+        Some(Heard {
+            up: age < timeout,
+            age,
+            capacity_bytes: soft.capacity_bytes,
+            free_bytes: soft.free_bytes,
+            objects_behind: soft.reports.values().map(|report| report.objects_behind).sum(),
+        })
+    }
+
+    pub(crate) fn up(&self, timeout: Duration) -> Vec<OsdId> {
+        let osds = lock(&self.0);
+        let up = osds.iter().filter(|(_, soft)| soft.heard.elapsed() < timeout);
+        let mut up: Vec<_> = up.map(|(osd, _)| *osd).collect();
+        up.sort_unstable();
+        up
+    }
+
+    /// Judges groups by what their members reported of their current view.
+    pub(crate) fn health(&self, pgs: &[mrc::Pg], timeout: Duration) -> Vec<PgHealth> {
+        let osds = lock(&self.0);
+        pgs.iter()
+            .map(|pg| {
+                let reports = pg.osds.iter().map(|osd| {
+                    let soft = osds.get(&OsdId(*osd)).filter(|soft| soft.heard.elapsed() < timeout)?;
+                    let report = soft.reports.get(&(pg.volume, pg.pg))?;
+                    (report.view == pg.view).then_some((*osd, report))
+                });
+                let mut full_replicas = 0;
+                let mut lagging = false;
+                for (osd, report) in reports.flatten() {
+                    lagging |= !report.lagging.is_empty();
+                    let full = report.state() == PgState::PgFull
+                        && report.objects_behind == 0
+                        && !pg.incomplete.contains(&osd);
+                    full_replicas += u32::from(full);
+                }
+                PgHealth {
+                    full_replicas,
+                    full: full_replicas as usize == pg.osds.len() && !lagging,
+                }
+            })
+            .collect()
+    }
+}
+
+/// The map of object servers as grants and heartbeats need it, remade when its version changes.
+#[derive(Debug, Default)]
+pub(crate) struct MapCache(Mutex<Arc<Map>>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Map {
+    pub version: u64,
+    pub whole: OsdMap,
+    pgs: BTreeMap<(VolumeId, PgId), (u64, Vec<Replica>)>,
+}
+
+impl MapCache {
+    pub(crate) fn get(&self, index: &dyn IndexRead) -> Result<Arc<Map>, IndexError> {
+        let version = query::map_version(index)?;
+        let mut cached = lock(&self.0);
+        if cached.version != version {
+            *cached = Arc::new(Map::new(query::osd_map(index)?));
+        }
+        Ok(Arc::clone(&cached))
+    }
+}
+
+impl Map {
+    fn new(whole: OsdMap) -> Self {
+        let addresses: BTreeMap<u64, &Replica> =
+            whole.osds.iter().map(|replica| (replica.osd, replica)).collect();
+        let pgs = whole
+            .pgs
+            .iter()
+            .map(|pg| {
+                let replicas = pg.osds.iter().filter_map(|osd| addresses.get(osd).copied().cloned());
+                let key = (VolumeId(pg.volume), PgId(pg.pg));
+                (key, (pg.view, replicas.collect()))
+            })
+            .collect();
+        Self {
+            version: whole.version,
+            whole,
+            pgs,
+        }
+    }
+
+    /// View and replicas of a group.
+    pub(crate) fn pg(&self, volume: VolumeId, pg: PgId) -> Result<(u64, &[Replica]), Fault> {
+        match self.pgs.get(&(volume, pg)) {
+            Some((view, replicas)) => Ok((*view, replicas)),
+            None => Err(Fault::refresh(format!("placement group {volume}.{pg} does not exist"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn beat(osd: u64, report: PgReport) -> OsdHeartbeat {
+        OsdHeartbeat {
+            osd,
+            pgs: vec![report],
+            ..OsdHeartbeat::default()
+        }
+    }
+
+    fn report(view: u64, state: PgState) -> PgReport {
+        PgReport {
+            volume: 1,
+            pg: 2,
+            view,
+            state: state.into(),
+            ..PgReport::default()
+        }
+    }
+
+    fn pg() -> mrc::Pg {
+        mrc::Pg {
+            volume: 1,
+            pg: 2,
+            view: 4,
+            osds: vec![1, 2],
+            ..mrc::Pg::default()
+        }
+    }
+
+    fn health(osds: &Osds, pg: mrc::Pg) -> (u32, bool) {
+        let health = osds.health(&[pg], LONG).remove(0);
+        (health.full_replicas, health.full)
+    }
+
+    #[test]
+    fn group_is_full_only_when_every_member_says_so_of_the_current_view() {
+        let osds = Osds::default();
+        assert_eq!(health(&osds, pg()), (0, false));
+        osds.heard(&beat(1, report(4, PgState::PgFull)));
+        assert_eq!(health(&osds, pg()), (1, false));
+        osds.heard(&beat(2, report(3, PgState::PgFull)));
+        assert_eq!(health(&osds, pg()), (1, false));
+        osds.heard(&beat(2, report(4, PgState::PgRecovering)));
+        assert_eq!(health(&osds, pg()), (1, false));
+        osds.heard(&beat(2, report(4, PgState::PgFull)));
+        assert_eq!(health(&osds, pg()), (2, true));
+    }
+
+    #[test]
+    fn incomplete_behind_lagging_or_silent_members_make_it_degraded() {
+        let osds = Osds::default();
+        osds.heard(&beat(1, report(4, PgState::PgFull)));
+        osds.heard(&beat(2, report(4, PgState::PgFull)));
+
+        let incomplete = mrc::Pg {
+            incomplete: vec![2],
+            ..pg()
+        };
+        assert_eq!(health(&osds, incomplete), (1, false));
+        assert!(!osds.health(&[pg()], Duration::ZERO).remove(0).full);
+
+        let mut lagging = report(4, PgState::PgFull);
+        lagging.lagging = vec![2];
+        osds.heard(&beat(1, lagging));
+        assert_eq!(health(&osds, pg()), (2, false));
+
+        let mut behind = report(4, PgState::PgFull);
+        behind.objects_behind = 1;
+        osds.heard(&beat(1, behind));
+        assert_eq!(health(&osds, pg()), (1, false));
+    }
+}

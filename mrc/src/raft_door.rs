@@ -1,0 +1,239 @@
+//! Raft's messages over links: the called side.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use openraft::raft::AppendEntriesRequest;
+use prost::Message as _;
+use proto::raft::request::Op;
+use proto::raft::{Greeting, Request, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shell::link::{Connection, Handler, Payload, Responder};
+use tokio::sync::mpsc;
+use types::Fault;
+
+use crate::checkpoint::Receiving;
+use crate::config::APPENDS_QUEUED_MAX;
+use crate::consensus::{CheckpointMeta, TypeConfig, Vote};
+use crate::log_writer::lock;
+use crate::membership;
+use crate::node::{MrcRaft, Node, Silence};
+use crate::state_machine::{Checkpoint, Snapshot};
+
+/// Handles the service Raft.
+pub(crate) struct RaftDoor {
+    node: Arc<Node>,
+    dir: PathBuf,
+    silence: Silence,
+    appends: mpsc::Sender<(AppendEntriesRequest<TypeConfig>, Responder)>,
+    receiving: Arc<Mutex<Option<Transfer>>>,
+}
+
+/// The checkpoint that is coming in; a newer one replaces it.
+struct Transfer {
+    id: u64,
+    vote: Vote,
+    meta: CheckpointMeta,
+    /// `None` while a part is being written.
+    receiving: Option<Receiving>,
+}
+
+impl RaftDoor {
+    pub(crate) fn new(node: Arc<Node>, dir: PathBuf, silence: Silence) -> Self {
+        let (appends, queue) = mpsc::channel(APPENDS_QUEUED_MAX);
+        tokio::spawn(append_in_order(node.raft.clone(), queue));
+        Self {
+            node,
+            dir,
+            silence,
+            appends,
+            receiving: Arc::default(),
+        }
+    }
+
+    fn answer(&self, op: Op, payload: Payload, responder: Responder) -> Result<(), (Responder, Fault)> {
+        let raft = self.node.raft.clone();
+        macro_rules! ask {
+            ($call:ident) => {{
+                let rpc = match parse(payload) {
+                    Ok(rpc) => rpc,
+                    Err(fault) => return Err((responder, fault)),
+                };
+                tokio::spawn(async move { reply(responder, raft.$call(rpc).await) });
+            }};
+        }
+        match op {
+            Op::Append(_) => match parse(payload) {
+                Ok(rpc) => {
+                    // Dropped with its responder if the queue is full: the leader repeats it.
+                    let _full = self.appends.try_send((rpc, responder));
+                }
+                Err(fault) => return Err((responder, fault)),
+            },
+            Op::Vote(_) | Op::PreVote(_) | Op::TransferLeader(_) if !self.silence.is_over() => {
+                let fault = Fault::retry("this member restarted and keeps silent for a lease");
+                return Err((responder, fault));
+            }
+            Op::Vote(_) => ask!(vote),
+            Op::PreVote(_) => ask!(pre_vote),
+            Op::TransferLeader(_) => ask!(handle_transfer_leader),
+            Op::CheckpointBegin(begin) => {
+                let head = match parse(payload) {
+                    Ok(head) => head,
+                    Err(fault) => return Err((responder, fault)),
+                };
+                self.begin(begin.transfer, head, responder);
+            }
+            Op::CheckpointPart(part) => self.part(part.transfer, part.number, payload, responder),
+            Op::CheckpointEnd(end) => self.end(end.transfer, end.parts, responder),
+            Op::Hello(_) => responder.ok(&self.greeting(), Payload::none()),
+            Op::Join(join) => membership::join(Arc::clone(&self.node), join, responder),
+        }
+        Ok(())
+    }
+
+    fn greeting(&self) -> Response {
+        Response {
+            greeting: Some(Greeting {
+                id: self.node.me.id,
+                number: self.node.log.number(),
+                pristine: self.node.log.is_pristine(),
+                pid: u64::from(std::process::id()),
+                dir: self.dir.display().to_string(),
+                state: self.node.state().to_owned(),
+                leader: self.node.leader().map_or(0, |member| member.id),
+            }),
+            joined: false,
+        }
+    }
+
+    fn begin(&self, id: u64, (vote, meta): (Vote, CheckpointMeta), responder: Responder) {
+        let (path, slot) = (self.dir.join("checkpoint.incoming"), Arc::clone(&self.receiving));
+        tokio::task::spawn_blocking(move || match Receiving::begin(&path) {
+            Ok(receiving) => {
+                *lock(&slot) = Some(Transfer {
+                    id,
+                    vote,
+                    meta,
+                    receiving: Some(receiving),
+                });
+                reply_ok(responder, &());
+            }
+            Err(error) => responder.fault(Fault::retry(error.to_string())),
+        });
+    }
+
+    fn part(&self, id: u64, number: u64, payload: Payload, responder: Responder) {
+        let slot = Arc::clone(&self.receiving);
+        let taken = lock(&slot)
+            .as_mut()
+            .filter(|transfer| transfer.id == id)
+            .and_then(|transfer| transfer.receiving.take());
+        let Some(mut receiving) = taken else {
+            return responder.fault(Fault::retry("another checkpoint is coming in"));
+        };
+        tokio::task::spawn_blocking(move || {
+            let added = payload
+                .verified()
+                .and_then(|part| {
+                    let added = receiving.add(number, &part);
+                    added.map_err(|error| Fault::retry(error.to_string()))
+                });
+            if let Some(transfer) = lock(&slot).as_mut().filter(|transfer| transfer.id == id) {
+                transfer.receiving = Some(receiving);
+            }
+            match added {
+                Ok(()) => responder.ok(&Response::default(), Payload::none()),
+                Err(fault) => responder.fault(fault),
+            }
+        });
+    }
+
+    fn end(&self, id: u64, parts: u64, responder: Responder) {
+        let taken = lock(&self.receiving).take_if(|transfer| transfer.id == id);
+        let raft = self.node.raft.clone();
+        let Some(transfer) = taken else {
+            return responder.fault(Fault::retry("another checkpoint is coming in"));
+        };
+        let path = transfer
+            .receiving
+            .ok_or_else(|| std::io::Error::other("a part is still being written"))
+            .and_then(|receiving| receiving.end(parts));
+        let path = match path {
+            Ok(path) => path,
+            Err(error) => return responder.fault(Fault::retry(error.to_string())),
+        };
+        let snapshot = Snapshot {
+            meta: transfer.meta,
+            snapshot: Checkpoint::Received(path),
+        };
+        tokio::spawn(async move {
+            reply(responder, raft.install_full_snapshot(transfer.vote, snapshot).await);
+        });
+    }
+}
+
+impl Handler for RaftDoor {
+    fn request(&self, _from: &Arc<Connection>, body: Bytes, payload: Payload, responder: Responder) {
+        let request = match Request::decode(body) {
+            Ok(request) => request,
+            Err(error) => return responder.fault(Fault::surface(libc::EPROTO, error.to_string())),
+        };
+        if request.target != 0 && request.target != self.node.log.number() {
+            let text = "this message is for a member that lost its directory";
+            return responder.fault(Fault::surface(libc::ESTALE, text));
+        }
+        let Some(op) = request.op else {
+            let text = "unknown request; run the same release on all machines";
+            return responder.fault(Fault::surface(libc::EPROTO, text));
+        };
+        if let Err((responder, fault)) = self.answer(op, payload, responder) {
+            responder.fault(fault);
+        }
+    }
+}
+
+/// Hands appends to Raft in the order of their arrival; their answers may overtake each other.
+async fn append_in_order(
+    raft: MrcRaft,
+    mut queue: mpsc::Receiver<(AppendEntriesRequest<TypeConfig>, Responder)>,
+) {
+    while let Some((rpc, responder)) = queue.recv().await {
+        let raft = raft.clone();
+        let mut asked = async move { raft.append_entries(rpc).await }.boxed();
+        // The first poll puts it into Raft's queue.
+        match futures::poll!(&mut asked) {
+            std::task::Poll::Ready(result) => reply(responder, result),
+            std::task::Poll::Pending => {
+                tokio::spawn(async move { reply(responder, asked.await) });
+            }
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(payload: Payload) -> Result<T, Fault> {
+    let bytes = payload.verified()?;
+    postcard::from_bytes(&bytes).map_err(|error| {
+        Fault::surface(
+            libc::EPROTO,
+            format!("undecodable message ({error}); run the same release on all machines"),
+        )
+    })
+}
+
+fn reply<E: std::fmt::Display>(responder: Responder, result: Result<impl Serialize, E>) {
+    match result {
+        Ok(body) => reply_ok(responder, &body),
+        Err(error) => responder.fault(Fault::retry(error.to_string())),
+    }
+}
+
+fn reply_ok(responder: Responder, body: &impl Serialize) {
+    match postcard::to_stdvec(body) {
+        Ok(bytes) => responder.ok(&Response::default(), Payload::of(bytes.into())),
+        Err(error) => responder.fault(Fault::retry(error.to_string())),
+    }
+}

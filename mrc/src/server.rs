@@ -1,0 +1,289 @@
+//! A metadata server from start to end.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mrc_core::{Index, IndexError};
+use openraft::Raft;
+use openraft::async_runtime::WatchReceiver;
+use shell::link::{Identity, Role, Server, ServiceKind};
+use shell::statedir::{Owner, StateDir};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::{Config, ConfigError};
+use crate::door::{Door, Service};
+use crate::index_redb::RedbIndex;
+use crate::janitor;
+use crate::log_dir::LogError;
+use crate::log_store::LogStore;
+use crate::membership;
+use crate::node::{Node, Silence, raft_config};
+use crate::raft_door::RaftDoor;
+use crate::raft_link::Peers;
+use crate::state_machine::StateMachine;
+
+/// Why a metadata server could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting can't be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The secret's file can't be used.
+    #[error(transparent)]
+    Secret(#[from] shell::config::ConfigError),
+    /// The directory is someone else's, in use, or unreadable.
+    #[error(transparent)]
+    Directory(#[from] shell::statedir::StateDirError),
+    /// The address can't be listened on.
+    #[error(transparent)]
+    Listen(#[from] shell::listen::ListenError),
+    /// The log can't be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The index can't be used.
+    #[error("index {}: {source}; remove this server's directory and start it again: it gets everything from the other metadata servers", path.display())]
+    Index {
+        /// Its file.
+        path: PathBuf,
+        /// What the engine said.
+        source: IndexError,
+    },
+    /// The index lacks entries that the log does not have any more.
+    #[error(
+        "index {} ends at entry {applied}, but the log begins behind entry {purged}; remove this server's directory and start it again: it gets everything from the other metadata servers",
+        path.display()
+    )]
+    Gap {
+        /// File of the index.
+        path: PathBuf,
+        /// Last entry applied; 0 if none.
+        applied: u64,
+        /// Last entry purged.
+        purged: u64,
+    },
+    /// Writing the log failed; what was being written may be lost, so the server stops.
+    #[error("writing the log failed ({0}); check the disk, then start the server again")]
+    LogWrite(String),
+    /// Raft stopped.
+    #[error("the consensus core stopped: {0}")]
+    Raft(String),
+    /// The listening socket failed.
+    #[error(transparent)]
+    Link(#[from] shell::link::LinkError),
+}
+
+/// Runs a metadata server until `shutdown` is done or it has to stop.
+///
+/// # Errors
+///
+/// [`Error`]: each is one sentence that names what to change.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let config = config.validated()?;
+    let listener = shell::listen::bind(config.listen).await?;
+    run_on(config, listener, shutdown).await
+}
+
+/// As [`run`], with a socket that listens already.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_on(
+    config: Config,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let config = config.validated()?;
+    let cluster = config.cluster_id()?;
+    let secret = shell::config::load_secret(&config.secret_file)?;
+    let owner = Owner {
+        cluster,
+        role: Role::Mrc,
+        id: config.id,
+    };
+    let _dir = StateDir::open(&config.dir, owner)?;
+    let identity = Identity {
+        cluster,
+        secret,
+        role: Role::Mrc,
+        id: config.id,
+    };
+    let running = start(&config, &identity).await?;
+    running.serve(&config, identity, listener, shutdown).await
+}
+
+/// A server whose Raft runs but that nobody reaches yet.
+struct Running {
+    node: Arc<Node>,
+    silence: Silence,
+}
+
+async fn start(config: &Config, identity: &Identity) -> Result<Running, Error> {
+    let log_path = config.dir.join("log");
+    let log = LogStore::open(&log_path, config.log_segment_bytes, crate::draw())?;
+    let (path, index) = open_index(config, log.number())?;
+    let unusable = |source: IndexError| Error::Index {
+        path: path.clone(),
+        source,
+    };
+    let machine = StateMachine::new(index).map_err(|error| unusable(IndexError::engine(error)))?;
+    let applied = machine.applied().map(|id| id.index);
+    if let Some(purged) = log.purged()
+        && applied.is_none_or(|applied| applied < purged.index)
+    {
+        return Err(Error::Gap {
+            path,
+            applied: applied.unwrap_or(0),
+            purged: purged.index,
+        });
+    }
+    // Whoever never logged anything has promised nothing.
+    let silence = if log.is_pristine() {
+        Silence::none()
+    } else {
+        Silence::after_restart(config.lease())
+    };
+    let peers = Peers::new(identity.clone(), config.addresses());
+    let raft_config = raft_config(config).map_err(|error| Error::Raft(error.to_string()))?;
+    let raft = Raft::new(
+        log.number(),
+        Arc::new(raft_config),
+        peers.clone(),
+        log.clone(),
+        machine.clone(),
+    )
+    .await
+    .map_err(|error| Error::Raft(error.to_string()))?;
+    Ok(Running {
+        node: Node::new(raft, log, machine, peers, config),
+        silence,
+    })
+}
+
+/// The index belongs to the log of the same number; one of another log is what a lost log left.
+fn open_index(config: &Config, number: u64) -> Result<(PathBuf, Arc<dyn Index>), Error> {
+    let name = format!("index-{number:016x}");
+    let path = config.dir.join(&name);
+    for item in std::fs::read_dir(&config.dir).into_iter().flatten().flatten() {
+        let other = item.file_name();
+        let other = other.to_string_lossy();
+        if other.starts_with("index-") && other != name {
+            tracing::warn!(file = %item.path().display(), "removing the index of a log that is gone");
+            let _kept = std::fs::remove_file(item.path());
+        }
+    }
+    let index = RedbIndex::open(&path, config.index_cache_bytes);
+    let index = index.map_err(|source| Error::Index {
+        path: path.clone(),
+        source,
+    })?;
+    Ok((path, Arc::new(index)))
+}
+
+impl Running {
+    async fn serve(
+        self,
+        config: &Config,
+        identity: Identity,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        let node = self.node;
+        let service = Service::new(Arc::clone(&node), config.clone(), &identity);
+        let raft_door = RaftDoor::new(Arc::clone(&node), config.dir.clone(), self.silence);
+        let (stop, stopped) = watch::channel(false);
+        let server = Server::new(identity.clone())
+            .service(ServiceKind::Mrc, Arc::new(Door(Arc::clone(&service))))
+            .service(ServiceKind::Raft, Arc::new(raft_door));
+        let mut ended = stopped.clone();
+        let serving = server.serve(listener, async move {
+            let _gone = ended.wait_for(|stopped| *stopped).await;
+        });
+        let background = tokio::spawn(background(
+            Arc::clone(&service),
+            identity,
+            self.silence,
+            stopped,
+        ));
+        let mut serving = std::pin::pin!(serving);
+        let result = tokio::select! {
+            result = &mut serving => result.map_err(Error::from),
+            error = failure(&node) => Err(error),
+            () = shutdown => Ok(()),
+        };
+        let _gone = stop.send(true);
+        background.abort();
+        let _ended = node.raft.shutdown().await;
+        let flushed = node.machine.flush().await;
+        if let Err(error) = flushed {
+            tracing::warn!(%error, "could not flush the index; the next start repeats some of the log");
+        }
+        if result.is_ok() {
+            // Errors of connections that are cut off now concern nobody.
+            let _ended = tokio::time::timeout(Duration::from_secs(2), serving).await;
+        }
+        result
+    }
+}
+
+/// Everything that happens by itself.
+async fn background(
+    service: Arc<Service>,
+    identity: Identity,
+    silence: Silence,
+    stopped: watch::Receiver<bool>,
+) {
+    let node = Arc::clone(&service.node);
+    let elections = async {
+        silence.over().await;
+        node.raft.runtime_config().elect(true);
+        membership::bootstrap(&node, &service.config.addresses()).await;
+    };
+    let flushes = flush_regularly(&node, service.config.flush_ms);
+    let janitor = janitor::run(Arc::clone(&service), identity, stopped);
+    tokio::join!(elections, flushes, janitor);
+}
+
+async fn flush_regularly(node: &Node, flush_ms: u64) {
+    let events = node.machine.events();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(flush_ms)) => {}
+            () = events.flush.notified() => {}
+        }
+        if let Err(error) = node.machine.flush().await {
+            tracing::error!(%error, "flushing the index failed; the log keeps everything");
+        }
+    }
+}
+
+/// Ends when the server must.
+async fn failure(node: &Node) -> Error {
+    let mut log = node.log.failure();
+    let mut metrics = node.raft.metrics();
+    loop {
+        tokio::select! {
+            changed = log.changed() => {
+                let reason = log.borrow().clone();
+                if changed.is_err() || reason.is_some() {
+                    return Error::LogWrite(reason.unwrap_or_default());
+                }
+            }
+            changed = metrics.changed() => {
+                let state = metrics.borrow_watched().running_state.clone();
+                if let Some(failed) = log.borrow().clone() {
+                    return Error::LogWrite(failed);
+                }
+                match state {
+                    Err(fatal) => return Error::Raft(fatal.to_string()),
+                    Ok(()) if changed.is_err() => return Error::Raft("it ended".to_owned()),
+                    Ok(()) => {}
+                }
+            }
+        }
+    }
+}

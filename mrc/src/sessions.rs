@@ -1,0 +1,254 @@
+//! What the leader remembers of sessions: when they were heard, what they have open for reading.
+//!
+//! None of it is replicated. A new leader gives every session a full timeout and asks it for its
+//! open files; until all have told them, or their time is over, no orphan is reaped.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use mrc_core::{IndexError, IndexRead, query};
+use types::{Fault, Inode, SessionId, VolumeId};
+
+use crate::consensus::LeaderId;
+use crate::log_writer::lock;
+
+/// Sessions as the leader knows them.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    leadership: Option<LeaderId>,
+    since: Option<Instant>,
+    sessions: HashMap<SessionId, Soft>,
+    /// Who has a file open for reading.
+    readers: HashMap<(VolumeId, Inode), HashSet<SessionId>>,
+}
+
+#[derive(Debug)]
+struct Soft {
+    volume: VolumeId,
+    heard: Instant,
+    /// It told this leader what it has open.
+    registered: bool,
+    open: HashSet<Inode>,
+}
+
+/// What administrators see of a session.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Activity {
+    pub idle: Duration,
+    pub open_inodes: u64,
+}
+
+impl Sessions {
+    /// Begins anew if the leadership is another one than before.
+    pub(crate) fn enter(&self, leader: LeaderId, index: &dyn IndexRead) -> Result<(), IndexError> {
+        let mut table = lock(&self.0);
+        if table.leadership == Some(leader) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let known = query::sessions(index)?;
+        *table = Table {
+            leadership: Some(leader),
+            since: Some(now),
+            sessions: known
+                .into_iter()
+                .filter(|(_, record)| !record.ended)
+                .map(|(session, record)| (session, Soft::new(VolumeId(record.volume), now, false)))
+                .collect(),
+            readers: HashMap::new(),
+        };
+        Ok(())
+    }
+
+    /// Its volume; hearing from it keeps it alive.
+    pub(crate) fn touch(&self, session: SessionId) -> Result<VolumeId, Fault> {
+        let mut table = lock(&self.0);
+        match table.sessions.get_mut(&session) {
+            Some(soft) => {
+                soft.heard = Instant::now();
+                Ok(soft.volume)
+            }
+            None => Err(unknown(session)),
+        }
+    }
+
+    pub(crate) fn opened(&self, session: SessionId, volume: VolumeId) {
+        let mut table = lock(&self.0);
+        let now = Instant::now();
+        // A repeated request finds a session that may have files open already.
+        table
+            .sessions
+            .entry(session)
+            .or_insert_with(|| Soft::new(volume, now, true))
+            .heard = now;
+    }
+
+    pub(crate) fn ended(&self, session: SessionId) {
+        let mut table = lock(&self.0);
+        if let Some(soft) = table.sessions.remove(&session) {
+            for inode in soft.open {
+                table.close(session, (soft.volume, inode));
+            }
+        }
+    }
+
+    /// Notes that the session has the file open for reading.
+    pub(crate) fn open(&self, session: SessionId, inode: Inode) -> Result<(), Fault> {
+        let mut table = lock(&self.0);
+        let soft = table.sessions.get_mut(&session).ok_or_else(|| unknown(session))?;
+        soft.open.insert(inode);
+        let volume = soft.volume;
+        table.readers.entry((volume, inode)).or_default().insert(session);
+        Ok(())
+    }
+
+    pub(crate) fn release(&self, session: SessionId, inode: Inode) {
+        let mut table = lock(&self.0);
+        if let Some(soft) = table.sessions.get_mut(&session) {
+            soft.open.remove(&inode);
+            let volume = soft.volume;
+            table.close(session, (volume, inode));
+        }
+    }
+
+    pub(crate) fn has_readers(&self, volume: VolumeId, inode: Inode) -> bool {
+        lock(&self.0).readers.contains_key(&(volume, inode))
+    }
+
+    /// A keep-alive; returns whether the leader still lacks what the session has open.
+    pub(crate) fn keep_alive(
+        &self,
+        session: SessionId,
+        open: Option<Vec<Inode>>,
+    ) -> Result<bool, Fault> {
+        let mut table = lock(&self.0);
+        let soft = table.sessions.get_mut(&session).ok_or_else(|| unknown(session))?;
+        soft.heard = Instant::now();
+        let volume = soft.volume;
+        if let Some(open) = open {
+            soft.registered = true;
+            soft.open.extend(open.iter().copied());
+            for inode in open {
+                table.readers.entry((volume, inode)).or_default().insert(session);
+            }
+            return Ok(false);
+        }
+        Ok(!soft.registered)
+    }
+
+    /// Sessions that were silent for longer than `timeout`.
+    pub(crate) fn expired(&self, timeout: Duration) -> Vec<SessionId> {
+        let table = lock(&self.0);
+        let silent = table.sessions.iter().filter(|(_, soft)| soft.heard.elapsed() > timeout);
+        silent.map(|(session, _)| *session).collect()
+    }
+
+    /// Whether every session has told this leader what it has open, or had the time to.
+    pub(crate) fn complete(&self, timeout: Duration) -> bool {
+        let table = lock(&self.0);
+        table.since.is_some_and(|since| since.elapsed() > timeout)
+            || table.sessions.values().all(|soft| soft.registered)
+    }
+
+    pub(crate) fn activity(&self, session: SessionId) -> Activity {
+        let table = lock(&self.0);
+        table.sessions.get(&session).map_or_else(Activity::default, |soft| Activity {
+            idle: soft.heard.elapsed(),
+            open_inodes: soft.open.len() as u64,
+        })
+    }
+}
+
+impl Soft {
+    fn new(volume: VolumeId, heard: Instant, registered: bool) -> Self {
+        Self {
+            volume,
+            heard,
+            registered,
+            open: HashSet::new(),
+        }
+    }
+}
+
+impl Table {
+    fn close(&mut self, session: SessionId, file: (VolumeId, Inode)) {
+        if let Some(readers) = self.readers.get_mut(&file) {
+            readers.remove(&session);
+            if readers.is_empty() {
+                self.readers.remove(&file);
+            }
+        }
+    }
+}
+
+fn unknown(session: SessionId) -> Fault {
+    Fault::refresh(format!("session {session} is unknown or has ended; open a new one"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOLUME: VolumeId = VolumeId(1);
+    const ONE: SessionId = SessionId(1);
+    const TWO: SessionId = SessionId(2);
+    const FILE: Inode = Inode(5);
+
+    #[test]
+    fn file_has_readers_until_the_last_of_them_is_gone() {
+        let sessions = Sessions::default();
+        sessions.opened(ONE, VOLUME);
+        sessions.opened(TWO, VOLUME);
+        sessions.open(ONE, FILE).unwrap();
+        sessions.open(TWO, FILE).unwrap();
+
+        sessions.release(ONE, FILE);
+        assert!(sessions.has_readers(VOLUME, FILE));
+        sessions.ended(TWO);
+
+        assert!(!sessions.has_readers(VOLUME, FILE));
+        assert!(sessions.open(TWO, FILE).is_err());
+    }
+
+    #[test]
+    fn new_leadership_knows_no_readers_until_sessions_register() {
+        let index = mrc_core::MemoryIndex::new();
+        let mut batch = mrc_core::Batch::new();
+        let record = proto::index::SessionRecord {
+            volume: VOLUME.0,
+            ..Default::default()
+        };
+        batch.put(mrc_core::keys::session(ONE), prost::Message::encode_to_vec(&record));
+        mrc_core::Index::apply(&index, batch).unwrap();
+        let sessions = Sessions::default();
+        let hour = Duration::from_secs(3600);
+
+        sessions.enter(LeaderId { term: 2, node_id: 1 }, &index).unwrap();
+
+        assert!(!sessions.complete(hour));
+        assert_eq!(sessions.keep_alive(ONE, None), Ok(true));
+        assert_eq!(sessions.keep_alive(ONE, Some(vec![FILE])), Ok(false));
+        assert!(sessions.complete(hour));
+        assert!(sessions.has_readers(VOLUME, FILE));
+        assert_eq!(sessions.keep_alive(ONE, None), Ok(false));
+
+        sessions.enter(LeaderId { term: 3, node_id: 1 }, &index).unwrap();
+        assert!(!sessions.has_readers(VOLUME, FILE));
+        assert!(!sessions.complete(hour));
+        assert!(sessions.complete(Duration::ZERO));
+    }
+
+    #[test]
+    fn silent_session_expires_and_a_heard_one_does_not() {
+        let sessions = Sessions::default();
+        sessions.opened(ONE, VOLUME);
+
+        assert_eq!(sessions.expired(Duration::from_secs(3600)), []);
+        std::thread::yield_now();
+        assert_eq!(sessions.expired(Duration::ZERO), [ONE]);
+    }
+}
