@@ -8,7 +8,7 @@
 //! - changes: [`apply`], [`of_request`], and behind them sessions, volumes, the namespace;
 //! - reads: [`query`] for clients, [`janitor`] for the leader's housekeeping, [`registration`] for
 //!   heartbeats;
-//! - [`check`] tells whether an index is consistent.
+//! - [`check()`] tells whether an index is consistent.
 
 mod attr;
 mod command;

@@ -1,0 +1,384 @@
+//! Metadata servers in this process, each on a runtime of its own so that it can be killed, and a
+//! client that finds the leader.
+
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mrc::{Config, MemberAddress};
+use proto::mrc::request::Op;
+use proto::mrc::response::Reply;
+use proto::mrc::{self as wire, Request, Response};
+use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use types::{ClusterId, Fault, Remedy, Secret};
+
+pub const CLUSTER: ClusterId = ClusterId(0xabc);
+/// Far more than anything here takes on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+pub fn secret() -> Secret {
+    Secret::from_bytes([7; 32])
+}
+
+/// Servers 1..=n; `None` while one is down.
+pub struct Cluster {
+    pub dir: TempDir,
+    pub addresses: Vec<SocketAddr>,
+    servers: Vec<Option<Running>>,
+    tune: fn(&mut Config),
+}
+
+struct Running {
+    runtime: Runtime,
+    stop: oneshot::Sender<()>,
+    ended: oneshot::Receiver<Result<(), mrc::Error>>,
+}
+
+pub fn config(dir: &Path, id: u64, addresses: &[SocketAddr]) -> Config {
+    Config {
+        cluster: CLUSTER.to_string(),
+        secret_file: dir.join("secret"),
+        id,
+        listen: addresses[id as usize - 1],
+        dir: dir.join(format!("mrc-{id}")),
+        members: (1..)
+            .zip(addresses)
+            .map(|(id, address)| MemberAddress {
+                id,
+                address: address.to_string(),
+            })
+            .collect(),
+        insecure_network: false,
+        heartbeat_ms: 100,
+        election_ms: 600,
+        session_timeout_ms: 30_000,
+        osd_timeout_ms: 3_000,
+        index_cache_bytes: 4 << 20,
+        flush_ms: 1_000,
+        checkpoint_entries: 20_000,
+        log_keep_entries: 50_000,
+        log_segment_bytes: 1 << 20,
+    }
+}
+
+impl Cluster {
+    pub fn start(count: usize) -> Self {
+        Self::start_tuned(count, |_| {})
+    }
+
+    pub fn start_tuned(count: usize, tune: fn(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        write_secret(dir.path());
+        let listeners: Vec<_> = (0..count)
+            .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let addresses: Vec<_> = listeners
+            .iter()
+            .map(|listener| listener.local_addr().unwrap())
+            .collect();
+        let mut cluster = Self {
+            dir,
+            addresses,
+            servers: (0..count).map(|_| None).collect(),
+            tune,
+        };
+        for (id, listener) in (1..).zip(listeners) {
+            cluster.run(id, listener);
+        }
+        cluster
+    }
+
+    pub fn config(&self, id: u64) -> Config {
+        let mut config = config(self.dir.path(), id, &self.addresses);
+        (self.tune)(&mut config);
+        config
+    }
+
+    fn run(&mut self, id: u64, listener: std::net::TcpListener) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let config = self.config(id);
+        runtime.spawn(async move {
+            listener.set_nonblocking(true).unwrap();
+            let listener = TcpListener::from_std(listener).unwrap();
+            let result = mrc::run_on(config, listener, async {
+                let _ = stopped.await;
+            })
+            .await;
+            let _ = end.send(result);
+        });
+        self.servers[id as usize - 1] = Some(Running {
+            runtime,
+            stop,
+            ended,
+        });
+    }
+
+    /// Starts a server that is down.
+    pub fn restart(&mut self, id: u64) {
+        let address = self.addresses[id as usize - 1];
+        let deadline = Instant::now() + DEADLINE;
+        let listener = loop {
+            match std::net::TcpListener::bind(address) {
+                Ok(listener) => break listener,
+                Err(error) if Instant::now() > deadline => panic!("{error}"),
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        // The killed one lets go of its directory when its last task is gone.
+        let lock = self.config(id).dir.join("LOCK");
+        let free = || {
+            std::fs::File::open(&lock).map_or(true, |file| file.try_lock().is_ok())
+        };
+        while !free() {
+            assert!(Instant::now() < deadline, "the directory stays locked");
+            std::thread::yield_now();
+        }
+        self.run(id, listener);
+    }
+
+    /// Ends a server without letting it do anything more.
+    pub fn kill(&mut self, id: u64) {
+        if let Some(server) = self.servers[id as usize - 1].take() {
+            server.runtime.shutdown_background();
+        }
+    }
+
+    /// Ends a server as its operator would.
+    pub fn stop(&mut self, id: u64) -> Result<(), mrc::Error> {
+        let server = self.servers[id as usize - 1].take().unwrap();
+        let _ = server.stop.send(());
+        let result = server.ended.blocking_recv().unwrap();
+        server.runtime.shutdown_background();
+        result
+    }
+
+    pub fn wipe(&self, id: u64) {
+        std::fs::remove_dir_all(self.dir_of(id)).unwrap();
+    }
+
+    pub fn dir_of(&self, id: u64) -> PathBuf {
+        self.config(id).dir
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.addresses, Role::Mount, 1)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for id in 1..=self.servers.len() as u64 {
+            self.kill(id);
+        }
+    }
+}
+
+pub fn write_secret(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.join("secret");
+    std::fs::write(&path, secret().to_hex()).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Asks until somebody answers for good.
+pub struct Client {
+    runtime: Runtime,
+    links: Vec<Arc<Link>>,
+    pub session: u64,
+    pub slot_seq: u64,
+}
+
+impl Client {
+    pub fn new(addresses: &[SocketAddr], role: Role, id: u64) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let identity = Identity {
+            cluster: CLUSTER,
+            secret: secret(),
+            role,
+            id,
+        };
+        let links = {
+            let _inside = runtime.enter();
+            let open = |address: &SocketAddr| {
+                let options = LinkOptions::default();
+                Link::open(identity.clone(), ServiceKind::Mrc, address.to_string(), options)
+            };
+            addresses.iter().map(open).collect()
+        };
+        Self {
+            runtime,
+            links,
+            session: 0,
+            slot_seq: 0,
+        }
+    }
+
+    /// What one server says, whatever it is.
+    pub fn ask_one(&self, server: u64, request: &Request) -> Result<Reply, CallError> {
+        let link = &self.links[server as usize - 1];
+        let timeout = Duration::from_secs(5);
+        let call = link.call::<_, Response>(request, Payload::none(), timeout);
+        let (response, _) = self.runtime.block_on(call)?;
+        Ok(response.reply.expect("a reply"))
+    }
+
+    /// Asks all servers in turn until one answers or refuses for good.
+    pub fn ask(&self, request: &Request) -> Result<Reply, Fault> {
+        let deadline = Instant::now() + DEADLINE;
+        for server in (1..=self.links.len() as u64).cycle() {
+            match self.ask_one(server, request) {
+                Ok(reply) => return Ok(reply),
+                Err(CallError::Fault(fault))
+                    if !matches!(fault.remedy, Remedy::Retry | Remedy::Redirect) =>
+                {
+                    return Err(fault);
+                }
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        }
+        unreachable!("the cycle never ends")
+    }
+
+    pub fn read(&self, op: Op) -> Result<Reply, Fault> {
+        self.ask(&Request {
+            session: self.session,
+            slot: 0,
+            slot_seq: 0,
+            op: Some(op),
+        })
+    }
+
+    /// The next request of slot 0.
+    pub fn next(&mut self, op: Op) -> Request {
+        self.slot_seq += 1;
+        Request {
+            session: self.session,
+            slot: 0,
+            slot_seq: self.slot_seq,
+            op: Some(op),
+        }
+    }
+
+    pub fn change(&mut self, op: Op) -> Result<Reply, Fault> {
+        let request = self.next(op);
+        self.ask(&request)
+    }
+
+    /// A volume on one object server, and a session on it.
+    pub fn open_volume(&mut self, osd: &Client) {
+        osd.read(Op::OsdHeartbeat(heartbeat(1))).unwrap();
+        let create = wire::VolumeCreate {
+            name: "v".to_owned(),
+            nonce: 5,
+            ..wire::VolumeCreate::default()
+        };
+        self.read(Op::VolumeCreate(create)).unwrap();
+        self.open_session(9);
+    }
+
+    pub fn open_session(&mut self, nonce: u64) {
+        let open = wire::OpenSession {
+            volume: "v".to_owned(),
+            client: "test".to_owned(),
+            mount_point: "/mnt".to_owned(),
+            pid: 1,
+            nonce,
+        };
+        let Reply::SessionOpened(opened) = self.read(Op::OpenSession(open)).unwrap() else {
+            panic!("no session");
+        };
+        self.session = opened.session;
+        self.slot_seq = 0;
+    }
+
+    /// Id of the leader, when all servers are up and agree.
+    pub fn leader(&self) -> u64 {
+        self.wait(|| {
+            let Ok(Reply::ClusterStatus(status)) = self.read(Op::Status(wire::Status {})) else {
+                return None;
+            };
+            let mrcs = || status.servers.iter().filter(|server| server.role == "mrc");
+            let followers = mrcs().filter(|server| server.state == "follower").count();
+            let leader = mrcs().find(|server| server.state == "leader")?;
+            (followers + 1 == self.links.len()).then_some(leader.id)
+        })
+    }
+
+    /// Polls until there is something.
+    pub fn wait<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "waited in vain");
+            std::thread::yield_now();
+        }
+    }
+}
+
+pub fn heartbeat(osd: u64) -> wire::OsdHeartbeat {
+    wire::OsdHeartbeat {
+        osd,
+        address: format!("127.0.0.1:{}", 40_000 + osd),
+        store_uuid: format!("store-{osd}"),
+        capacity_bytes: 1 << 30,
+        free_bytes: 1 << 29,
+        map_version: 0,
+        pgs: Vec::new(),
+        pid: 1,
+        dir: "/osd".to_owned(),
+    }
+}
+
+pub fn make_dir(name: &str) -> Op {
+    Op::MkDir(wire::MkDir {
+        parent: 1,
+        name: name.as_bytes().to_vec().into(),
+        mode: 0o755,
+        owner: Some(wire::Owner { uid: 0, gid: 0 }),
+    })
+}
+
+pub fn lookup(name: &str) -> Op {
+    Op::Lookup(wire::Lookup {
+        parent: 1,
+        name: name.as_bytes().to_vec().into(),
+    })
+}
+
+pub fn create(name: &str, write: bool) -> Op {
+    Op::Create(wire::Create {
+        parent: 1,
+        name: name.as_bytes().to_vec().into(),
+        mode: 0o644,
+        owner: Some(wire::Owner { uid: 0, gid: 0 }),
+        exclusive: true,
+        write,
+    })
+}
+
+pub fn inode_of(reply: Reply) -> u64 {
+    match reply {
+        Reply::Entry(entry) => entry.attr.unwrap().inode,
+        Reply::Opened(opened) => opened.attr.unwrap().inode,
+        other => panic!("no inode in {other:?}"),
+    }
+}
