@@ -182,6 +182,14 @@ impl File {
         state.size.max(end)
     }
 
+    /// A program set the time of modification. If there are writes the metadata cluster has not
+    /// heard of, they are older, and reporting them must not set a time of their own.
+    pub(crate) fn set_mtime(&self, mtime: i64) {
+        let mut state = lock(&self.state);
+        let unreported = state.written_end > 0 || !state.changes.is_idle();
+        state.mtime = (unreported || state.mtime.is_some()).then_some(mtime);
+    }
+
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }

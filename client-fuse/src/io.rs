@@ -118,7 +118,7 @@ impl OxFs {
         let Reply::Opened(opened) = self.change(op).await? else {
             return Err(MISFIT);
         };
-        let attr = opened.attr.clone().ok_or(MISFIT)?;
+        let attr = opened.attr.ok_or(MISFIT)?;
         let file = self.inner.files.enter(attr.inode);
         {
             let _gate = file.gate.lock().await;

@@ -43,17 +43,16 @@ impl OxFs {
         if let Some(size) = set.size {
             return self.truncate(inode, size, set).await;
         }
-        if set.mtime.is_some() {
-            // A time set explicitly is newer than the writes before it, which the metadata
-            // cluster may not have heard of.
-            if let Some(file) = self.inner.files.get(inode) {
-                crate::lock(&file.state).mtime = None;
-            }
+        let attr = self.set_attr(inode, set, None).await?;
+        if set.mtime.is_some()
+            && let Some(file) = self.inner.files.get(inode)
+        {
+            file.set_mtime(attr.mtime_ns);
         }
-        self.set_attr(inode, set, None).await
+        Ok(self.adorned(attr))
     }
 
-    /// The metadata half of [`OxFs::setattr`].
+    /// The metadata half of [`OxFs::setattr`]; attributes as the metadata cluster has them.
     pub(crate) async fn set_attr(
         &self,
         inode: u64,
@@ -77,7 +76,10 @@ impl OxFs {
                 mtime_now: set.mtime == Some(SetTime::Now),
             }))
             .await?;
-        self.entry(reply)
+        match reply {
+            Reply::Entry(mrc::Entry { attr: Some(attr) }) => Ok(attr),
+            _ => Err(MISFIT),
+        }
     }
 
     /// Target of a symbolic link.

@@ -160,7 +160,8 @@ impl OxFs {
             state.written_end = 0;
             state.mtime = None;
         }
-        self.set_attr(file.inode, set, Some(size)).await
+        let attr = self.set_attr(file.inode, set, Some(size)).await?;
+        Ok(self.adorned(attr))
     }
 
     /// fallocate(2): extends a file, or writes zeros in place of a hole.

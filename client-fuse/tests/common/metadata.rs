@@ -1,0 +1,200 @@
+//! The metadata core behind a link, without Raft.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use mrc_core::{Index, MemoryIndex, Overlay, apply, internal, of_request, query};
+use prost::Message;
+use proto::index::command::Op as CommandOp;
+use proto::mrc::request::Op;
+use proto::mrc::response::Reply;
+use proto::mrc::{Grant, KeptAlive, Replica, Request, Response};
+use shell::clock::wall;
+use shell::link::{Connection, Handler, Payload, Responder};
+use types::{Capability, Fault, Inode, PgId, Rights, SessionId, UnixNanos, VolumeId};
+
+use super::{CLUSTER, secret};
+
+pub struct Metadata {
+    index: Mutex<MemoryIndex>,
+    replicas: Vec<Replica>,
+    /// Requests to do without answering, as if the reply were lost.
+    pub lose_replies: AtomicU32,
+    /// Requests served.
+    pub served: AtomicU32,
+    pub valid_ms: AtomicU32,
+}
+
+impl Metadata {
+    pub fn new(osds: &[(u64, String)]) -> Self {
+        let metadata = Self {
+            index: Mutex::new(MemoryIndex::new()),
+            replicas: osds
+                .iter()
+                .map(|(osd, address)| Replica {
+                    osd: *osd,
+                    address: address.clone(),
+                })
+                .collect(),
+            lose_replies: AtomicU32::new(0),
+            served: AtomicU32::new(0),
+            valid_ms: AtomicU32::new(600_000),
+        };
+        for (osd, address) in osds {
+            metadata
+                .change(CommandOp::RegisterOsd(proto::index::RegisterOsd {
+                    osd: *osd,
+                    address: address.clone(),
+                    store_uuid: format!("store {osd}"),
+                    capacity_bytes: 1 << 40,
+                    ..Default::default()
+                }))
+                .unwrap();
+        }
+        metadata
+            .change(CommandOp::VolumeCreate(proto::index::VolumeCreate {
+                request: Some(proto::mrc::VolumeCreate {
+                    name: "default".to_owned(),
+                    nonce: 1,
+                    ..Default::default()
+                }),
+                osds: Vec::new(),
+            }))
+            .unwrap();
+        metadata
+    }
+
+    fn change(&self, op: CommandOp) -> Result<Response, Fault> {
+        self.commit(&internal(op, wall()))
+    }
+
+    /// Ends a session as if its mount had been silent for too long.
+    pub fn expire(&self, session: u64) {
+        self.change(CommandOp::ExpireSession(proto::index::ExpireSession {
+            session,
+        }))
+        .unwrap();
+    }
+
+    fn commit(&self, command: &proto::index::Command) -> Result<Response, Fault> {
+        let index = self.index.lock().unwrap();
+        let mut overlay = Overlay::new();
+        let outcome = apply(&*index, &mut overlay, command).unwrap();
+        index.apply(overlay.into_batch()).unwrap();
+        outcome.reply
+    }
+
+    fn answer(&self, request: Request) -> Result<Response, Fault> {
+        let session = request.session;
+        let write = matches!(
+            &request.op,
+            Some(Op::OpenWrite(_))
+                | Some(Op::Open(proto::mrc::Open {
+                    renew_write: true,
+                    ..
+                }))
+        ) || matches!(&request.op, Some(Op::Create(create)) if create.write);
+        let mut response = match of_request(request, wall()) {
+            Ok(mut command) => {
+                if let Some(CommandOp::OpenSession(open)) = &mut command.op {
+                    open.timeout_ms = 3_000;
+                }
+                self.commit(&command)?
+            }
+            Err(request) => self.read(&request)?,
+        };
+        if let Some(Reply::Opened(opened)) = &mut response.reply {
+            let inode = opened.attr.map_or(0, |attr| attr.inode);
+            let pg = opened.grant.as_ref().map_or(0, |grant| grant.pg);
+            opened.grant = Some(self.grant(session, inode, pg, write));
+        }
+        Ok(response)
+    }
+
+    fn read(&self, request: &Request) -> Result<Response, Fault> {
+        let op = request.op.as_ref().unwrap();
+        let index = self.index.lock().unwrap();
+        let session = query::session(&*index, SessionId(request.session)).unwrap();
+        let volume = match session {
+            Some(session) if !session.ended => VolumeId(session.volume),
+            _ if matches!(op, Op::VolumeList(_)) => VolumeId(0),
+            _ => return Err(Fault::refresh("the session has ended")),
+        };
+        let reply = match op {
+            Op::KeepAlive(_) => Reply::KeptAlive(KeptAlive {
+                term: 1,
+                register: false,
+            }),
+            Op::Release(_) => Reply::Done(proto::mrc::Done {}),
+            Op::Open(open) => {
+                let get = Op::GetAttr(proto::mrc::GetAttr { inode: open.inode });
+                let got = query::answer(&*index, volume, &get).unwrap().unwrap()?;
+                let Some(Reply::Entry(entry)) = got.reply else {
+                    panic!("{got:?}");
+                };
+                Reply::Opened(proto::mrc::Opened {
+                    attr: entry.attr,
+                    grant: Some(Grant::default()),
+                    existed: true,
+                })
+            }
+            Op::StatFs(_) => {
+                let mut got = query::answer(&*index, volume, op).unwrap().unwrap()?;
+                if let Some(Reply::FsStat(stat)) = &mut got.reply {
+                    stat.capacity_bytes = 1 << 40;
+                    stat.free_bytes = 1 << 39;
+                }
+                return Ok(got);
+            }
+            op => return query::answer(&*index, volume, op).unwrap().unwrap(),
+        };
+        Ok(Response { reply: Some(reply) })
+    }
+
+    fn grant(&self, session: u64, inode: u64, pg: u32, write: bool) -> Grant {
+        let valid_ms = u64::from(self.valid_ms.load(Ordering::Relaxed));
+        let expires = wall().0 + i64::try_from(valid_ms).unwrap() * 1_000_000;
+        let capability = Capability {
+            cluster: CLUSTER,
+            volume: VolumeId(1),
+            inode: Inode(inode),
+            pg: PgId(pg),
+            session: SessionId(session),
+            rights: if write { Rights::Write } else { Rights::Read },
+            expires: UnixNanos(expires),
+        };
+        Grant {
+            capability: capability.seal(&secret()).into(),
+            valid_ms,
+            pg,
+            view: 1,
+            replicas: self.replicas.clone(),
+        }
+    }
+
+    fn is_to_be_lost(&self) -> bool {
+        let lose = &self.lose_replies;
+        lose.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            left.checked_sub(1)
+        })
+        .is_ok()
+    }
+}
+
+impl Handler for Metadata {
+    fn request(&self, from: &Arc<Connection>, body: Bytes, _: Payload, responder: Responder) {
+        let request = Request::decode(body).unwrap();
+        self.served.fetch_add(1, Ordering::Relaxed);
+        let answer = self.answer(request);
+        if self.is_to_be_lost() {
+            from.close();
+            return;
+        }
+        match answer {
+            Ok(response) => responder.ok(&response, Payload::none()),
+            Err(fault) => responder.fault(fault),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A cluster in this process: the real metadata core without Raft, and object servers that keep
+//! one shared copy in memory. What the network and the servers do to a mount can be arranged.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+mod metadata;
+mod objects;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use client_fuse::{Caller, ConnectOptions, Flags, MountOptions, NewFile, OxFs};
+use shell::link::{Handler, Identity, Role, Server, ServiceKind};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use types::{ClusterId, Secret};
+
+pub use metadata::Metadata;
+pub use objects::{Mood, Objects};
+
+pub const CLUSTER: ClusterId = ClusterId(0x1234);
+pub const ROOT: u64 = 1;
+
+pub fn secret() -> Secret {
+    Secret::from_bytes([7; 32])
+}
+
+pub struct Cluster {
+    pub metadata: Arc<Metadata>,
+    pub objects: Arc<Objects>,
+    pub addresses: Vec<String>,
+    stops: Vec<oneshot::Sender<()>>,
+}
+
+impl Cluster {
+    /// One metadata server, three object servers, one volume "default".
+    pub async fn start() -> Self {
+        let mut stops = Vec::new();
+        let objects = Arc::new(Objects::default());
+        let mut osds = Vec::new();
+        for osd in 1..=3 {
+            let handler = Arc::new(objects::Osd::new(osd, objects.clone()));
+            let (address, stop) = serve(Role::Osd, osd, ServiceKind::Osd, handler).await;
+            osds.push((osd, address));
+            stops.push(stop);
+        }
+        let metadata = Arc::new(Metadata::new(&osds));
+        let handler = metadata.clone();
+        let (address, stop) = serve(Role::Mrc, 1, ServiceKind::Mrc, handler).await;
+        stops.push(stop);
+        Self {
+            metadata,
+            objects,
+            addresses: vec![address],
+            stops,
+        }
+    }
+
+    pub fn connect_options(&self) -> ConnectOptions {
+        ConnectOptions {
+            addresses: self.addresses.clone(),
+            volume: "default".to_owned(),
+            cluster: CLUSTER,
+            secret: secret(),
+            mount_point: None,
+            soft: None,
+            read_ahead_age: Duration::from_millis(100),
+        }
+    }
+
+    pub async fn client(&self) -> OxFs {
+        OxFs::connect(self.connect_options()).await.unwrap()
+    }
+
+    pub async fn mount(&self) -> Mounted {
+        self.mount_with(Flags::default()).await
+    }
+
+    pub async fn mount_with(&self, flags: Flags) -> Mounted {
+        let dir = tempfile::tempdir().unwrap();
+        let options = MountOptions {
+            addresses: self.addresses.clone(),
+            volume: "default".to_owned(),
+            mount_point: dir.path().to_owned(),
+            cluster: CLUSTER,
+            secret: secret(),
+            flags,
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = oneshot::channel();
+        let task = tokio::spawn(client_fuse::mount_and_tell(
+            options,
+            async {
+                let _ = stopped.await;
+            },
+            || {
+                let _ = tell.send(());
+            },
+        ));
+        if told.await.is_err() {
+            panic!("{:?}", task.await);
+        }
+        Mounted { dir, stop, task }
+    }
+}
+
+pub struct Mounted {
+    dir: tempfile::TempDir,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<Result<(), client_fuse::MountError>>,
+}
+
+impl Mounted {
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+
+    pub async fn unmount(self) {
+        let _ = self.stop.send(());
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+async fn serve(
+    role: Role,
+    id: u64,
+    service: ServiceKind,
+    handler: Arc<dyn Handler>,
+) -> (String, oneshot::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let identity = Identity {
+        cluster: CLUSTER,
+        secret: secret(),
+        role,
+        id,
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = Server::new(identity).service(service, handler);
+    tokio::spawn(async move {
+        let ended = async {
+            let _ = stopped.await;
+        };
+        server.serve(listener, ended).await.unwrap();
+    });
+    (address, stop)
+}
+
+/// Runs file system calls of a program off the runtime's threads.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+pub async fn create(fs: &OxFs, name: &str) -> (u64, u64) {
+    let new = NewFile {
+        mode: 0o644,
+        flags: libc::O_RDWR | libc::O_CREAT,
+        owner: Caller::default(),
+    };
+    let name = Bytes::copy_from_slice(name.as_bytes());
+    let (attr, handle) = fs.create(ROOT, name, new).await.unwrap();
+    (attr.inode, handle)
+}
+
+/// Reads a whole file of a mount.
+pub fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}

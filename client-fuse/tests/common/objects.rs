@@ -1,0 +1,187 @@
+//! Object servers that share one copy of every object, as replicas of one history do.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use prost::Message;
+use proto::osd::request::Op;
+use proto::osd::{Request, Response};
+use shell::clock::wall;
+use shell::link::{Connection, Handler, Payload, Responder};
+use types::{Capability, Fault, OsdId, Remedy, Rights};
+
+use super::secret;
+
+/// How a server treats what reaches it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Mood {
+    #[default]
+    Well,
+    /// Never answers, and does nothing.
+    Frozen,
+    /// Does nothing and breaks the connection.
+    Breaking,
+}
+
+#[derive(Default)]
+struct Object {
+    bytes: Vec<u8>,
+    /// Newest change and append of each session.
+    marks: HashMap<u64, (u64, u64, u64)>,
+}
+
+/// What all object servers know.
+#[derive(Default)]
+pub struct Objects {
+    objects: Mutex<HashMap<u64, Object>>,
+    moods: Mutex<HashMap<u64, Mood>>,
+    /// The primary of all objects; 0: the first that is asked.
+    pub primary: AtomicU64,
+    /// Errno for all writes from now on; 0: none.
+    pub write_errno: AtomicU64,
+    pub reads: AtomicU64,
+    pub writes: AtomicU64,
+    pub syncs: AtomicU64,
+    /// Changes refused because they were older than what was applied.
+    pub stale: AtomicU64,
+    /// Requests left unanswered.
+    kept: Mutex<Vec<Responder>>,
+}
+
+impl Objects {
+    pub fn bytes(&self, inode: u64) -> Option<Vec<u8>> {
+        let objects = self.objects.lock().unwrap();
+        objects.get(&inode).map(|object| object.bytes.clone())
+    }
+
+    pub fn set_mood(&self, osd: u64, mood: Mood) {
+        self.moods.lock().unwrap().insert(osd, mood);
+    }
+
+    fn mood(&self, osd: u64) -> Mood {
+        let moods = self.moods.lock().unwrap();
+        moods.get(&osd).copied().unwrap_or_default()
+    }
+
+    fn check(&self, osd: u64, request: &Request) -> Result<(u64, u64), Fault> {
+        let capability = Capability::open(&request.capability, &secret(), wall())
+            .map_err(|error| Fault::refresh(error.to_string()))?;
+        let inode = request.object.unwrap().inode;
+        assert_eq!(capability.inode.0, inode);
+        let writes = !matches!(request.op, Some(Op::Read(_) | Op::Stat(_)));
+        if writes && capability.rights != Rights::Write {
+            return Err(Fault::surface(
+                libc::EACCES,
+                "the capability is for reading",
+            ));
+        }
+        let _ = self
+            .primary
+            .compare_exchange(0, osd, Ordering::Relaxed, Ordering::Relaxed);
+        let primary = self.primary.load(Ordering::Relaxed);
+        if primary != osd {
+            let mut fault = Fault::new(Remedy::Redirect, libc::EAGAIN, "not the primary");
+            fault.osd_hint = Some(OsdId(primary));
+            return Err(fault);
+        }
+        Ok((inode, capability.session.0))
+    }
+
+    fn serve(&self, osd: u64, request: &Request, data: Bytes) -> Result<(Response, Bytes), Fault> {
+        let (inode, session) = self.check(osd, request)?;
+        let mut objects = self.objects.lock().unwrap();
+        let errno = self.write_errno.load(Ordering::Relaxed);
+        let mut response = Response::default();
+        let mut bytes = Bytes::new();
+        match request.op.as_ref().unwrap() {
+            Op::Read(read) => {
+                self.reads.fetch_add(1, Ordering::Relaxed);
+                if let Some(object) = objects.get(&inode) {
+                    let length = object.bytes.len();
+                    let from = (read.offset as usize).min(length);
+                    let to = (from + read.length_bytes as usize).min(length);
+                    bytes = Bytes::copy_from_slice(&object.bytes[from..to]);
+                }
+            }
+            Op::Write(_) if errno != 0 => {
+                return Err(Fault::surface(errno as i32, "as arranged"));
+            }
+            Op::Write(write) => {
+                self.writes.fetch_add(1, Ordering::Relaxed);
+                let object = objects.entry(inode).or_default();
+                let mark = object.marks.entry(session).or_default();
+                if write.append && write.append_id == mark.1 {
+                    response.offset = mark.2;
+                } else {
+                    self.renew(mark, write.change_id)?;
+                    let at = if write.append {
+                        object.bytes.len() as u64
+                    } else {
+                        write.offset
+                    };
+                    if write.append {
+                        (mark.1, mark.2) = (write.append_id, at);
+                    }
+                    let end = at as usize + data.len();
+                    if object.bytes.len() < end {
+                        object.bytes.resize(end, 0);
+                    }
+                    object.bytes[at as usize..end].copy_from_slice(&data);
+                    response.offset = at;
+                }
+            }
+            Op::Truncate(truncate) => {
+                let object = objects.entry(inode).or_default();
+                let mark = object.marks.entry(session).or_default();
+                self.renew(mark, truncate.change_id)?;
+                object.bytes.resize(truncate.length_bytes as usize, 0);
+            }
+            Op::Sync(_) => {
+                self.syncs.fetch_add(1, Ordering::Relaxed);
+            }
+            Op::Stat(_) => {}
+            Op::Delete(_) | Op::LeaseList(_) => panic!("mounts do not ask for this"),
+        }
+        response.length_bytes = objects.get(&inode).map_or(0, |o| o.bytes.len() as u64);
+        Ok((response, bytes))
+    }
+
+    fn renew(&self, mark: &mut (u64, u64, u64), change_id: u64) -> Result<(), Fault> {
+        if change_id <= mark.0 {
+            self.stale.fetch_add(1, Ordering::Relaxed);
+            return Err(Fault::retry("a newer change was applied"));
+        }
+        mark.0 = change_id;
+        Ok(())
+    }
+}
+
+/// One of them.
+pub struct Osd {
+    id: u64,
+    all: Arc<Objects>,
+}
+
+impl Osd {
+    pub fn new(id: u64, all: Arc<Objects>) -> Self {
+        Self { id, all }
+    }
+}
+
+impl Handler for Osd {
+    fn request(&self, from: &Arc<Connection>, body: Bytes, payload: Payload, responder: Responder) {
+        match self.all.mood(self.id) {
+            Mood::Well => {}
+            Mood::Frozen => return self.all.kept.lock().unwrap().push(responder),
+            Mood::Breaking => return from.close(),
+        }
+        let request = Request::decode(body).unwrap();
+        let data = payload.verified().unwrap();
+        match self.all.serve(self.id, &request, data) {
+            Ok((response, bytes)) => responder.ok(&response, Payload::of(bytes)),
+            Err(fault) => responder.fault(fault),
+        }
+    }
+}
