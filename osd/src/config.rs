@@ -160,6 +160,46 @@ pub(crate) const MRC_ADDRESSES_MAX: usize = 16;
 pub(crate) const MRC_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 /// Lease messages in one frame. 10,000: half a megabyte, all a host may want to say in one step.
 pub(crate) const LEASE_MESSAGES_MAX: usize = 10_000;
+/// Requests that may wait for one shard. 8192: more than the objects of a busy shard have in flight,
+/// each of them small.
+pub(crate) const INBOX_ITEMS_MAX: usize = 8192;
+/// Payload bytes that may wait for one shard. 64 MiB: a tenth of a second of copying.
+pub(crate) const INBOX_BYTES_MAX: usize = 64 << 20;
+/// Unanswered requests to one peer. 16,384: as many as clients may have in flight here.
+pub(crate) const PEER_IN_FLIGHT_MAX: usize = 16_384;
+/// Bytes queued for one peer. 64 MiB: one that falls further behind is treated as lost and brought
+/// up later, instead of holding up the others.
+pub(crate) const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Waiting syncs that each go alone; with more, the whole file system is synced at once. 8: then two
+/// syncs of everything cost less than sixteen of single files.
+pub(crate) const SYNC_ALONE_MAX: usize = 8;
+/// Copies being brought up at a time. 32: each moves up to 2 MiB at a time, and clients want room.
+pub(crate) const RECOVERIES_MAX: usize = 32;
+/// Placement groups being compared at a time. 2: listing is disk work beside the clients'.
+pub(crate) const COMPARES_MAX: usize = 2;
+/// Objects in one page of a listing. 4096: about 200 KB.
+pub(crate) const LIST_PAGE_MAX: usize = 4096;
+/// Listings whose names are remembered. 1024: each of some peers lists a few groups at a time.
+pub(crate) const LISTINGS_MAX: usize = 1024;
+/// How long a page of a listing may take. 30 s: a cold disk reads 4096 headers.
+pub(crate) const LIST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How often recovery looks whether a silent member was waited for long enough.
+pub(crate) const RECOVERY_LOOK: std::time::Duration = std::time::Duration::from_millis(500);
+/// How long a member is waited for after a crash before absent objects are trusted without it. As
+/// long as a new primary waits for a vote.
+pub(crate) const SILENCE_GRACE: Duration = Duration::from_secs(3);
+/// How long a deleted object is remembered. 10 minutes: longer than any request or catch-up.
+pub(crate) const TOMBSTONE_TIME: Duration = Duration::from_secs(600);
+/// Deleted objects remembered per shard. 100,000: 10 MB.
+pub(crate) const TOMBSTONES_MAX: usize = 100_000;
+/// Objects in one request to delete. 10,000: what the metadata cluster collects at once.
+pub(crate) const DELETE_MAX: usize = 10_000;
+/// Leases in one answer to an administrator. 10,000: about 400 KB.
+pub(crate) const LEASE_LIST_MAX: usize = 10_000;
+/// How long replicas may take to become clean when the server stops. 5 s: `oxfs down` waits 10.
+pub(crate) const SHUTDOWN_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+/// Maps on their way from the metadata cluster. 4: only the newest counts.
+pub(crate) const MAPS_MAX: usize = 4;
 /// Members of a replica set. 31: what the lease protocol takes.
 pub(crate) const PG_MEMBERS_MAX: usize = 31;
 

@@ -1,20 +1,43 @@
 //! Object server: keeps replicas of file data and serves them to mounts and to each other.
+//!
+//! Decisions about an object are made by `osd_core::ObjectReplica`, about leases by `lease::Host`;
+//! this crate is what they need to run: threads, sockets, clocks, and files on disk.
+//!
+//! A write's way: `service` (decoded, capability, view and checksum verified) to the object's
+//! `shard` (decided by its replica), to the store (one positional write) and in parallel to the
+//! backups over `peer` links, and back.
 
+mod board;
 mod boot;
+mod cluster;
 mod config;
 mod file_layout;
 mod gate;
 mod header;
+mod heartbeats;
 mod inbox;
 mod lease_shell;
 mod lease_wire;
+mod listing;
 mod map;
 mod metadata;
 mod object_file;
+mod peer;
+mod recovery;
+mod server;
+mod service;
+mod shard;
+mod shard_item;
+mod shards;
 mod store_dir;
 mod store_root;
 mod store_sync;
+#[cfg(test)]
+mod store_tests;
 mod sums;
+mod sync_pool;
+mod tombstones;
 
 pub use boot::BootError;
 pub use config::{Config, ConfigError};
+pub use server::{Error, run};

@@ -91,6 +91,8 @@ pub enum LeaseEvent {
         epoch: u64,
         /// Its end by this server's clock.
         until: Instant,
+        /// It was taken by the shortcut for new objects.
+        newborn: bool,
     },
     /// Somebody else holds it; the attempt to acquire it is over.
     HeldBy {
@@ -141,8 +143,13 @@ pub enum CallKind {
         /// Its number.
         seq: u64,
     },
-    /// Sync.
-    Sync,
+    /// Sync of all changes up to `seq`.
+    Sync {
+        /// The newest one.
+        seq: u64,
+        /// The last of the tenure.
+        clean: bool,
+    },
     /// Sums of blocks from `first`.
     Sums {
         /// First block.

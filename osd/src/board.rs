@@ -1,0 +1,236 @@
+//! What the parts of the server tell each other about the state of placement groups.
+//!
+//! Shards note which replicas are behind and which copies were brought up; recovery notes what was
+//! compared; reports to the metadata cluster are read off it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use osd_core::ObjectKey;
+use proto::mrc;
+use tokio::sync::Notify;
+use types::{ObjectId, OsdId, PgKey};
+
+use crate::config::RECOVERIES_MAX;
+use crate::map::Map;
+
+/// The notes of all threads.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    notes: Mutex<Notes>,
+    /// Something happened that recovery wants to know.
+    pub(crate) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    /// Replicas that this server, as primary, knows to be behind.
+    behind: HashMap<ObjectKey, Vec<OsdId>>,
+    /// Copies here that are to be brought up: waiting and under way.
+    waiting: VecDeque<ObjectKey>,
+    wanted: HashSet<ObjectKey>,
+    under_way: HashSet<ObjectKey>,
+    /// Groups that were compared with enough others.
+    recovered: BTreeSet<PgKey>,
+}
+
+/// The placement group of a key.
+pub(crate) const fn group_of(key: ObjectKey) -> PgKey {
+    PgKey {
+        volume: key.object.volume,
+        pg: key.pg,
+    }
+}
+
+impl Board {
+    /// The set of replicas behind an object's primary changed.
+    pub(crate) fn note_behind(&self, key: ObjectKey, replicas: Vec<OsdId>) {
+        let mut notes = self.lock();
+        if replicas.is_empty() {
+            notes.behind.remove(&key);
+        } else {
+            notes.behind.insert(key, replicas);
+        }
+    }
+
+    /// These copies here have to be brought up.
+    pub(crate) fn want(&self, keys: impl IntoIterator<Item = ObjectKey>) {
+        let mut notes = self.lock();
+        for key in keys {
+            if notes.wanted.insert(key) {
+                notes.waiting.push_back(key);
+            }
+        }
+    }
+
+    /// A copy here was brought up, or there is none any more.
+    pub(crate) fn done(&self, key: ObjectKey) {
+        let mut notes = self.lock();
+        if notes.wanted.remove(&key) {
+            notes.under_way.remove(&key);
+            drop(notes);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Takes the next copies to bring up, as many as may be under way.
+    pub(crate) fn next_recoveries(&self) -> Vec<ObjectKey> {
+        let mut notes = self.lock();
+        let mut next = Vec::new();
+        while notes.under_way.len() < RECOVERIES_MAX
+            && let Some(key) = notes.waiting.pop_front()
+        {
+            // It may have been deleted meanwhile.
+            if notes.wanted.contains(&key) {
+                notes.under_way.insert(key);
+                next.push(key);
+            }
+        }
+        next
+    }
+
+    /// Copies of a group that still have to be brought up.
+    pub(crate) fn wanted_of(&self, group: PgKey) -> u64 {
+        let notes = self.lock();
+        let wanted = notes.wanted.iter().filter(|key| group_of(**key) == group);
+        wanted.count() as u64
+    }
+
+    /// A group was compared with enough others. True if that is news.
+    pub(crate) fn note_recovered(&self, group: PgKey) -> bool {
+        self.lock().recovered.insert(group)
+    }
+
+    pub(crate) fn recovered(&self) -> BTreeSet<PgKey> {
+        self.lock().recovered.clone()
+    }
+
+    /// The state of all groups of this server, for the metadata cluster.
+    pub(crate) fn reports(&self, me: OsdId, map: &Map) -> Vec<mrc::PgReport> {
+        let notes = self.lock();
+        let mut lacking: HashMap<PgKey, u64> = HashMap::new();
+        for key in &notes.wanted {
+            *lacking.entry(group_of(*key)).or_default() += 1;
+        }
+        let mut lagging: BTreeMap<PgKey, BTreeSet<OsdId>> = BTreeMap::new();
+        for (key, replicas) in &notes.behind {
+            lagging.entry(group_of(*key)).or_default().extend(replicas);
+        }
+        map.groups_of(me)
+            .into_iter()
+            .map(|group| {
+                let objects_behind = lacking.get(&group).copied().unwrap_or_default();
+                let full = objects_behind == 0 && notes.recovered.contains(&group);
+                mrc::PgReport {
+                    volume: group.volume.0,
+                    pg: group.pg.0,
+                    view: map.pgs.get(&group).map_or(0, |pg| pg.view),
+                    state: match full {
+                        true => mrc::PgState::PgFull.into(),
+                        false => mrc::PgState::PgRecovering.into(),
+                    },
+                    objects_behind,
+                    lagging: lagging
+                        .get(&group)
+                        .map(|osds| osds.iter().map(|osd| osd.0).collect())
+                        .unwrap_or_default(),
+                }
+            })
+            .collect()
+    }
+
+    /// Forgets everything about a deleted object.
+    pub(crate) fn forget(&self, key: ObjectKey) {
+        self.note_behind(key, Vec::new());
+        self.done(key);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which shard an object belongs to.
+pub(crate) fn shard_of(object: ObjectId, shards: usize) -> usize {
+    // Inode numbers are given out one after the other, so neighbours go to different shards.
+    let mixed = object.inode.0 ^ u64::from(object.column).rotate_left(32) ^ object.volume.0;
+    (mixed % shards.max(1) as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use types::{Inode, PgId, VolumeId};
+
+    use crate::map::Pg;
+
+    fn key(inode: u64) -> ObjectKey {
+        ObjectKey {
+            pg: PgId(1),
+            object: ObjectId {
+                volume: VolumeId(1),
+                inode: Inode(inode),
+                column: 0,
+            },
+        }
+    }
+
+    fn map() -> Map {
+        let pg = Pg {
+            view: 3,
+            osds: Arc::from([OsdId(1), OsdId(2)]),
+            incomplete: Vec::new(),
+        };
+        Map {
+            pgs: HashMap::from([(group_of(key(1)), pg)]),
+            ..Map::default()
+        }
+    }
+
+    #[test]
+    fn recoveries_under_way_are_bounded_and_asked_for_once() {
+        let board = Board::default();
+        let total = RECOVERIES_MAX as u64 + 5;
+
+        board.want((0..total).map(key));
+        board.want((0..total).map(key));
+        let first = board.next_recoveries();
+        assert_eq!(first.len(), RECOVERIES_MAX);
+        assert_eq!(board.next_recoveries(), []);
+        for key in first {
+            board.done(key);
+        }
+
+        assert_eq!(board.next_recoveries().len(), 5);
+        assert_eq!(board.wanted_of(group_of(key(1))), 5);
+    }
+
+    #[test]
+    fn group_is_full_once_compared_and_all_its_copies_are_brought_up() {
+        let board = Board::default();
+        let state = || board.reports(OsdId(1), &map())[0].clone();
+        board.want([key(7)]);
+
+        assert_eq!(state().state(), mrc::PgState::PgRecovering);
+        assert!(board.note_recovered(group_of(key(1))));
+        assert_eq!(state().state(), mrc::PgState::PgRecovering);
+        assert_eq!(state().objects_behind, 1);
+        board.done(key(7));
+        assert_eq!(state().state(), mrc::PgState::PgFull);
+
+        board.note_behind(key(8), vec![OsdId(2)]);
+        assert_eq!(state().lagging, [2]);
+        board.forget(key(8));
+        assert!(state().lagging.is_empty());
+    }
+
+    #[test]
+    fn neighbouring_inodes_are_spread_over_shards() {
+        let shards: BTreeSet<_> = (1..=4)
+            .map(|inode| shard_of(key(inode).object, 4))
+            .collect();
+
+        assert_eq!(shards.len(), 4);
+    }
+}

@@ -1,0 +1,80 @@
+//! Reports to the metadata cluster's leader, and gets the map from it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::mrc;
+use tokio::sync::{Notify, mpsc};
+
+use crate::board::Board;
+use crate::cluster::Wall;
+use crate::metadata::MetadataClient;
+use crate::store_root::Root;
+
+/// Sends the reports.
+#[derive(Debug)]
+pub(crate) struct Heartbeats {
+    pub(crate) osd: types::OsdId,
+    pub(crate) address: String,
+    pub(crate) store_uuid: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) interval: Duration,
+    pub(crate) root: Arc<Root>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) wall: Arc<Wall>,
+    /// Report at once.
+    pub(crate) wanted: Arc<Notify>,
+}
+
+impl Heartbeats {
+    /// Reports for ever; new maps go to `maps`.
+    pub(crate) async fn run(self, mut client: MetadataClient, maps: mpsc::Sender<mrc::OsdMap>) {
+        let mut quiet = false;
+        loop {
+            match client.ask(&self.request()).await {
+                Ok(response) => {
+                    if std::mem::take(&mut quiet) {
+                        tracing::info!("metadata cluster answers again");
+                    }
+                    if let Some(mrc::response::Reply::OsdMap(map)) = response.reply
+                        && map.changed
+                        && maps.send(map).await.is_err()
+                    {
+                        return;
+                    }
+                }
+                Err(error) if !quiet => {
+                    quiet = true;
+                    tracing::warn!(%error, "no metadata server answers; going on with the map at hand");
+                }
+                Err(_) => {}
+            }
+            let _ = tokio::time::timeout(self.interval, self.wanted.notified()).await;
+        }
+    }
+
+    fn request(&self) -> mrc::Request {
+        let cluster = self.wall.newest();
+        let (capacity_bytes, free_bytes) = self.root.space().unwrap_or_default();
+        // A poisoned store takes no more data.
+        let free_bytes = match self.root.is_poisoned() {
+            true => 0,
+            false => free_bytes,
+        };
+        mrc::Request {
+            op: Some(mrc::request::Op::OsdHeartbeat(mrc::OsdHeartbeat {
+                osd: self.osd.0,
+                address: self.address.clone(),
+                store_uuid: self.store_uuid.clone(),
+                capacity_bytes,
+                free_bytes,
+                map_version: cluster.map.version,
+                pgs: self.board.reports(self.osd, &cluster.map),
+                pid: u64::from(std::process::id()),
+                dir: self.dir.display().to_string(),
+            })),
+            ..mrc::Request::default()
+        }
+    }
+}

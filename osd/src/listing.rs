@@ -1,0 +1,178 @@
+//! Lists the objects of placement groups, for comparing replicas, away from the shards' threads.
+//!
+//! What is in memory is asked from the shards; the rest is read from the headers. Names are read
+//! once per listing, not once per page.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use osd_core::ObjectKey;
+use proto::peer;
+use tokio::sync::oneshot;
+use types::{ObjectId, PgKey};
+
+use crate::config::{LIST_PAGE_MAX, LISTINGS_MAX};
+use crate::shard_item::Item;
+use crate::shards::Shards;
+use crate::store_root::Root;
+
+/// Lists objects.
+#[derive(Debug)]
+pub(crate) struct Lister {
+    root: Arc<Root>,
+    shards: Shards,
+    /// Names of groups that are being listed.
+    names: Mutex<HashMap<PgKey, Arc<Vec<ObjectId>>>>,
+}
+
+impl Lister {
+    pub(crate) fn new(root: Arc<Root>, shards: Shards) -> Arc<Self> {
+        Arc::new(Self {
+            root,
+            shards,
+            names: Mutex::default(),
+        })
+    }
+
+    /// At most `limit` objects of a group after `after`, ascending.
+    pub(crate) async fn page(
+        self: &Arc<Self>,
+        group: PgKey,
+        after: Option<ObjectId>,
+        limit: usize,
+    ) -> io::Result<peer::Objects> {
+        let limit = limit.clamp(1, LIST_PAGE_MAX);
+        let mut after = after;
+        loop {
+            let this = Arc::clone(self);
+            let (names, end) = blocking(move || this.names(group, after, limit)).await?;
+            after = names.last().copied();
+            let key = |object| ObjectKey {
+                pg: group.pg,
+                object,
+            };
+            let keys: Vec<_> = names.into_iter().map(key).collect();
+            let live = self.live(&keys).await;
+            let this = Arc::clone(self);
+            let objects = blocking(move || this.states(&keys, live)).await?;
+            // A page of objects that were all deleted meanwhile must not look like the beginning.
+            if end || !objects.is_empty() {
+                return Ok(peer::Objects { objects, end });
+            }
+        }
+    }
+
+    /// All objects of a group.
+    pub(crate) async fn all(self: &Arc<Self>, group: PgKey) -> io::Result<Vec<peer::ObjectState>> {
+        let mut all = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.page(group, after, LIST_PAGE_MAX).await?;
+            after = last_of(&page.objects);
+            all.extend(page.objects);
+            if page.end {
+                return Ok(all);
+            }
+        }
+    }
+
+    fn names(
+        &self,
+        group: PgKey,
+        after: Option<ObjectId>,
+        limit: usize,
+    ) -> io::Result<(Vec<ObjectId>, bool)> {
+        let known = match after {
+            Some(_) => self.cache().get(&group).cloned(),
+            None => None,
+        };
+        let names = match known {
+            Some(names) => names,
+            None => Arc::new(self.root.names(group)?),
+        };
+        let start = match after {
+            Some(after) => names.partition_point(|object| *object <= after),
+            None => 0,
+        };
+        let page: Vec<_> = names.iter().skip(start).take(limit).copied().collect();
+        let end = start + page.len() >= names.len();
+        let mut cache = self.cache();
+        if end {
+            cache.remove(&group);
+        } else if cache.len() < LISTINGS_MAX {
+            cache.insert(group, names);
+        }
+        Ok((page, end))
+    }
+
+    async fn live(&self, keys: &[ObjectKey]) -> HashMap<ObjectId, peer::ObjectState> {
+        let mut of_shard: Vec<Vec<ObjectKey>> = vec![Vec::new(); self.shards.count()];
+        for key in keys {
+            if let Some(keys) = of_shard.get_mut(self.shards.number_of(key.object)) {
+                keys.push(*key);
+            }
+        }
+        let mut answers = Vec::new();
+        for keys in of_shard {
+            if let Some(first) = keys.first().copied() {
+                let (answer, answered) = oneshot::channel();
+                self.shards
+                    .deliver(first.object, Item::States { keys, answer });
+                answers.push(answered);
+            }
+        }
+        let mut live = HashMap::new();
+        for answered in answers {
+            // A shard that is stopping does not answer; the headers must do then.
+            for state in answered.await.unwrap_or_default() {
+                if let Some(object) = state.object {
+                    live.insert(object.into(), state);
+                }
+            }
+        }
+        live
+    }
+
+    fn states(
+        &self,
+        keys: &[ObjectKey],
+        mut live: HashMap<ObjectId, peer::ObjectState>,
+    ) -> io::Result<Vec<peer::ObjectState>> {
+        let mut states = Vec::with_capacity(keys.len());
+        for key in keys {
+            if let Some(state) = live.remove(&key.object) {
+                states.push(state);
+                continue;
+            }
+            // Deleted since its name was read: not there.
+            if let Some(header) = self.root.header(*key)? {
+                states.push(peer::ObjectState {
+                    object: Some(key.object.into()),
+                    position: Some(header.record.position.into()),
+                    // Nobody has had it open since a crash.
+                    suspect: !header.record.clean,
+                    length_bytes: header.length_bytes,
+                });
+            }
+        }
+        Ok(states)
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, HashMap<PgKey, Arc<Vec<ObjectId>>>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The object a page ends with.
+pub(crate) fn last_of(objects: &[peer::ObjectState]) -> Option<ObjectId> {
+    objects.last()?.object.map(Into::into)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}

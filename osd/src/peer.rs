@@ -1,0 +1,248 @@
+//! Between object servers: the called end, and the links to the others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use osd_core::{ObjectKey, Payload, PeerFailure};
+use prost::Message as _;
+use proto::peer::{self, request::Op};
+use shell::link::{
+    self, CallError, Connection, Handler, Identity, Link, LinkOptions, Listener, Responder,
+    ServiceKind,
+};
+use types::{Fault, MemberId, OsdId, PgId, PgKey, VolumeId};
+
+use crate::config::{PEER_IN_FLIGHT_MAX, PEER_QUEUE_BYTES_MAX};
+use crate::listing::Lister;
+use crate::recovery::Recovery;
+use crate::shard_item::Item;
+use crate::shards::Shards;
+
+/// The called end of the other object servers' links.
+#[derive(Debug)]
+pub(crate) struct PeerDoor {
+    pub(crate) shards: Shards,
+    pub(crate) lister: Arc<Lister>,
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+impl Handler for PeerDoor {
+    fn request(
+        &self,
+        from: &Arc<Connection>,
+        body: Bytes,
+        payload: link::Payload,
+        responder: Responder,
+    ) {
+        let from = OsdId(from.caller().id);
+        let bytes = payload.bytes.len();
+        let (message, key, payload) = match admit(body, payload) {
+            Ok(admitted) => admitted,
+            Err(fault) => return responder.fault(fault),
+        };
+        if let Some(Op::ListObjects(list)) = &message.op {
+            let group = PgKey {
+                volume: key.object.volume,
+                pg: key.pg,
+            };
+            let lister = Arc::clone(&self.lister);
+            let (after, limit) = (list.after.map(Into::into), list.limit);
+            self.runtime.spawn(async move {
+                match lister.page(group, after, limit as usize).await {
+                    Ok(objects) => responder.ok(
+                        &peer::Response {
+                            reply: Some(peer::response::Reply::Objects(objects)),
+                            ..peer::Response::default()
+                        },
+                        link::Payload::none(),
+                    ),
+                    Err(error) => responder.fault(Fault::retry(error.to_string())),
+                }
+            });
+            return;
+        }
+        let item = Item::Peer {
+            key,
+            from,
+            message,
+            payload,
+            responder,
+        };
+        // A dropped responder asks to retry; the sender takes it for a lost peer.
+        drop(self.shards.offer(key.object, item, bytes));
+    }
+}
+
+fn admit(
+    body: Bytes,
+    payload: link::Payload,
+) -> Result<(peer::Request, ObjectKey, Payload), Fault> {
+    let malformed = || {
+        Fault::surface(
+            libc::EPROTO,
+            "request without object or operation; run the same release on all servers",
+        )
+    };
+    let message = peer::Request::decode(body).map_err(|_| malformed())?;
+    let object = match (&message.object, &message.op) {
+        // Of a listing only the volume matters.
+        (Some(object), Some(_)) => *object,
+        _ => return Err(malformed()),
+    };
+    let crc32c = payload.crc32c;
+    let bytes = payload.verified()?;
+    let key = ObjectKey {
+        pg: PgId(message.pg),
+        object: object.into(),
+    };
+    Ok((message, key, Payload { bytes, crc32c }))
+}
+
+/// What a peer's answer means to the replica that asked.
+pub(crate) fn reply(
+    outcome: Result<(Bytes, link::Payload), CallError>,
+) -> Result<(peer::Response, Payload), PeerFailure> {
+    let (body, payload) = outcome.map_err(|error| failure(&error))?;
+    let response = peer::Response::decode(body).map_err(|_| PeerFailure::Fault)?;
+    let crc32c = payload.crc32c;
+    let bytes = payload.verified().map_err(|_| PeerFailure::Fault)?;
+    Ok((response, Payload { bytes, crc32c }))
+}
+
+const fn failure(error: &CallError) -> PeerFailure {
+    match error {
+        CallError::Fault(_) => PeerFailure::Fault,
+        CallError::Timeout => PeerFailure::Timeout,
+        CallError::Full => PeerFailure::Full,
+        _ => PeerFailure::Disconnected,
+    }
+}
+
+/// Tells everybody concerned when a link to a peer comes or goes.
+struct Watch {
+    osd: OsdId,
+    up: AtomicBool,
+    shards: Shards,
+    recovery: Arc<Recovery>,
+}
+
+impl Listener for Watch {
+    fn connected(&self) {
+        self.up.store(true, Ordering::Relaxed);
+        tracing::info!(osd = %self.osd, "peer connected");
+        self.shards.tell_all(|| Item::PeerUp(self.osd));
+        self.recovery.peer_up(self.osd);
+    }
+
+    fn disconnected(&self, reason: &str) {
+        // Failed attempts to connect are no news.
+        if self.up.swap(false, Ordering::Relaxed) {
+            tracing::warn!(osd = %self.osd, reason, "peer lost");
+            self.shards.tell_all(|| Item::PeerLost(self.osd));
+        }
+        self.recovery.peer_lost(self.osd);
+    }
+}
+
+/// Makes and keeps the links to the other object servers.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    me: OsdId,
+    identity: Identity,
+    shards: Shards,
+    recovery: Arc<Recovery>,
+    data: BTreeMap<OsdId, Arc<Link>>,
+    leases: BTreeMap<OsdId, Arc<Link>>,
+}
+
+impl Peers {
+    pub(crate) fn new(
+        me: OsdId,
+        identity: Identity,
+        shards: Shards,
+        recovery: Arc<Recovery>,
+    ) -> Self {
+        Self {
+            me,
+            identity,
+            shards,
+            recovery,
+            data: BTreeMap::new(),
+            leases: BTreeMap::new(),
+        }
+    }
+
+    /// Opens links to servers that are new or have moved, and closes those to servers that are gone.
+    pub(crate) fn follow(&mut self, addresses: &BTreeMap<OsdId, String>) {
+        for links in [&mut self.data, &mut self.leases] {
+            links.retain(|osd, link| {
+                addresses
+                    .get(osd)
+                    .is_some_and(|address| address == link.address())
+            });
+        }
+        for (osd, address) in addresses {
+            if *osd == self.me || self.data.contains_key(osd) {
+                continue;
+            }
+            let data = self.open_data(*osd, address);
+            self.data.insert(*osd, data);
+            let leases = Link::open(
+                self.identity.clone(),
+                ServiceKind::Lease,
+                address.clone(),
+                LinkOptions::default(),
+            );
+            leases.push(&peer::LeaseFrame::default());
+            self.leases.insert(*osd, leases);
+        }
+    }
+
+    /// Links for data, by server.
+    pub(crate) fn data(&self) -> BTreeMap<OsdId, Arc<Link>> {
+        self.data.clone()
+    }
+
+    /// Links for leases, by member.
+    pub(crate) fn leases(&self) -> std::collections::HashMap<MemberId, Arc<Link>> {
+        self.leases
+            .iter()
+            .map(|(osd, link)| (MemberId(osd.0), Arc::clone(link)))
+            .collect()
+    }
+
+    fn open_data(&self, osd: OsdId, address: &str) -> Arc<Link> {
+        let watch = Watch {
+            osd,
+            up: AtomicBool::new(false),
+            shards: self.shards.clone(),
+            recovery: Arc::clone(&self.recovery),
+        };
+        let options = LinkOptions {
+            in_flight_max: PEER_IN_FLIGHT_MAX,
+            queue_bytes_max: PEER_QUEUE_BYTES_MAX,
+            ..LinkOptions::default()
+        };
+        let link = Link::open_with(
+            self.identity.clone(),
+            ServiceKind::Peer,
+            address.to_owned(),
+            options,
+            Arc::new(watch),
+        );
+        // Links connect with their first message; this one says nothing and is ignored.
+        link.push(&peer::Request::default());
+        link
+    }
+}
+
+/// The object reference that stands for a whole placement group in a listing.
+pub(crate) const fn any_object(volume: VolumeId) -> peer::ObjectRef {
+    peer::ObjectRef {
+        volume: volume.0,
+        inode: 0,
+        column: 0,
+    }
+}

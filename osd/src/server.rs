@@ -1,0 +1,481 @@
+//! The object server as a whole: starts its parts in order and stops them in order.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use lease::{Host, Saved};
+use osd_core::Config as ReplicaConfig;
+use proto::mrc;
+use shell::clock::boottime;
+use shell::link::{Identity, Role, Server, ServiceKind};
+use shell::listen::{ListenError, bind};
+use shell::statedir::{Owner, StateDir, StateDirError, replace_file};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle as Task;
+use types::{MemberId, PgKey, Secret};
+
+use crate::board::Board;
+use crate::boot::{Boot, BootError};
+use crate::cluster::{Cluster, Wall};
+use crate::config::{Config, MAPS_MAX, SHUTDOWN_TIME};
+use crate::heartbeats::Heartbeats;
+use crate::lease_shell::{LeaseDoor, LeaseShell};
+use crate::listing::Lister;
+use crate::map::{self, Map};
+use crate::metadata::MetadataClient;
+use crate::peer::{PeerDoor, Peers};
+use crate::recovery::Recovery;
+use crate::service::OsdDoor;
+use crate::shard_item::Item;
+use crate::shards::Shards;
+use crate::store_root::Root;
+use crate::sync_pool::SyncPool;
+
+/// Why an object server could not start or did not stop in good order.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting can't be used.
+    #[error(transparent)]
+    Config(#[from] shell::config::ConfigError),
+    /// The store directory can't be used.
+    #[error(transparent)]
+    Dir(#[from] StateDirError),
+    /// The starts of the store can't be counted.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The address can't be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The socket failed later.
+    #[error(transparent)]
+    Link(#[from] shell::link::LinkError),
+    /// The lease settings contradict each other.
+    #[error("`lease_ttl_ms`: {0}")]
+    Lease(#[from] lease::ConfigError),
+    /// A file operation of the store failed.
+    #[error("can't {doing} {}: {cause}", path.display())]
+    Store {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        cause: io::Error,
+    },
+    /// A thread can't be started.
+    #[error("can't start a thread: {0}; check the limits of the service")]
+    Thread(#[source] io::Error),
+}
+
+/// Where maps come from.
+pub(crate) enum MapSource {
+    /// The metadata cluster.
+    Metadata,
+    /// A channel of tests.
+    #[cfg(test)]
+    Channel(watch::Receiver<mrc::OsdMap>),
+}
+
+const LEASES: &str = "LEASES";
+
+/// Serves until `shutdown`, then makes everything clean, releases the leases and returns.
+///
+/// # Errors
+///
+/// [`Error`]; each message says what to do.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let listener = bind(config.listen).await?;
+    run_with(config, listener, MapSource::Metadata, shutdown).await
+}
+
+pub(crate) async fn run_with(
+    config: Config,
+    listener: TcpListener,
+    maps: MapSource,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let cluster = shell::config::cluster_id(&config.cluster, Path::new("configuration"))?;
+    let secret = shell::config::load_secret(&config.secret_file)?;
+    let identity = Identity {
+        cluster,
+        secret: secret.clone(),
+        role: Role::Osd,
+        id: config.id,
+    };
+    let running = Running::start(&config, identity, secret, listener, maps)?;
+    tokio::select! {
+        () = shutdown => {}
+        () = running.failed() => {}
+    }
+    running.stop().await
+}
+
+/// Everything that runs.
+struct Running {
+    dir: StateDir,
+    boot: Boot,
+    root: Arc<Root>,
+    shards: Shards,
+    leases: Arc<LeaseShell>,
+    pool: Arc<SyncPool>,
+    threads: Vec<JoinHandle<()>>,
+    tasks: Vec<Task<()>>,
+    server: Task<Result<(), shell::link::LinkError>>,
+    stop_server: oneshot::Sender<()>,
+    failed: watch::Receiver<bool>,
+}
+
+impl Running {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one step after the other, each named"
+    )]
+    fn start(
+        config: &Config,
+        identity: Identity,
+        secret: Secret,
+        listener: TcpListener,
+        maps: MapSource,
+    ) -> Result<Self, Error> {
+        let me = config.osd();
+        let owner = Owner {
+            cluster: identity.cluster,
+            role: Role::Osd,
+            id: config.id,
+        };
+        let dir = StateDir::open(&config.dir, owner)?;
+        let boot = Boot::count(dir.path(), Root::exists(dir.path()))?;
+        let store = |doing| {
+            let path = dir.path().to_owned();
+            move |cause| Error::Store { doing, path, cause }
+        };
+        let root = Arc::new(Root::open(dir.path()).map_err(store("open the store in"))?);
+        let lease_config = lease::Config {
+            ttl: config.lease_ttl(),
+            phase_max: config.lease_ttl().scaled(1, 3),
+            retransmit: config.lease_ttl().scaled(1, 15),
+            ..lease::Config::default()
+        }
+        .validated()?;
+        let host = Host::new(
+            MemberId(me.0),
+            lease_config,
+            boottime(),
+            boot.number(),
+            rand::random(),
+            take_saved(dir.path()).map_err(store("use the saved leases in"))?,
+        );
+
+        let shards = Shards::new(config.shards);
+        let news = shards.clone();
+        let (leases, lease_thread) =
+            LeaseShell::start(host, Box::new(move |event| news.lease_news(event)))
+                .map_err(Error::Thread)?;
+        let (pool, mut threads) =
+            SyncPool::start(Arc::clone(&root), config.sync_threads).map_err(Error::Thread)?;
+        threads.push(lease_thread);
+        let board = Arc::new(Board::default());
+        let replica_config = ReplicaConfig::default();
+        threads.extend(
+            shards
+                .start(&root, &leases, &pool, &board, me, &replica_config)
+                .map_err(Error::Thread)?,
+        );
+
+        let wall = Arc::new(Wall::default());
+        let recovery = Recovery::new(me, Arc::clone(&board));
+        let lister = Lister::new(Arc::clone(&root), shards.clone());
+        let map_wanted = Arc::new(Notify::new());
+        let keeper = MapKeeper {
+            me,
+            dir: dir.path().to_owned(),
+            trusted: boot.was_clean(),
+            new_store: dir.is_new(),
+            wall: Arc::clone(&wall),
+            shards: shards.clone(),
+            leases: Arc::clone(&leases),
+            board: Arc::clone(&board),
+            recovery: Arc::clone(&recovery),
+            peers: Peers::new(me, identity.clone(), shards.clone(), Arc::clone(&recovery)),
+            map: Map::default(),
+            incomplete: BTreeSet::new(),
+        };
+        let (map_sender, map_receiver) = mpsc::channel(MAPS_MAX);
+        let republish = Arc::new(Notify::new());
+        let on_recovered = {
+            let republish = Arc::clone(&republish);
+            move || republish.notify_one()
+        };
+        let address = listener.local_addr().unwrap_or(config.listen).to_string();
+        let mut tasks = vec![
+            tokio::spawn(keeper.run(map_receiver, republish)),
+            tokio::spawn(recovery.run(
+                Arc::clone(&wall),
+                Arc::clone(&lister),
+                shards.clone(),
+                on_recovered,
+            )),
+        ];
+        match maps {
+            MapSource::Metadata => {
+                let heartbeats = Heartbeats {
+                    osd: me,
+                    address,
+                    store_uuid: dir.store_uuid().to_owned(),
+                    dir: dir.path().to_owned(),
+                    interval: Duration::from_millis(config.heartbeat_ms),
+                    root: Arc::clone(&root),
+                    board: Arc::clone(&board),
+                    wall: Arc::clone(&wall),
+                    wanted: Arc::clone(&map_wanted),
+                };
+                let client = MetadataClient::new(identity.clone(), &config.mrc);
+                tasks.push(tokio::spawn(heartbeats.run(client, map_sender)));
+            }
+            #[cfg(test)]
+            MapSource::Channel(mut maps) => tasks.push(tokio::spawn(async move {
+                loop {
+                    let map = maps.borrow_and_update().clone();
+                    if map_sender.send(map).await.is_err() || maps.changed().await.is_err() {
+                        return;
+                    }
+                }
+            })),
+        }
+
+        let (stop_server, stopped) = oneshot::channel::<()>();
+        let (failing, failed) = watch::channel(false);
+        let serving = Server::new(identity.clone())
+            .service(
+                ServiceKind::Osd,
+                Arc::new(OsdDoor {
+                    me,
+                    cluster: identity.cluster,
+                    secret,
+                    wall,
+                    shards: shards.clone(),
+                    leases: Arc::clone(&leases),
+                    map_wanted,
+                }),
+            )
+            .service(
+                ServiceKind::Peer,
+                Arc::new(PeerDoor {
+                    shards: shards.clone(),
+                    lister,
+                    runtime: tokio::runtime::Handle::current(),
+                }),
+            )
+            .service(ServiceKind::Lease, Arc::new(LeaseDoor(Arc::clone(&leases))));
+        let server = tokio::spawn(async move {
+            let result = serving
+                .serve(listener, async {
+                    let _ = stopped.await;
+                })
+                .await;
+            let _ = failing.send(true);
+            result
+        });
+        tracing::info!(osd = %me, boot = boot.number(), clean = boot.was_clean(), "object server runs");
+        Ok(Self {
+            dir,
+            boot,
+            root,
+            shards,
+            leases,
+            pool,
+            threads,
+            tasks,
+            server,
+            stop_server,
+            failed,
+        })
+    }
+
+    /// Returns once the listening socket has failed.
+    async fn failed(&self) {
+        let mut failed = self.failed.clone();
+        let _ = failed.wait_for(|failed| *failed).await;
+    }
+
+    async fn stop(self) -> Result<(), Error> {
+        tracing::info!("stopping: making all objects clean");
+        let mut clean = Vec::new();
+        let answers = std::sync::Mutex::new(&mut clean);
+        self.shards.tell_all(|| {
+            let (answer, answered) = oneshot::channel();
+            if let Ok(mut answers) = answers.lock() {
+                answers.push(answered);
+            }
+            Item::Shutdown(answer)
+        });
+        let all = async {
+            for answered in clean {
+                let _ = answered.await;
+            }
+        };
+        if tokio::time::timeout(SHUTDOWN_TIME, all).await.is_err() {
+            tracing::warn!(
+                "some objects could not be made clean in time; they are compared at the next start"
+            );
+        }
+        let saved = self.leases.stop();
+        for task in &self.tasks {
+            task.abort();
+        }
+        let _ = self.stop_server.send(());
+        let served = self.server.await;
+        self.shards.close();
+        self.pool.stop();
+        let (dir, boot, root) = (self.dir, self.boot, self.root);
+        let threads = self.threads;
+        let finished = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                let _ = thread.join();
+            }
+            finish(&dir, &boot, &root, saved)
+        });
+        match finished.await {
+            Ok(result) => result?,
+            Err(error) => return Err(Error::Thread(io::Error::other(error))),
+        }
+        match served {
+            Ok(result) => Ok(result?),
+            Err(error) => Err(Error::Thread(io::Error::other(error))),
+        }
+    }
+}
+
+/// Leaves the store so that the next start trusts it.
+fn finish(dir: &StateDir, boot: &Boot, root: &Root, saved: Option<Saved>) -> Result<(), Error> {
+    let failed = |doing| {
+        let path = dir.path().to_owned();
+        move |cause| Error::Store { doing, path, cause }
+    };
+    if root.is_poisoned() {
+        // Nobody knows what is stable, so nothing may be called clean.
+        return Ok(());
+    }
+    root.sync_all().map_err(failed("sync the store in"))?;
+    if let Some(saved) = saved {
+        replace_file(&dir.path().join(LEASES), &saved.encode())
+            .map_err(failed("save the leases in"))?;
+    }
+    boot.mark_clean()?;
+    Ok(())
+}
+
+/// Reads the votes of the last run and removes them durably: they may be used once.
+fn take_saved(dir: &Path) -> io::Result<Option<Saved>> {
+    let path = dir.join(LEASES);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    fs::remove_file(&path)?;
+    fs::File::open(dir)?.sync_all()?;
+    match Saved::decode(&bytes) {
+        Ok(saved) => Ok(Some(saved)),
+        Err(error) => {
+            tracing::warn!(%error, "starting without the saved leases");
+            Ok(None)
+        }
+    }
+}
+
+/// Follows the map: keeps it, opens links, tells everybody.
+struct MapKeeper {
+    me: types::OsdId,
+    dir: PathBuf,
+    /// Absent objects are known to be absent: the last run ended in good order.
+    trusted: bool,
+    /// The store was made by this start.
+    new_store: bool,
+    wall: Arc<Wall>,
+    shards: Shards,
+    leases: Arc<LeaseShell>,
+    board: Arc<Board>,
+    recovery: Arc<Recovery>,
+    peers: Peers,
+    map: Map,
+    /// Groups that existed before this store did.
+    incomplete: BTreeSet<PgKey>,
+}
+
+impl MapKeeper {
+    async fn run(mut self, mut maps: mpsc::Receiver<mrc::OsdMap>, republish: Arc<Notify>) {
+        if let Some(saved) = map::load(&self.dir) {
+            self.take(&saved);
+        }
+        loop {
+            tokio::select! {
+                map = maps.recv() => match map {
+                    Some(map) if map.version > self.map.version => {
+                        if let Err(error) = map::save(&self.dir, &map) {
+                            tracing::warn!(%error, "the map can't be kept in the store");
+                        }
+                        self.take(&map);
+                    }
+                    Some(_) => {}
+                    None => return,
+                },
+                () = republish.notified() => self.publish(),
+            }
+        }
+    }
+
+    fn take(&mut self, wire: &mrc::OsdMap) {
+        let first = self.map.version == 0;
+        self.map = Map::from_wire(wire);
+        tracing::info!(
+            version = self.map.version,
+            groups = self.map.pgs.len(),
+            "new map"
+        );
+        if first && self.new_store {
+            // The metadata cluster marks them, too, once it knows that the store is new.
+            self.incomplete = self
+                .map
+                .groups_of(self.me)
+                .into_iter()
+                .filter(|group| self.existed_before(*group))
+                .collect();
+        }
+        self.peers.follow(&self.map.addresses);
+        self.publish();
+    }
+
+    /// Whether a group may hold objects that this new store lacks: its view is not the first.
+    fn existed_before(&self, group: PgKey) -> bool {
+        self.map.pgs.get(&group).is_some_and(|pg| pg.view > 1)
+    }
+
+    fn publish(&mut self) {
+        let recovered = self.board.recovered();
+        self.incomplete.retain(|group| !recovered.contains(group));
+        let trusted = match self.trusted {
+            true => self.map.groups_of(self.me).into_iter().collect(),
+            false => recovered,
+        };
+        let cluster = Arc::new(Cluster::new(
+            self.me,
+            self.map.clone(),
+            self.peers.data(),
+            &trusted,
+            &self.incomplete,
+        ));
+        self.wall.hang(Arc::clone(&cluster));
+        self.leases.set_links(self.peers.leases());
+        self.recovery.follow(&cluster);
+        self.shards.tell_all(|| Item::Cluster(Arc::clone(&cluster)));
+    }
+}

@@ -1,0 +1,286 @@
+//! The gate for mounts: decodes, checks capability, view, checksum and limits, and hands to the shard.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use osd_core::config::{OBJECT_BYTES_MAX, READ_BYTES_MAX};
+use osd_core::{ObjectKey, Op, Payload};
+use prost::Message as _;
+use proto::osd::{self, request::Op as Wire};
+use shell::clock::{boottime, wall};
+use shell::link::{self, Connection, Handler, Responder, Role};
+use tokio::sync::Notify;
+use types::{ClusterId, Fault, ObjectId, OsdId, PgId, Secret, SessionId};
+
+use crate::board::group_of;
+use crate::cluster::Wall;
+use crate::config::{DELETE_MAX, LEASE_LIST_MAX};
+use crate::gate::{Need, admit};
+use crate::lease_shell::LeaseShell;
+use crate::shard_item::{DeleteBatch, Item};
+use crate::shards::Shards;
+
+/// The called end of mounts' and metadata servers' links.
+#[derive(Debug)]
+pub(crate) struct OsdDoor {
+    pub(crate) me: OsdId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) secret: Secret,
+    pub(crate) wall: Arc<Wall>,
+    pub(crate) shards: Shards,
+    pub(crate) leases: Arc<LeaseShell>,
+    /// Somebody knows a newer map than we do.
+    pub(crate) map_wanted: Arc<Notify>,
+}
+
+/// Columns that fit a lease cell's name.
+const COLUMN_MAX: u32 = (1 << 24) - 1;
+
+impl Handler for OsdDoor {
+    fn request(
+        &self,
+        from: &Arc<Connection>,
+        body: Bytes,
+        payload: link::Payload,
+        responder: Responder,
+    ) {
+        let role = from.caller().role;
+        let Ok(request) = osd::Request::decode(body) else {
+            return responder.fault(malformed("can't be decoded"));
+        };
+        let bytes = payload.bytes.len();
+        match self.item(role, request, payload) {
+            Ok(Work::Op { key, session, op }) => {
+                let item = Item::Client {
+                    key,
+                    session,
+                    op,
+                    responder,
+                };
+                if let Err(Item::Client { responder, .. }) =
+                    self.shards.offer(key.object, item, bytes)
+                {
+                    responder.fault(Fault::retry("too many requests wait at this object server"));
+                }
+            }
+            Ok(Work::Delete(keys)) => {
+                // One more for this function, so that an empty list is answered, too.
+                let batch = DeleteBatch::new(keys.len() + 1, responder);
+                for key in keys {
+                    let batch = Arc::clone(&batch);
+                    self.shards.deliver(key.object, Item::Delete { key, batch });
+                }
+                batch.done(Ok(()));
+            }
+            Ok(Work::Answer(response)) => responder.ok(&response, link::Payload::none()),
+            Err(fault) => responder.fault(fault),
+        }
+    }
+}
+
+/// What a request asks for, checked.
+enum Work {
+    Op {
+        key: ObjectKey,
+        session: SessionId,
+        op: Op,
+    },
+    Delete(Vec<ObjectKey>),
+    Answer(osd::Response),
+}
+
+impl OsdDoor {
+    fn item(
+        &self,
+        role: Role,
+        request: osd::Request,
+        payload: link::Payload,
+    ) -> Result<Work, Fault> {
+        let wire = request.op.ok_or_else(|| malformed("names no operation"))?;
+        match wire {
+            Wire::Delete(delete) => return self.delete(role, &delete),
+            Wire::LeaseList(list) => {
+                return Ok(Work::Answer(self.lease_list(role, list.limit as usize)?));
+            }
+            _ => {}
+        }
+        let object: ObjectId = request
+            .object
+            .ok_or_else(|| malformed("names no object"))?
+            .into();
+        if object.column > COLUMN_MAX {
+            return Err(malformed("names a column that can't exist"));
+        }
+        let key = ObjectKey {
+            pg: PgId(request.pg),
+            object,
+        };
+        let need = match wire {
+            Wire::Write(_) | Wire::Truncate(_) | Wire::Sync(_) => Need::Write,
+            _ => Need::Read,
+        };
+        // The metadata cluster asks for lengths in its own right.
+        let session = match (role, &wire) {
+            (Role::Mrc, Wire::Stat(_)) => SessionId(0),
+            _ => admit(
+                &request.capability,
+                &self.secret,
+                self.cluster,
+                object,
+                key.pg,
+                need,
+                wall(),
+            )?,
+        };
+        self.check_view(key, request.view)?;
+        let op = operation(wire, payload)?;
+        Ok(Work::Op { key, session, op })
+    }
+
+    fn check_view(&self, key: ObjectKey, view: u64) -> Result<(), Fault> {
+        let group = group_of(key);
+        let cluster = self.wall.newest();
+        let ours = cluster.group(group).map(|pg| pg.view);
+        match ours {
+            Some(ours) if ours == view => Ok(()),
+            Some(ours) if ours > view => Err(Fault::refresh(format!(
+                "replica set {view} of placement group {group} is out of date, {ours} is current; \
+                 ask for it again"
+            ))),
+            Some(_) | None => {
+                self.map_wanted.notify_one();
+                Err(Fault::retry(format!(
+                    "object server {} does not know replica set {view} of placement group {group} yet",
+                    self.me
+                )))
+            }
+        }
+    }
+
+    fn delete(&self, role: Role, delete: &osd::Delete) -> Result<Work, Fault> {
+        if role != Role::Mrc {
+            return Err(Fault::surface(
+                libc::EPERM,
+                "only the metadata cluster deletes objects; unlink the file instead",
+            ));
+        }
+        if delete.objects.len() > DELETE_MAX {
+            return Err(Fault::surface(
+                libc::E2BIG,
+                format!(
+                    "{} objects to delete at once, {DELETE_MAX} are allowed",
+                    delete.objects.len()
+                ),
+            ));
+        }
+        let keys = delete
+            .objects
+            .iter()
+            .map(|entry| {
+                let object = entry.object.ok_or_else(|| malformed("names no object"))?;
+                Ok(ObjectKey {
+                    pg: PgId(entry.pg),
+                    object: object.into(),
+                })
+            })
+            .collect::<Result<_, Fault>>()?;
+        Ok(Work::Delete(keys))
+    }
+
+    fn lease_list(&self, role: Role, limit: usize) -> Result<osd::Response, Fault> {
+        if role == Role::Mount {
+            return Err(Fault::surface(
+                libc::EPERM,
+                "leases are listed for administrators only",
+            ));
+        }
+        let now = boottime();
+        let limit = match limit {
+            0 => LEASE_LIST_MAX,
+            limit => limit.min(LEASE_LIST_MAX),
+        };
+        let leases = self
+            .leases
+            .list()
+            .into_iter()
+            .filter_map(|info| {
+                let (role, epoch, holder, until) = match info.state {
+                    lease::CellState::Held { epoch, until } => ("holder", epoch, self.me.0, until),
+                    lease::CellState::HeldBy { member, until } => ("acceptor", 0, member.0, until),
+                    lease::CellState::Proposing | lease::CellState::Free => return None,
+                };
+                Some(osd::Lease {
+                    object: Some(ObjectId::of_cell(info.cell).into()),
+                    epoch,
+                    holder,
+                    remaining_ms: until.since(now).as_millis(),
+                    role: role.to_owned(),
+                })
+            })
+            .take(limit)
+            .collect();
+        Ok(osd::Response {
+            leases,
+            ..osd::Response::default()
+        })
+    }
+}
+
+fn operation(wire: Wire, payload: link::Payload) -> Result<Op, Fault> {
+    let too_far = |end: Option<u64>| end.is_none_or(|end| end > OBJECT_BYTES_MAX);
+    match wire {
+        Wire::Read(read) if read.length_bytes > READ_BYTES_MAX => Err(Fault::surface(
+            libc::EINVAL,
+            format!(
+                "read of {} bytes, {READ_BYTES_MAX} are allowed at once",
+                read.length_bytes
+            ),
+        )),
+        Wire::Read(read) => Ok(Op::Read {
+            offset: read.offset,
+            length_bytes: read.length_bytes,
+        }),
+        Wire::Write(write) => {
+            let length = payload.bytes.len();
+            if length > READ_BYTES_MAX as usize {
+                return Err(Fault::surface(
+                    libc::EINVAL,
+                    format!("write of {length} bytes, {READ_BYTES_MAX} are allowed at once"),
+                ));
+            }
+            if !write.append && too_far(write.offset.checked_add(length as u64)) {
+                return Err(too_large());
+            }
+            let crc32c = payload.crc32c;
+            let bytes = payload.verified()?;
+            Ok(Op::Write {
+                offset: write.offset,
+                data: Payload { bytes, crc32c },
+                change_id: write.change_id,
+                append: write.append.then_some(write.append_id),
+            })
+        }
+        Wire::Truncate(truncate) if too_far(Some(truncate.length_bytes)) => Err(too_large()),
+        Wire::Truncate(truncate) => Ok(Op::Truncate {
+            length_bytes: truncate.length_bytes,
+            change_id: truncate.change_id,
+        }),
+        Wire::Sync(osd::Sync {}) => Ok(Op::Sync),
+        Wire::Stat(osd::Stat {}) => Ok(Op::Stat),
+        Wire::Delete(_) | Wire::LeaseList(_) => Err(malformed("names no operation on an object")),
+    }
+}
+
+fn too_large() -> Fault {
+    Fault::surface(
+        libc::EFBIG,
+        format!("object would be longer than {OBJECT_BYTES_MAX} bytes"),
+    )
+}
+
+fn malformed(what: &str) -> Fault {
+    Fault::surface(
+        libc::EPROTO,
+        format!("request {what}; run the same release on all machines"),
+    )
+}

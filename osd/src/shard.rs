@@ -1,0 +1,502 @@
+//! One shard: a thread that owns the replicas of its objects and performs what they ask for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use osd_core::{
+    AnswerId, Config as ReplicaConfig, Done, Effect, Input, LeaseEvent, Membership, ObjectKey,
+    ObjectReplica, RequestId, StoreError, deleted_response, expired,
+};
+use proto::{osd, peer};
+use shell::clock::boottime;
+use shell::link::{self, Responder};
+use tokio::sync::oneshot;
+use types::{Fault, Instant, ObjectId, OsdId};
+
+use crate::board::{Board, group_of};
+use crate::cluster::Cluster;
+use crate::inbox::Inbox;
+use crate::lease_shell::LeaseShell;
+use crate::shard_item::{DeleteBatch, Item};
+use crate::store_dir::DirectoryStore;
+use crate::sync_pool::SyncPool;
+use crate::tombstones::Tombstones;
+
+/// What a shard shares with the rest of the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) me: OsdId,
+    pub(crate) config: ReplicaConfig,
+    pub(crate) inbox: Arc<Inbox<Item>>,
+    pub(crate) leases: Arc<LeaseShell>,
+    pub(crate) pool: Arc<SyncPool>,
+    pub(crate) board: Arc<Board>,
+}
+
+/// The thread's state.
+pub(crate) struct Shard {
+    around: Surroundings,
+    store: DirectoryStore,
+    cluster: Arc<Cluster>,
+    replicas: HashMap<ObjectId, Slot>,
+    /// When replicas want to be stepped.
+    alarms: BTreeSet<(Instant, ObjectId)>,
+    tombstones: Tombstones,
+    clients: HashMap<RequestId, Waiting>,
+    peers: HashMap<AnswerId, Responder>,
+    last_id: u64,
+    effects: Vec<Effect>,
+    stopping: Option<oneshot::Sender<()>>,
+}
+
+struct Slot {
+    key: ObjectKey,
+    replica: ObjectReplica,
+    alarm: Option<Instant>,
+}
+
+/// Who waits for a replica's reply.
+enum Waiting {
+    Client(Responder),
+    Delete(Arc<DeleteBatch>),
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard").finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    pub(crate) fn new(around: Surroundings, store: DirectoryStore, cluster: Arc<Cluster>) -> Self {
+        Self {
+            around,
+            store,
+            cluster,
+            replicas: HashMap::new(),
+            alarms: BTreeSet::new(),
+            tombstones: Tombstones::default(),
+            clients: HashMap::new(),
+            peers: HashMap::new(),
+            last_id: 0,
+            effects: Vec::new(),
+            stopping: None,
+        }
+    }
+
+    /// Serves until the inbox is closed.
+    pub(crate) fn run(mut self) {
+        let mut items = Vec::new();
+        loop {
+            let wait = self
+                .alarms
+                .first()
+                .map(|(at, _)| at.since(boottime()).to_std());
+            if !self.around.inbox.take(&mut items, wait) {
+                return;
+            }
+            for item in items.drain(..) {
+                self.handle(item);
+            }
+            self.ring_alarms();
+            self.finish_stopping();
+        }
+    }
+
+    fn handle(&mut self, item: Item) {
+        match item {
+            Item::Client {
+                key,
+                session,
+                op,
+                responder,
+            } => {
+                if self.tombstones.contains(key.object, boottime()) {
+                    return responder.fault(gone(key.object));
+                }
+                let request = self.next_id();
+                self.clients.insert(request, Waiting::Client(responder));
+                let input = Input::Client {
+                    request,
+                    session,
+                    op,
+                };
+                if let Err(fault) = self.step_opened(key, input) {
+                    self.reply(request, Err(fault), None);
+                }
+            }
+            Item::Delete { key, batch } => self.delete(key, batch),
+            Item::Peer {
+                key,
+                from,
+                message,
+                payload,
+                responder,
+            } => self.peer_request(key, from, message, payload, responder),
+            Item::PeerReply {
+                object,
+                from,
+                call,
+                reply,
+            } => self.step(object, Input::PeerReply { from, call, reply }),
+            Item::PeerLost(osd) => self.step_all(|_| Some(Input::PeerLost(osd))),
+            Item::PeerUp(osd) => self.step_all(|_| Some(Input::PeerUp(osd))),
+            Item::Lease { object, event } => self.step(object, Input::Lease(event)),
+            Item::StoreDone {
+                object,
+                ticket,
+                result,
+            } => self.step(object, Input::StoreDone { ticket, result }),
+            Item::Cluster(cluster) => self.set_cluster(cluster),
+            Item::Recover(key) => self.recover(key),
+            Item::States { keys, answer } => {
+                let states = keys
+                    .iter()
+                    .filter_map(|key| self.replicas.get(&key.object))
+                    .map(|slot| slot.replica.object_state())
+                    .collect();
+                // Whoever asked may have given up.
+                let _ = answer.send(states);
+            }
+            Item::Shutdown(answer) => {
+                self.stopping = Some(answer);
+                self.step_all(|_| Some(Input::Shutdown));
+            }
+        }
+    }
+
+    fn delete(&mut self, key: ObjectKey, batch: Arc<DeleteBatch>) {
+        if self.tombstones.contains(key.object, boottime()) {
+            return batch.done(Ok(()));
+        }
+        let request = self.next_id();
+        self.clients.insert(request, Waiting::Delete(batch));
+        if let Err(fault) = self.step_opened(key, Input::Delete { request }) {
+            self.reply(request, Err(fault), None);
+        }
+    }
+
+    fn peer_request(
+        &mut self,
+        key: ObjectKey,
+        from: OsdId,
+        message: peer::Request,
+        payload: osd_core::Payload,
+        responder: Responder,
+    ) {
+        if self.tombstones.contains(key.object, boottime()) {
+            let view = self.membership(key).map_or(0, |membership| membership.view);
+            return responder.ok(&deleted_response(view), link::Payload::none());
+        }
+        let answer = self.next_id();
+        self.peers.insert(answer, responder);
+        let input = Input::PeerRequest {
+            from,
+            answer,
+            message,
+            payload,
+        };
+        if let Err(fault) = self.step_opened(key, input)
+            && let Some(responder) = self.peers.remove(&answer)
+        {
+            responder.fault(fault);
+        }
+    }
+
+    fn recover(&mut self, key: ObjectKey) {
+        if self.tombstones.contains(key.object, boottime()) {
+            return self.around.board.done(key);
+        }
+        if let Err(fault) = self.step_opened(key, Input::Recover) {
+            tracing::warn!(%key, %fault, "copy can't be brought up");
+            self.around.board.done(key);
+        }
+    }
+
+    fn membership(&self, key: ObjectKey) -> Option<Membership> {
+        self.cluster.memberships.get(&group_of(key)).cloned()
+    }
+
+    /// Steps an object's replica, opening it first if it is not in memory.
+    fn step_opened(&mut self, key: ObjectKey, input: Input) -> Result<(), Fault> {
+        match self.replicas.get(&key.object) {
+            Some(slot) if slot.key.pg != key.pg => {
+                return Err(Fault::refresh(format!(
+                    "{} is in placement group {}, not {}; open the file again",
+                    key.object, slot.key.pg, key.pg
+                )));
+            }
+            Some(_) => {}
+            None => self.open(key)?,
+        }
+        self.step(key.object, input);
+        Ok(())
+    }
+
+    fn open(&mut self, key: ObjectKey) -> Result<(), Fault> {
+        if self.stopping.is_some() {
+            return Err(Fault::retry("this server is stopping; ask another replica"));
+        }
+        let membership = self.membership(key).ok_or_else(|| {
+            Fault::refresh(format!(
+                "object server {} has no replica of placement group {}; ask for the replica set again",
+                self.around.me,
+                group_of(key)
+            ))
+        })?;
+        let replica = ObjectReplica::open(
+            self.around.me,
+            key,
+            membership,
+            self.around.config.clone(),
+            &mut self.store,
+        )
+        .map_err(|error| store_fault(&error))?;
+        let slot = Slot {
+            key,
+            replica,
+            alarm: None,
+        };
+        self.replicas.insert(key.object, slot);
+        Ok(())
+    }
+
+    fn step_all(&mut self, mut input: impl FnMut(ObjectKey) -> Option<Input>) {
+        let keys: Vec<_> = self.replicas.values().map(|slot| slot.key).collect();
+        for key in keys {
+            if let Some(input) = input(key) {
+                self.step(key.object, input);
+            }
+        }
+    }
+
+    /// Steps a replica that is in memory and performs what follows. News of one that is not are of
+    /// the past.
+    fn step(&mut self, object: ObjectId, input: Input) {
+        let Some(slot) = self.replicas.get_mut(&object) else {
+            return;
+        };
+        let key = slot.key;
+        let mut effects = std::mem::take(&mut self.effects);
+        slot.replica
+            .step(boottime(), input, &mut self.store, &mut effects);
+        for effect in effects.drain(..) {
+            self.perform(key, effect);
+        }
+        self.effects = effects;
+        self.settle(object);
+    }
+
+    /// After a step: when to step next, or that there is no need to keep it in memory.
+    fn settle(&mut self, object: ObjectId) {
+        let Some(slot) = self.replicas.get_mut(&object) else {
+            return;
+        };
+        let alarm = slot.replica.next_wakeup();
+        if alarm != slot.alarm {
+            if let Some(old) = slot.alarm {
+                self.alarms.remove(&(old, object));
+            }
+            if let Some(new) = alarm {
+                self.alarms.insert((new, object));
+            }
+            slot.alarm = alarm;
+        }
+        if slot.replica.is_idle() {
+            self.drop_replica(object);
+        }
+    }
+
+    fn drop_replica(&mut self, object: ObjectId) {
+        if let Some(slot) = self.replicas.remove(&object) {
+            if let Some(alarm) = slot.alarm {
+                self.alarms.remove(&(alarm, object));
+            }
+            osd_core::ObjectStore::close(&mut self.store, slot.key);
+        }
+    }
+
+    fn perform(&mut self, key: ObjectKey, effect: Effect) {
+        let object = key.object;
+        match effect {
+            Effect::Reply {
+                request,
+                result,
+                valid_until,
+            } => self.reply(request, result, valid_until),
+            Effect::AnswerPeer {
+                answer,
+                response,
+                payload,
+            } => {
+                if let Some(responder) = self.peers.remove(&answer) {
+                    responder.ok(&response, to_link(payload));
+                }
+            }
+            Effect::Send {
+                to,
+                call,
+                message,
+                payload,
+                timeout,
+            } => self.send(object, to, call, &message, payload, timeout),
+            Effect::Sync { ticket, job, lazy } => {
+                let inbox = Arc::clone(&self.around.inbox);
+                let on_done = move |result| {
+                    inbox.deliver(Item::StoreDone {
+                        object,
+                        ticket,
+                        result,
+                    });
+                };
+                self.around.pool.submit(job, lazy, Box::new(on_done));
+            }
+            Effect::AcquireLease { newborn, floor } => match self.cluster.group(group_of(key)) {
+                Some(pg) => {
+                    self.around
+                        .leases
+                        .acquire(object.cell(), &pg.membership(), floor, newborn)
+                }
+                None => self.around.inbox.deliver(Item::Lease {
+                    object,
+                    event: LeaseEvent::NoQuorum,
+                }),
+            },
+            Effect::ReleaseLease => self.around.leases.release(object.cell()),
+            Effect::SetFloor { epoch } => self.around.leases.set_floor(object.cell(), epoch),
+            Effect::Behind { replicas } => self.around.board.note_behind(key, replicas),
+            Effect::Recovered { position } => {
+                tracing::debug!(%key, ?position, "copy brought up");
+                self.around.board.done(key);
+            }
+            Effect::Deleted => {
+                self.tombstones.insert(object, boottime());
+                self.around.board.forget(key);
+                self.drop_replica(object);
+            }
+        }
+    }
+
+    fn send(
+        &self,
+        object: ObjectId,
+        to: OsdId,
+        call: osd_core::Call,
+        message: &peer::Request,
+        payload: osd_core::Payload,
+        timeout: types::Duration,
+    ) {
+        let inbox = Arc::clone(&self.around.inbox);
+        let answer = move |reply| {
+            inbox.deliver(Item::PeerReply {
+                object,
+                from: to,
+                call,
+                reply,
+            });
+        };
+        match self.cluster.links.get(&to) {
+            Some(link) => link.send(
+                message,
+                to_link(payload),
+                timeout.to_std(),
+                move |outcome| {
+                    answer(crate::peer::reply(outcome));
+                },
+            ),
+            None => answer(Err(osd_core::PeerFailure::Disconnected)),
+        }
+    }
+
+    fn reply(
+        &mut self,
+        request: RequestId,
+        result: Result<Done, Fault>,
+        valid_until: Option<Instant>,
+    ) {
+        let Some(waiting) = self.clients.remove(&request) else {
+            return;
+        };
+        // The clock is read after the work and before the answer, or a pause would let it lie.
+        let result = match valid_until {
+            Some(until) if boottime() >= until => Err(expired()),
+            Some(_) | None => result,
+        };
+        match waiting {
+            Waiting::Delete(batch) => batch.done(result.map(drop)),
+            Waiting::Client(responder) => match result {
+                Ok(done) => {
+                    let response = osd::Response {
+                        epoch: done.epoch,
+                        seq: done.seq,
+                        length_bytes: done.length_bytes,
+                        offset: done.offset,
+                        leases: Vec::new(),
+                    };
+                    responder.ok(&response, link::Payload::of(done.payload));
+                }
+                Err(fault) => responder.fault(fault),
+            },
+        }
+    }
+
+    fn set_cluster(&mut self, cluster: Arc<Cluster>) {
+        let old = std::mem::replace(&mut self.cluster, cluster);
+        let new = Arc::clone(&self.cluster);
+        self.step_all(|key| {
+            let group = group_of(key);
+            let membership = new.memberships.get(&group)?;
+            (old.memberships.get(&group) != Some(membership))
+                .then(|| Input::Membership(membership.clone()))
+        });
+    }
+
+    fn ring_alarms(&mut self) {
+        let now = boottime();
+        // What is due now, not what becomes due meanwhile: the inbox must be looked at, too.
+        let due: Vec<_> = self
+            .alarms
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, object)| *object)
+            .collect();
+        for object in due {
+            self.step(object, Input::Tick);
+        }
+    }
+
+    fn finish_stopping(&mut self) {
+        if self.replicas.is_empty()
+            && let Some(answer) = self.stopping.take()
+        {
+            // Opened objects are refused from now on, too.
+            let (keep, _) = oneshot::channel();
+            self.stopping = Some(keep);
+            let _ = answer.send(());
+        }
+    }
+
+    const fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+}
+
+fn to_link(payload: osd_core::Payload) -> link::Payload {
+    link::Payload {
+        bytes: payload.bytes,
+        crc32c: payload.crc32c,
+    }
+}
+
+fn gone(object: ObjectId) -> Fault {
+    Fault::surface(libc::ESTALE, format!("file of {object} was deleted"))
+}
+
+fn store_fault(error: &StoreError) -> Fault {
+    let errno = match error {
+        StoreError::NoSpace { .. } => libc::ENOSPC,
+        _ => libc::EIO,
+    };
+    Fault::surface(errno, error.to_string())
+}

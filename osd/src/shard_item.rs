@@ -1,0 +1,102 @@
+//! What shards are told, and what they are asked.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use osd_core::{Call, LeaseEvent, ObjectKey, Op, Payload, PeerFailure, StoreError};
+use proto::{osd, peer};
+use shell::link::{self, Responder};
+use tokio::sync::oneshot;
+use types::{Fault, ObjectId, OsdId, SessionId};
+
+use crate::cluster::Cluster;
+
+/// Something for a shard to do.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// A client's request, admitted by the gate.
+    Client {
+        key: ObjectKey,
+        session: SessionId,
+        op: Op,
+        responder: Responder,
+    },
+    /// The object is garbage.
+    Delete {
+        key: ObjectKey,
+        batch: Arc<DeleteBatch>,
+    },
+    /// A peer's request, its payload verified.
+    Peer {
+        key: ObjectKey,
+        from: OsdId,
+        message: peer::Request,
+        payload: Payload,
+        responder: Responder,
+    },
+    /// A peer answered, or will not.
+    PeerReply {
+        object: ObjectId,
+        from: OsdId,
+        call: Call,
+        reply: Result<(peer::Response, Payload), PeerFailure>,
+    },
+    /// The link to a peer broke.
+    PeerLost(OsdId),
+    /// The link to a peer is up.
+    PeerUp(OsdId),
+    /// News of an object's lease.
+    Lease { object: ObjectId, event: LeaseEvent },
+    /// A sync is done.
+    StoreDone {
+        object: ObjectId,
+        ticket: u64,
+        result: Result<(), StoreError>,
+    },
+    /// A new picture of the cluster.
+    Cluster(Arc<Cluster>),
+    /// The copy here may be behind: bring it up.
+    Recover(ObjectKey),
+    /// Which of these objects are in memory, and in what state.
+    States {
+        keys: Vec<ObjectKey>,
+        answer: oneshot::Sender<Vec<peer::ObjectState>>,
+    },
+    /// Make everything clean and release all leases; answered when done.
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// A list of objects to delete, answered when all are.
+#[derive(Debug)]
+pub(crate) struct DeleteBatch {
+    left: AtomicUsize,
+    outcome: Mutex<(Option<Responder>, Option<Fault>)>,
+}
+
+impl DeleteBatch {
+    pub(crate) fn new(count: usize, responder: Responder) -> Arc<Self> {
+        Arc::new(Self {
+            left: AtomicUsize::new(count),
+            outcome: Mutex::new((Some(responder), None)),
+        })
+    }
+
+    /// One of the objects is deleted, or can't be.
+    pub(crate) fn done(&self, result: Result<(), Fault>) {
+        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(fault) = result {
+            outcome.1.get_or_insert(fault);
+        }
+        if self.left.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        if let Some(responder) = outcome.0.take() {
+            match outcome.1.take() {
+                Some(fault) => responder.fault(fault),
+                None => responder.ok(&osd::Response::default(), link::Payload::none()),
+            }
+        }
+    }
+}

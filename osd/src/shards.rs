@@ -1,0 +1,143 @@
+//! All shards of the server, and the way to each.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use osd_core::{Config as ReplicaConfig, LeaseEvent};
+use types::{ObjectId, OsdId};
+
+use crate::board::{Board, shard_of};
+use crate::cluster::Cluster;
+use crate::config::{INBOX_BYTES_MAX, INBOX_ITEMS_MAX};
+use crate::inbox::Inbox;
+use crate::lease_shell::LeaseShell;
+use crate::shard::{Shard, Surroundings};
+use crate::shard_item::Item;
+use crate::store_dir::DirectoryStore;
+use crate::store_root::Root;
+use crate::sync_pool::SyncPool;
+
+/// The inboxes of all shards.
+#[derive(Clone, Debug)]
+pub(crate) struct Shards(Arc<[Arc<Inbox<Item>>]>);
+
+impl Shards {
+    /// Inboxes for this many shards, which are started later.
+    pub(crate) fn new(count: usize) -> Self {
+        Self(
+            (0..count)
+                .map(|_| Arc::new(Inbox::new(INBOX_ITEMS_MAX, INBOX_BYTES_MAX)))
+                .collect(),
+        )
+    }
+
+    /// Starts the threads.
+    pub(crate) fn start(
+        &self,
+        root: &Arc<Root>,
+        leases: &Arc<LeaseShell>,
+        pool: &Arc<SyncPool>,
+        board: &Arc<Board>,
+        me: OsdId,
+        config: &ReplicaConfig,
+    ) -> io::Result<Vec<JoinHandle<()>>> {
+        let start = |(number, inbox): (usize, &Arc<Inbox<Item>>)| {
+            let around = Surroundings {
+                me,
+                config: config.clone(),
+                inbox: Arc::clone(inbox),
+                leases: Arc::clone(leases),
+                pool: Arc::clone(pool),
+                board: Arc::clone(board),
+            };
+            let store = DirectoryStore::new(Arc::clone(root));
+            let shard = Shard::new(around, store, Arc::new(Cluster::default()));
+            thread::Builder::new()
+                .name(format!("shard-{number}"))
+                .spawn(move || shard.run())
+        };
+        self.0.iter().enumerate().map(start).collect()
+    }
+
+    /// Gives a request to the object's shard, or gives it back if too much waits there.
+    pub(crate) fn offer(&self, object: ObjectId, item: Item, bytes: usize) -> Result<(), Item> {
+        match self.inbox(object) {
+            Some(inbox) => inbox.offer(item, bytes),
+            None => Err(item),
+        }
+    }
+
+    /// Tells the object's shard something it must know.
+    pub(crate) fn deliver(&self, object: ObjectId, item: Item) {
+        if let Some(inbox) = self.inbox(object) {
+            inbox.deliver(item);
+        }
+    }
+
+    /// Tells all shards.
+    pub(crate) fn tell_all(&self, item: impl Fn() -> Item) {
+        for inbox in self.0.iter() {
+            inbox.deliver(item());
+        }
+    }
+
+    /// Number of the object's shard.
+    pub(crate) fn number_of(&self, object: ObjectId) -> usize {
+        shard_of(object, self.0.len())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Ends the threads once they have done what waits.
+    pub(crate) fn close(&self) {
+        for inbox in self.0.iter() {
+            inbox.close();
+        }
+    }
+
+    /// Passes news of a lease on to the object's shard.
+    pub(crate) fn lease_news(&self, event: lease::Event) {
+        let (cell, event) = match event {
+            lease::Event::Held {
+                cell,
+                epoch,
+                until,
+                newborn,
+            } => (
+                cell,
+                LeaseEvent::Held {
+                    epoch,
+                    until,
+                    newborn,
+                },
+            ),
+            lease::Event::HeldBy {
+                cell,
+                member,
+                remaining,
+            } => (
+                cell,
+                LeaseEvent::HeldBy {
+                    member: OsdId(member.0),
+                    remaining,
+                },
+            ),
+            // With an old view nobody answers until the next map.
+            lease::Event::NoQuorum { cell } | lease::Event::OldView { cell, .. } => {
+                (cell, LeaseEvent::NoQuorum)
+            }
+            lease::Event::Lost { cell, epoch } => (cell, LeaseEvent::Lost { epoch }),
+            // Nobody hands over; who wants the lease asks for it.
+            lease::Event::Offered { .. } => return,
+        };
+        let object = ObjectId::of_cell(cell);
+        self.deliver(object, Item::Lease { object, event });
+    }
+
+    fn inbox(&self, object: ObjectId) -> Option<&Arc<Inbox<Item>>> {
+        self.0.get(self.number_of(object))
+    }
+}

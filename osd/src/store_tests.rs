@@ -1,0 +1,384 @@
+//! Tests of the directory store beyond the contract: what lies in the files, and damage to them.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use osd_core::{Mark, ObjectKey, ObjectStore, Position, Promise, Record, StoreError};
+use types::{Inode, ObjectId, OsdId, PgId, PgKey, SUM_BYTES, SessionId, VolumeId};
+
+use crate::file_layout::{HEADER_BYTES, SLOT_BYTES};
+use crate::store_dir::DirectoryStore;
+use crate::store_root::Root;
+
+struct Bed {
+    dir: tempfile::TempDir,
+    store: DirectoryStore,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::new(Arc::new(Root::open(dir.path()).unwrap()));
+        Self { dir, store }
+    }
+
+    /// As after a crash of the process: what was written to files is there, memory is not.
+    fn crash(&mut self) {
+        self.store = DirectoryStore::new(Arc::new(Root::open(self.dir.path()).unwrap()));
+    }
+
+    fn file(&self, key: ObjectKey) -> PathBuf {
+        Root::open(self.dir.path()).unwrap().path(key)
+    }
+
+    fn flip(&self, key: ObjectKey, at: u64) {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.file(key))
+            .unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+    }
+
+    fn sync(&mut self, key: ObjectKey, record: &Record) {
+        self.store.sync(key, true, record).unwrap().run().unwrap();
+    }
+
+    fn read_all(&mut self, key: ObjectKey) -> Bytes {
+        let length = self.store.length(key);
+        self.store.read(key, 0, length as u32).unwrap()
+    }
+}
+
+fn key(inode: u64) -> ObjectKey {
+    ObjectKey {
+        pg: PgId(3),
+        object: ObjectId {
+            volume: VolumeId(1),
+            inode: Inode(inode),
+            column: 0,
+        },
+    }
+}
+
+fn record(seq: u64, length_bytes: u64, clean: bool) -> Record {
+    Record {
+        promised: Promise {
+            epoch: 9,
+            holder: OsdId(2),
+        },
+        position: Position {
+            epoch: 9,
+            seq,
+            holder: OsdId(2),
+        },
+        length_bytes,
+        clean,
+        marks: (0..osd_core::config::MARKS_MAX as u64)
+            .map(|session| Mark {
+                session: SessionId(session),
+                change_id: seq,
+                ..Mark::default()
+            })
+            .collect(),
+    }
+}
+
+fn bytes(length: usize, seed: u8) -> Bytes {
+    (0..length)
+        .map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed) | 1)
+        .collect()
+}
+
+#[test]
+fn longest_record_fits_its_slot() {
+    assert!(Record::ENCODED_MAX_BYTES <= crate::header::RECORD_MAX_BYTES);
+}
+
+#[test]
+fn clean_object_survives_a_restart_with_bytes_sums_and_record() {
+    let mut bed = Bed::new();
+    let data = bytes(3_000_000, 7);
+    bed.store.create(key(1), &record(0, 0, false)).unwrap();
+    bed.store.write(key(1), 5, &data).unwrap();
+    let closing = record(12, 5 + data.len() as u64, true);
+    bed.sync(key(1), &closing);
+
+    bed.crash();
+    let header = bed.store.open(key(1)).unwrap().unwrap();
+
+    assert_eq!(header.record, closing);
+    assert_eq!(header.length_bytes, closing.length_bytes);
+    assert_eq!(bed.read_all(key(1)).slice(5..), data);
+}
+
+#[test]
+fn random_changes_leave_what_a_plain_array_would_have() {
+    use rand::{Rng, RngExt, SeedableRng};
+    let mut rng = rand::rngs::StdRng::seed_from_u64(16);
+    let mut bed = Bed::new();
+    let mut model: Vec<u8> = Vec::new();
+    let mut seq = 0;
+    bed.store.create(key(1), &Record::default()).unwrap();
+
+    for round in 0..600 {
+        let limit = if rng.random_bool(0.5) {
+            20_000
+        } else {
+            6 << 20
+        };
+        let offset = rng.random_range(0..limit as usize);
+        match rng.random_range(0..10) {
+            0..=4 => {
+                let mut data = vec![0; rng.random_range(1..40_000)];
+                rng.fill_bytes(&mut data);
+                let end = offset + data.len();
+                model.resize(model.len().max(end), 0);
+                model[offset..end].copy_from_slice(&data);
+                bed.store
+                    .write(key(1), offset as u64, &data.into())
+                    .unwrap();
+            }
+            5 => {
+                model.resize(offset, 0);
+                bed.store.truncate(key(1), offset as u64).unwrap();
+            }
+            6 => {
+                let length = rng.random_range(1..200_000);
+                let end = offset + length;
+                model.resize(model.len().max(end), 0);
+                model[offset..end].fill(0);
+                bed.store
+                    .write_zeros(key(1), offset as u64, length as u64)
+                    .unwrap();
+            }
+            7 => {
+                seq += 1;
+                let record = record(seq, model.len() as u64, rng.random_bool(0.5));
+                bed.sync(key(1), &record);
+                if record.clean && rng.random_bool(0.5) {
+                    bed.crash();
+                }
+            }
+            8 => {
+                // What was not synced is in the page cache, and the sums are made anew.
+                bed.sync(key(1), &record(seq, model.len() as u64, false));
+                bed.crash();
+            }
+            _ => {}
+        }
+        let length = rng.random_range(1..300_000);
+        let read = bed.store.read(key(1), offset as u64, length).unwrap();
+        let end = model.len().min(offset + length as usize);
+        let expected = model.get(offset..end).unwrap_or_default();
+        assert!(read == expected, "round {round} at {offset}");
+        assert_eq!(
+            bed.store.length(key(1)),
+            model.len() as u64,
+            "round {round}"
+        );
+    }
+    assert!(bed.read_all(key(1)) == model);
+    let sums = bed.store.sums(key(1), 0, 1000).unwrap();
+    let expected: Vec<_> = model
+        .chunks(SUM_BYTES as usize)
+        .map(crc32c::crc32c)
+        .collect();
+    assert_eq!(sums, expected);
+}
+
+#[test]
+fn flipped_bit_at_rest_is_noticed_by_the_read_that_touches_it() {
+    let mut bed = Bed::new();
+    bed.store.create(key(1), &Record::default()).unwrap();
+    bed.store.write(key(1), 0, &bytes(20_000, 1)).unwrap();
+    bed.sync(key(1), &record(1, 20_000, true));
+    bed.crash();
+
+    bed.flip(key(1), HEADER_BYTES + 9_000);
+
+    assert!(bed.store.read(key(1), 0, 8192).is_ok());
+    let error = bed.store.read(key(1), 8_000, 1_000).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { block: 2 }), "{error}");
+    // A partial overwrite does not hide it, a whole one heals it.
+    bed.store.write(key(1), 8_192, &bytes(10, 3)).unwrap();
+    assert!(bed.store.read(key(1), 8_192, 10).is_err());
+    bed.store.write(key(1), 8_192, &bytes(4_096, 3)).unwrap();
+    assert!(bed.store.read(key(1), 0, 20_000).is_ok());
+}
+
+#[test]
+fn flipped_bit_in_the_sums_is_noticed_too() {
+    let mut bed = Bed::new();
+    bed.store.create(key(1), &Record::default()).unwrap();
+    bed.store.write(key(1), 0, &bytes(5_000, 1)).unwrap();
+    bed.sync(key(1), &record(1, 5_000, true));
+    bed.crash();
+
+    bed.flip(key(1), 2 * SLOT_BYTES as u64 + 4);
+
+    assert!(bed.store.read(key(1), 0, 4_096).is_ok());
+    assert!(bed.store.read(key(1), 4_096, 10).is_err());
+}
+
+#[test]
+fn torn_record_leaves_the_one_before_it() {
+    let mut bed = Bed::new();
+    bed.store.create(key(1), &Record::default()).unwrap();
+    bed.store.write(key(1), 0, &bytes(100, 1)).unwrap();
+    bed.sync(key(1), &record(1, 100, false));
+    bed.sync(key(1), &record(2, 100, true));
+
+    // The second record is of generation 2, in the first slot.
+    bed.flip(key(1), 60);
+    bed.crash();
+
+    let header = bed.store.open(key(1)).unwrap().unwrap();
+    assert_eq!(header.record, record(1, 100, false));
+    assert_eq!(bed.read_all(key(1)), bytes(100, 1));
+}
+
+#[test]
+fn damaged_header_and_cut_file_quarantine_one_object_only() {
+    let mut bed = Bed::new();
+    for inode in [1, 2] {
+        bed.store.create(key(inode), &Record::default()).unwrap();
+        bed.store.write(key(inode), 0, &bytes(10_000, 1)).unwrap();
+        bed.sync(key(inode), &record(1, 10_000, true));
+    }
+    bed.crash();
+
+    bed.flip(key(1), SLOT_BYTES as u64 + 70);
+    let header = bed.store.open(key(1)).unwrap().unwrap();
+    assert_eq!(header.record, Record::default());
+    assert_eq!(header.length_bytes, 10_000);
+    assert_eq!(
+        bed.store.open(key(2)).unwrap().unwrap().length_bytes,
+        10_000
+    );
+
+    let file = OpenOptions::new()
+        .write(true)
+        .open(bed.file(key(2)))
+        .unwrap();
+    file.set_len(HEADER_BYTES + 5_000).unwrap();
+    bed.crash();
+    assert_eq!(bed.store.length(key(2)), 10_000);
+    assert!(bed.store.read(key(2), 0, 4_096).is_ok());
+    assert!(matches!(
+        bed.store.read(key(2), 0, 10_000),
+        Err(StoreError::Corrupt { block: 1 })
+    ));
+}
+
+#[test]
+fn holes_take_no_space_and_read_as_zeros() {
+    use std::os::unix::fs::MetadataExt;
+    let mut bed = Bed::new();
+    bed.store.create(key(1), &Record::default()).unwrap();
+
+    bed.store.write(key(1), 1 << 40, &bytes(4_096, 1)).unwrap();
+    bed.store.truncate(key(1), 1 << 41).unwrap();
+    bed.sync(key(1), &record(1, 1 << 41, true));
+
+    let used = fs::metadata(bed.file(key(1))).unwrap().blocks() * 512;
+    assert!(used < 100_000, "{used} bytes");
+    assert_eq!(bed.store.read(key(1), 77, 10).unwrap(), vec![0; 10]);
+    assert_eq!(bed.store.length(key(1)), 1 << 41);
+    bed.crash();
+    assert_eq!(
+        bed.store.read(key(1), 1 << 40, 4096).unwrap(),
+        bytes(4096, 1)
+    );
+}
+
+#[test]
+fn zeroed_blocks_give_their_space_back() {
+    use std::os::unix::fs::MetadataExt;
+    let mut bed = Bed::new();
+    bed.store.create(key(1), &Record::default()).unwrap();
+    bed.store.write(key(1), 0, &bytes(4 << 20, 1)).unwrap();
+    bed.sync(key(1), &record(1, 4 << 20, false));
+
+    bed.store.write_zeros(key(1), 100, (4 << 20) - 100).unwrap();
+    bed.sync(key(1), &record(2, 4 << 20, true));
+
+    let used = fs::metadata(bed.file(key(1))).unwrap().blocks() * 512;
+    assert!(used < 100_000, "{used} bytes");
+    assert_eq!(bed.store.length(key(1)), 4 << 20);
+    assert_eq!(bed.read_all(key(1)).slice(..100), bytes(100, 1));
+    assert!(
+        bed.read_all(key(1))
+            .slice(100..)
+            .iter()
+            .all(|byte| *byte == 0)
+    );
+}
+
+#[test]
+fn listing_is_ascending_across_directories_and_pages() {
+    let mut bed = Bed::new();
+    for inode in [0x301, 0x2ff, 5, 0x100, 0x200] {
+        bed.store.create(key(inode), &Record::default()).unwrap();
+    }
+    let group = PgKey {
+        volume: VolumeId(1),
+        pg: PgId(3),
+    };
+    let mut list = |after: Option<u64>, limit| -> Vec<u64> {
+        let after = after.map(|inode| key(inode).object);
+        let found = bed.store.list(group, after, limit).unwrap();
+        found.iter().map(|(object, _)| object.inode.0).collect()
+    };
+
+    assert_eq!(list(None, 10), [5, 0x100, 0x200, 0x2ff, 0x301]);
+    assert_eq!(list(Some(0x100), 2), [0x200, 0x2ff]);
+    let other = PgKey {
+        pg: PgId(4),
+        ..group
+    };
+    assert!(bed.store.list(other, None, 10).unwrap().is_empty());
+}
+
+#[test]
+fn poisoned_store_takes_no_changes_and_still_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Arc::new(Root::open(dir.path()).unwrap());
+    let mut store = DirectoryStore::new(Arc::clone(&root));
+    store.create(key(1), &Record::default()).unwrap();
+    store.write(key(1), 0, &bytes(10, 1)).unwrap();
+    let mut job = store.sync(key(1), true, &record(1, 10, false)).unwrap();
+
+    root.poison(&std::io::Error::from_raw_os_error(libc::EIO));
+
+    assert!(matches!(job.run(), Err(StoreError::Poisoned)));
+    let data = bytes(1, 1);
+    assert!(matches!(
+        store.write(key(1), 0, &data),
+        Err(StoreError::Poisoned)
+    ));
+    assert!(matches!(
+        store.create(key(2), &Record::default()),
+        Err(StoreError::Poisoned)
+    ));
+    assert!(matches!(store.delete(key(1)), Err(StoreError::Poisoned)));
+    assert_eq!(store.read(key(1), 0, 10).unwrap(), bytes(10, 1));
+}
+
+#[test]
+fn unsynced_changes_outlive_closing() {
+    let mut bed = Bed::new();
+    bed.store.create(key(1), &Record::default()).unwrap();
+    bed.store.write(key(1), 0, &bytes(10, 1)).unwrap();
+    bed.store.truncate(key(1), 5).unwrap();
+
+    bed.store.close(key(1));
+
+    assert_eq!(bed.store.length(key(1)), 5);
+    assert_eq!(bed.read_all(key(1)), bytes(10, 1).slice(..5));
+}

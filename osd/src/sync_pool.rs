@@ -1,0 +1,173 @@
+//! Threads that wait for the disk.
+//!
+//! A few waiting jobs run side by side, each with its own two syncs. When many wait, one thread
+//! takes them all and makes the whole file system stable twice: once for data and sums, once for
+//! the records. Jobs nobody waits for are always taken together.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use osd_core::{StoreError, SyncJob};
+
+use crate::config::SYNC_ALONE_MAX;
+use crate::store_root::Root;
+
+/// What happens once a job is done.
+pub(crate) type OnDone = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+struct Task {
+    job: Box<dyn SyncJob>,
+    on_done: OnDone,
+}
+
+/// The threads and what waits for them.
+pub(crate) struct SyncPool {
+    root: Arc<Root>,
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    urgent: VecDeque<Task>,
+    lazy: Vec<Task>,
+    /// A thread is making the whole file system stable.
+    sweeping: bool,
+    stopped: bool,
+}
+
+enum Work {
+    One(Task),
+    Many(Vec<Task>),
+}
+
+impl std::fmt::Debug for SyncPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SyncPool").finish_non_exhaustive()
+    }
+}
+
+impl SyncPool {
+    /// Starts the threads.
+    pub(crate) fn start(
+        root: Arc<Root>,
+        threads: usize,
+    ) -> io::Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
+        let pool = Arc::new(Self {
+            root,
+            state: Mutex::default(),
+            ready: Condvar::new(),
+        });
+        let mut handles = Vec::new();
+        for number in 0..threads {
+            let pool = Arc::clone(&pool);
+            handles.push(
+                thread::Builder::new()
+                    .name(format!("sync-{number}"))
+                    .spawn(move || pool.serve())?,
+            );
+        }
+        Ok((pool, handles))
+    }
+
+    /// Runs a job on one of the threads. Their number is bounded by that of the replicas in memory,
+    /// since each has one job at a time.
+    pub(crate) fn submit(&self, job: Box<dyn SyncJob>, lazy: bool, on_done: OnDone) {
+        let task = Task { job, on_done };
+        let mut state = self.lock();
+        if lazy {
+            state.lazy.push(task);
+        } else {
+            state.urgent.push_back(task);
+        }
+        drop(state);
+        self.ready.notify_one();
+    }
+
+    /// Lets the threads finish what waits, then end.
+    pub(crate) fn stop(&self) {
+        self.lock().stopped = true;
+        self.ready.notify_all();
+    }
+
+    fn serve(&self) {
+        while let Some(work) = self.next() {
+            match work {
+                Work::One(mut task) => {
+                    let result = task.job.run();
+                    (task.on_done)(result);
+                }
+                Work::Many(tasks) => {
+                    self.sweep(tasks);
+                    self.lock().sweeping = false;
+                    self.ready.notify_all();
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Work> {
+        let mut state = self.lock();
+        loop {
+            let many = state.urgent.len() > SYNC_ALONE_MAX || !state.lazy.is_empty();
+            if many && !state.sweeping {
+                state.sweeping = true;
+                let mut tasks = std::mem::take(&mut state.lazy);
+                // With few urgent ones it is faster for them to go alone.
+                if state.urgent.len() > SYNC_ALONE_MAX {
+                    tasks.extend(state.urgent.drain(..));
+                }
+                if tasks.len() == 1 {
+                    state.sweeping = false;
+                    return tasks.pop().map(Work::One);
+                }
+                return Some(Work::Many(tasks));
+            }
+            if let Some(task) = state.urgent.pop_front() {
+                return Some(Work::One(task));
+            }
+            if state.stopped && state.lazy.is_empty() {
+                return None;
+            }
+            state = self
+                .ready
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Makes many objects stable with two syncs of the file system.
+    fn sweep(&self, mut tasks: Vec<Task>) {
+        let mut steps = || {
+            for task in &mut tasks {
+                task.job.write_data(false)?;
+            }
+            self.sync_all()?;
+            for task in &mut tasks {
+                task.job.write_record(false)?;
+            }
+            self.sync_all()
+        };
+        let result = steps();
+        for task in tasks {
+            (task.on_done)(match &result {
+                Ok(()) => Ok(()),
+                // Whatever failed has poisoned the store.
+                Err(_) => Err(StoreError::Poisoned),
+            });
+        }
+    }
+
+    fn sync_all(&self) -> Result<(), StoreError> {
+        self.root.sync_all().map_err(|error| {
+            self.root.poison(&error);
+            StoreError::Io(error)
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
