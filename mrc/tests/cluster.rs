@@ -34,3 +34,167 @@ fn single_server_makes_opens_and_finds_a_file() {
     assert_eq!(capability.session.0, client.session);
     assert_eq!(client.read(lookup("b")).unwrap_err().errno, libc::ENOENT);
 }
+
+#[test]
+fn repeated_change_gets_its_stored_reply_from_the_next_leader() {
+    let mut cluster = Cluster::start(3);
+    let mut client = cluster.client();
+    client.open_volume(&osd(&cluster, 1));
+    let request = client.next(make_dir("once"));
+    let first = client.ask(&request).unwrap();
+
+    let leader = client.leader();
+    cluster.kill(leader);
+
+    assert_eq!(client.ask(&request).unwrap(), first);
+    let again = client.change(make_dir("once")).unwrap_err();
+    assert_eq!(again.errno, libc::EEXIST);
+}
+
+#[test]
+fn followers_name_the_leader() {
+    let cluster = Cluster::start(3);
+    let mut client = cluster.client();
+    client.open_volume(&osd(&cluster, 1));
+    let leader = client.leader();
+    let address = cluster.addresses[leader as usize - 1].to_string();
+
+    for server in (1..=3).filter(|id| *id != leader) {
+        let list = wire::Request {
+            op: Some(Op::VolumeList(wire::VolumeList {})),
+            ..wire::Request::default()
+        };
+        let Err(shell::link::CallError::Fault(fault)) = client.ask_one(server, &list) else {
+            panic!("a follower answered");
+        };
+        assert_eq!(fault.remedy, types::Remedy::Redirect);
+        assert_eq!(fault.hint.as_ref(), Some(&address));
+    }
+}
+
+#[test]
+fn everything_is_there_after_all_servers_were_killed() {
+    let mut cluster = Cluster::start(3);
+    let mut client = cluster.client();
+    client.open_volume(&osd(&cluster, 1));
+    let inode = inode_of(client.change(make_dir("kept")).unwrap());
+
+    for id in 1..=3 {
+        cluster.kill(id);
+    }
+    for id in 1..=3 {
+        cluster.restart(id);
+    }
+
+    assert_eq!(inode_of(client.read(lookup("kept")).unwrap()), inode);
+    client.change(make_dir("more")).unwrap();
+}
+
+#[test]
+fn wiped_server_comes_back_as_a_voter_with_everything() {
+    let mut cluster = Cluster::start(3);
+    let mut client = cluster.client();
+    client.open_volume(&osd(&cluster, 1));
+    let inode = inode_of(client.change(make_dir("before")).unwrap());
+    let leader = client.leader();
+    let wiped = leader % 3 + 1;
+    let other = wiped % 3 + 1;
+
+    cluster.kill(wiped);
+    cluster.wipe(wiped);
+    cluster.restart(wiped);
+    client.change(make_dir("meanwhile")).unwrap();
+    // A learner is no follower: this waits until it votes.
+    client.leader();
+    // With it and one of the others there is a majority, without it there is none.
+    let third = if client.leader() == other { leader } else { other };
+    cluster.kill(third);
+
+    assert_eq!(inode_of(client.read(lookup("before")).unwrap()), inode);
+    client.read(lookup("meanwhile")).unwrap();
+    client.change(make_dir("after")).unwrap();
+}
+
+#[test]
+fn follower_that_is_far_behind_gets_a_checkpoint() {
+    let mut cluster = Cluster::start_tuned(3, |config| {
+        config.checkpoint_entries = 50;
+        config.log_keep_entries = 10;
+    });
+    let mut client = cluster.client();
+    client.open_volume(&osd(&cluster, 1));
+    let leader = client.leader();
+    let behind = leader % 3 + 1;
+    let other = behind % 3 + 1;
+
+    cluster.kill(behind);
+    for n in 0..300 {
+        client.change(make_dir(&n.to_string())).unwrap();
+    }
+    let checkpoint = client.wait(|| match client.read(Op::MrcList(wire::MrcList {})) {
+        Ok(Reply::Mrcs(mrcs)) if mrcs.checkpoint_index > 200 => Some(mrcs.checkpoint_index),
+        _ => None,
+    });
+    assert!(checkpoint > 200);
+    cluster.restart(behind);
+    let third = if client.leader() == other { leader } else { other };
+    let applied = |server| {
+        let list = wire::Request {
+            op: Some(Op::MrcList(wire::MrcList {})),
+            ..wire::Request::default()
+        };
+        match client.ask_one(server, &list) {
+            Ok(Reply::Mrcs(mrcs)) => Some(mrcs.applied_index),
+            _ => None,
+        }
+    };
+    let goal = client.wait(|| applied(third));
+    client.wait(|| applied(behind).filter(|applied| *applied >= goal));
+    cluster.kill(third);
+
+    for n in [0, 150, 299] {
+        client.read(lookup(&n.to_string())).unwrap();
+    }
+    client.change(make_dir("after")).unwrap();
+}
+
+#[test]
+fn stopped_server_flushed_and_needs_no_replay_to_open() {
+    let mut cluster = Cluster::start(1);
+    let mut client = cluster.client();
+    client.open_volume(&osd(&cluster, 1));
+    client.change(make_dir("kept")).unwrap();
+
+    cluster.stop(1).unwrap();
+    cluster.restart(1);
+
+    client.read(lookup("kept")).unwrap();
+}
+
+#[test]
+fn session_registers_with_a_new_leader_and_is_told_its_term() {
+    let mut cluster = Cluster::start(3);
+    let mut client = cluster.client();
+    client.open_volume(&osd(&cluster, 1));
+    let keep = |term, complete| {
+        Op::KeepAlive(wire::KeepAlive {
+            registered_term: term,
+            open_inodes: Vec::new(),
+            complete,
+        })
+    };
+    let kept = |client: &Client, op| match client.read(op) {
+        Ok(Reply::KeptAlive(kept)) => kept,
+        other => panic!("{other:?}"),
+    };
+    let first = kept(&client, keep(0, false));
+    assert!(!first.register, "the session was opened with this leader");
+
+    let leader = client.leader();
+    cluster.kill(leader);
+
+    let second = kept(&client, keep(first.term, false));
+    assert!(second.register && second.term > first.term, "{second:?}");
+    assert!(!kept(&client, keep(second.term, true)).register);
+    assert!(!kept(&client, keep(second.term, false)).register);
+}

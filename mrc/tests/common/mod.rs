@@ -117,6 +117,9 @@ impl Cluster {
                 let _ = stopped.await;
             })
             .await;
+            if let Err(error) = &result {
+                eprintln!("server {id} ended: {error}");
+            }
             let _ = end.send(result);
         });
         self.servers[id as usize - 1] = Some(Running {
@@ -138,11 +141,8 @@ impl Cluster {
             }
         };
         // The killed one lets go of its directory when its last task is gone.
-        let lock = self.config(id).dir.join("LOCK");
-        let free = || {
-            std::fs::File::open(&lock).map_or(true, |file| file.try_lock().is_ok())
-        };
-        while !free() {
+        let dir = self.config(id).dir;
+        while !is_free(&dir) {
             assert!(Instant::now() < deadline, "the directory stays locked");
             std::thread::yield_now();
         }
@@ -184,6 +184,19 @@ impl Drop for Cluster {
             self.kill(id);
         }
     }
+}
+
+/// Whether nobody has locked the directory or the index in it.
+fn is_free(dir: &Path) -> bool {
+    let Ok(items) = std::fs::read_dir(dir) else {
+        return true;
+    };
+    items.flatten().all(|item| {
+        let name = item.file_name().into_string().unwrap();
+        let locked = name == "LOCK" || name.starts_with("index-");
+        let free = |path| std::fs::File::open(path).is_ok_and(|file| file.try_lock().is_ok());
+        !locked || free(item.path())
+    })
 }
 
 pub fn write_secret(dir: &Path) {
