@@ -1,2 +1,58 @@
-//! Placeholder.
-fn main() {}
+//! `xfs-admin`: the administrator's tool. Nouns first, then verbs.
+
+mod arguments;
+mod check;
+mod find;
+mod leases;
+mod lists;
+mod outcome;
+mod render;
+mod status;
+mod volumes;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use shell::admin::Admin;
+
+use arguments::{
+    Arguments, Command, ConfigVerb, LeaseVerb, MrcVerb, OsdVerb, PgVerb, SessionVerb, VolumeVerb,
+};
+use find::Found;
+use outcome::{Done, Failure};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("can't start the runtime: {error}")))
+        .and_then(|runtime| runtime.block_on(run(&arguments)));
+    outcome::finish(result, arguments.output)
+}
+
+async fn run(arguments: &Arguments) -> Result<Done, Failure> {
+    if let Command::Config(ConfigVerb::Check { file }) = &arguments.command {
+        return check::run(file);
+    }
+    let found = find::cluster(arguments)?;
+    let admin = Admin::new(found.identity.clone(), found.addresses.clone());
+    perform(&arguments.command, &admin, &found).await
+}
+
+async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done, Failure> {
+    match command {
+        Command::Status => status::run(admin, found).await,
+        Command::Volume(VolumeVerb::Create(create)) => volumes::create(admin, create).await,
+        Command::Volume(VolumeVerb::List) => volumes::list(admin).await,
+        Command::Volume(VolumeVerb::Show { name }) => volumes::show(admin, name).await,
+        Command::Volume(VolumeVerb::Delete { name }) => volumes::delete(admin, name).await,
+        Command::Osd(OsdVerb::List) => lists::osds(admin).await,
+        Command::Mrc(MrcVerb::List) => lists::mrcs(admin, found).await,
+        Command::Pg(PgVerb::List { volume }) => lists::pgs(admin, volume.as_deref()).await,
+        Command::Pg(PgVerb::Show { volume, pg }) => lists::pg(admin, volume, *pg).await,
+        Command::Lease(LeaseVerb::List { limit }) => leases::list(admin, *limit).await,
+        Command::Session(SessionVerb::List) => lists::sessions(admin).await,
+        Command::Config(ConfigVerb::Check { file }) => check::run(file),
+    }
+}

@@ -99,13 +99,13 @@ pub(crate) struct MountArguments {
     #[arg(long)]
     pub(crate) foreground: bool,
     /// Directory of a local cluster, which has its id and secret.
-    #[arg(long, env = "OXFS_DIR", conflicts_with_all = ["secret_file", "cluster"])]
+    #[arg(long, env = "OXFS_DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// File with the cluster's secret.
-    #[arg(long, value_name = "FILE", requires = "cluster")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
     /// Cluster id.
-    #[arg(long, value_name = "ID", requires = "secret_file")]
+    #[arg(long, value_name = "ID")]
     pub(crate) cluster: Option<String>,
     /// File for the log of a mount in the background.
     #[arg(long, value_name = "FILE")]

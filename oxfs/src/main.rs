@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Command::Start(arguments) => start::run(&arguments.dir, &arguments.server),
         Command::Mrc(arguments) => serve::mrc(&arguments.config),
         Command::Osd(arguments) => serve::osd(&arguments.config),
-        Command::Mount(arguments) => mount::run(arguments),
+        Command::Mount(arguments) => mount::run(&arguments),
         Command::StoreSums { dir } => serve::store_sums(&dir),
     };
     match done {

@@ -103,6 +103,8 @@ pub(crate) async fn default_volume(admin: &Admin) -> Result<()> {
             uid: nix::unistd::getuid().as_raw(),
             gid: nix::unistd::getgid().as_raw(),
         }),
+        // Never 0.
+        nonce: rand::random::<u64>() | 1,
         ..VolumeCreate::default()
     };
     match admin.ask_leader(Op::VolumeCreate(create)).await {

@@ -1,15 +1,39 @@
-//! `oxfs mrc` and `oxfs osd`: one server.
+//! `oxfs mrc` and `oxfs osd`: one server in the foreground, until SIGTERM or SIGINT.
 
+use std::future::Future;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
-pub(crate) fn mrc(_: &Path) -> Result<()> {
-    Ok(())
+/// Runs a metadata server.
+pub(crate) fn mrc(file: &Path) -> Result<()> {
+    let config: mrc::Config = shell::config::load(file)?;
+    let config = config
+        .validated()
+        .with_context(|| file.display().to_string())?;
+    until_terminated(async |shutdown| Ok(mrc::run(config, shutdown).await?))
 }
-pub(crate) fn osd(_: &Path) -> Result<()> {
-    Ok(())
+
+pub(crate) fn osd(_file: &Path) -> Result<()> {
+    anyhow::bail!("not yet")
 }
 pub(crate) fn store_sums(_: &Path) -> Result<()> {
-    Ok(())
+    anyhow::bail!("not yet")
+}
+/// Starts logging and the runtime, and gives the server the future that ends it.
+pub(crate) fn until_terminated(
+    serve: impl AsyncFnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> Result<()>,
+) -> Result<()> {
+    shell::telemetry::init("info", None).context("can't start logging")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("can't start the runtime")?;
+    let done = runtime.block_on(async {
+        let terminated = shell::signals::termination().context("can't handle signals")?;
+        Box::pin(serve(Box::pin(terminated))).await
+    });
+    // Whatever still blocks a thread must not keep a process that has done its work.
+    runtime.shutdown_background();
+    done
 }

@@ -1,0 +1,230 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Administer an OxFS cluster.
+///
+/// The cluster is found by --dir (or OXFS_DIR) if it runs on this machine, else by --mrc (or
+/// OXFS_MRC) with --cluster and --secret-file. Exit status: 0 done, 1 failed, 2 wrong usage,
+/// 3 partly done.
+#[derive(Debug, Parser)]
+#[command(name = "xfs-admin", version)]
+pub(crate) struct Arguments {
+    /// Addresses of metadata servers.
+    #[arg(
+        long,
+        global = true,
+        env = "OXFS_MRC",
+        value_name = "ADDR[,ADDR...]",
+        value_delimiter = ','
+    )]
+    pub(crate) mrc: Vec<String>,
+    /// Directory of a cluster on this machine.
+    #[arg(long, global = true, env = "OXFS_DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Cluster id, if there is no --dir.
+    #[arg(long, global = true, env = "OXFS_CLUSTER", value_name = "ID")]
+    pub(crate) cluster: Option<String>,
+    /// File with the cluster's secret, if there is no --dir.
+    #[arg(long, global = true, env = "OXFS_SECRET_FILE", value_name = "FILE")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// How to print.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Every server and mount, all volumes, and how complete the replicas are.
+    Status,
+    /// Volumes.
+    #[command(subcommand)]
+    Volume(VolumeVerb),
+    /// Object servers.
+    #[command(subcommand)]
+    Osd(OsdVerb),
+    /// Metadata servers.
+    #[command(subcommand)]
+    Mrc(MrcVerb),
+    /// Placement groups.
+    #[command(subcommand)]
+    Pg(PgVerb),
+    /// Leases of objects.
+    #[command(subcommand)]
+    Lease(LeaseVerb),
+    /// Sessions of mounts.
+    #[command(subcommand)]
+    Session(SessionVerb),
+    /// Configuration files.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeVerb {
+    /// Make a volume.
+    Create(VolumeCreate),
+    /// All volumes.
+    List,
+    /// One volume.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Delete a volume with everything in it.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VolumeCreate {
+    /// Its name.
+    pub(crate) name: String,
+    /// Replicas of every object; default 3, or as many as there are object servers if fewer.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub(crate) replicas: u32,
+    /// Placement groups; default 32.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub(crate) pgs: u32,
+    /// Permissions of the root directory, octal; default 755.
+    #[arg(long, value_parser = octal, default_value = "0", hide_default_value = true)]
+    pub(crate) mode: u32,
+    /// Owner of the root directory.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) uid: u32,
+    /// Group of the root directory.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) gid: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OsdVerb {
+    /// All object servers.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MrcVerb {
+    /// All metadata servers, each by its own words.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PgVerb {
+    /// Placement groups of a volume, or of all.
+    List {
+        /// Name of the volume.
+        #[arg(long)]
+        volume: Option<String>,
+    },
+    /// One placement group.
+    Show {
+        /// Name of the volume.
+        volume: String,
+        /// Number of the placement group in it.
+        pg: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeaseVerb {
+    /// Leases that object servers hold now; each is asked.
+    List {
+        /// At most so many of each server.
+        #[arg(long, default_value_t = 1000)]
+        limit: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionVerb {
+    /// All sessions.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Check a server's configuration file without starting it.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| format!("{text:?} is no octal mode; give 755, 1777, ..."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn options_stand_before_or_after_the_nouns() {
+        for line in [
+            "xfs-admin --mrc a:1,b:2 --output json osd list",
+            "xfs-admin osd list --output json --mrc a:1,b:2",
+        ] {
+            let arguments = parse(line).unwrap();
+            assert_eq!(arguments.mrc, ["a:1", "b:2"]);
+            assert_eq!(arguments.output, Output::Json);
+            assert!(matches!(arguments.command, Command::Osd(OsdVerb::List)));
+        }
+    }
+
+    #[test]
+    fn every_promised_command_is_understood() {
+        for line in [
+            "status",
+            "volume create v --replicas 2 --mode 1777",
+            "volume list",
+            "volume show v",
+            "volume delete v",
+            "osd list",
+            "mrc list",
+            "pg list",
+            "pg list --volume v",
+            "pg show v 3",
+            "lease list",
+            "session list",
+            "config check f",
+        ] {
+            assert!(parse(&format!("xfs-admin {line}")).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_a_usage_error() {
+        for line in [
+            "frobnicate",
+            "volume",
+            "volume create",
+            "pg show v x",
+            "volume create v --mode 9",
+        ] {
+            let error = parse(&format!("xfs-admin {line}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Which cluster is meant, and what proves that we may ask it.
+
+use shell::config;
+use shell::link::{Identity, Role};
+use shell::local::LocalCluster;
+
+use crate::arguments::Arguments;
+use crate::outcome::Failure;
+
+/// A cluster to talk to.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Who we are to it.
+    pub(crate) identity: Identity,
+    /// Metadata servers to ask first.
+    pub(crate) addresses: Vec<String>,
+    /// Its directory, if it runs on this machine.
+    pub(crate) local: Option<LocalCluster>,
+}
+
+/// Finds the cluster that the options name.
+pub(crate) fn cluster(arguments: &Arguments) -> Result<Found, Failure> {
+    if let Some(dir) = &arguments.dir {
+        let local = LocalCluster::open(dir)?;
+        let addresses = if arguments.mrc.is_empty() {
+            local.mrc_addresses()
+        } else {
+            arguments.mrc.clone()
+        };
+        return Ok(Found {
+            identity: local.identity(Role::Admin)?,
+            addresses,
+            local: Some(local),
+        });
+    }
+    if arguments.mrc.is_empty() {
+        return Err(Failure::usage(
+            "no cluster is named; give --dir DIR of a cluster on this machine, or --mrc \
+             ADDR[,ADDR...] with --cluster ID and --secret-file FILE",
+        ));
+    }
+    let (Some(id), Some(secret_file)) = (&arguments.cluster, &arguments.secret_file) else {
+        return Err(Failure::usage(format!(
+            "{} wants a proof that we belong to its cluster; give --cluster ID and --secret-file \
+             FILE, or --dir DIR of a cluster on this machine",
+            arguments.mrc.join(",")
+        )));
+    };
+    let cluster = id
+        .parse()
+        .map_err(|error| Failure::usage(format!("--cluster: {error}")))?;
+    Ok(Found {
+        identity: Identity {
+            cluster,
+            secret: config::load_secret(secret_file)?,
+            role: Role::Admin,
+            id: u64::from(std::process::id()),
+        },
+        addresses: arguments.mrc.clone(),
+        local: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    fn refusal(line: &str) -> String {
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        cluster(&arguments).unwrap_err().message().to_owned()
+    }
+
+    #[test]
+    fn unnamed_unproved_and_missing_clusters_are_told_what_to_give() {
+        assert!(refusal("xfs-admin status").contains("--dir DIR"));
+
+        let unproved = refusal("xfs-admin --mrc 127.0.0.1:1 status");
+        assert!(unproved.contains("127.0.0.1:1") && unproved.contains("--secret-file"));
+
+        let dir = tempfile::tempdir().unwrap();
+        let none = refusal(&format!("xfs-admin --dir {} status", dir.path().display()));
+        assert!(none.contains("oxfs up"), "{none}");
+
+        let bad = refusal("xfs-admin --mrc a:1 --cluster 12 --secret-file f status");
+        assert!(bad.contains("--cluster") && bad.contains("12"), "{bad}");
+    }
+}

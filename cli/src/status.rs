@@ -1,0 +1,332 @@
+//! `status`: every server by its own words, its leader's, or what this machine knows of it.
+
+use std::time::{Duration, Instant};
+
+use proto::mrc::{self, ClusterStatus};
+use serde::Serialize;
+use shell::admin::Admin;
+use shell::link::CallError;
+use shell::local::LocalCluster;
+
+use crate::find::Found;
+use crate::outcome::{Done, Failure};
+use crate::render::{self, Row};
+use crate::volumes::Volume;
+
+/// How long one metadata server may take to answer before it counts as down.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a leader is waited for: an election takes a second or two.
+const ELECTION_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Pause before everyone is asked again.
+const ROUND_PAUSE: Duration = Duration::from_millis(50);
+
+/// What each metadata server said.
+type Answers = Vec<(String, Result<ClusterStatus, CallError>)>;
+
+/// A server or mount as it is shown.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct Server {
+    role: String,
+    id: u64,
+    /// 0 if it does not run.
+    pid: u64,
+    address: String,
+    state: String,
+    dir: String,
+}
+
+impl Row for Server {
+    const HEADINGS: &'static [&'static str] = &["server", "pid", "address", "state", "directory"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            format!("{}-{}", self.role, self.id),
+            if self.pid == 0 {
+                "-".to_owned()
+            } else {
+                self.pid.to_string()
+            },
+            self.address.clone(),
+            self.state.clone(),
+            self.dir.clone(),
+        ]
+    }
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Groups {
+    total: u64,
+    full: u64,
+    degraded: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    servers: Vec<Server>,
+    volumes: Vec<Volume>,
+    placement_groups: Groups,
+}
+
+/// What this machine knows of a server or mount of a local cluster.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Local {
+    role: String,
+    id: u64,
+    /// None if it does not run.
+    pid: Option<u64>,
+    address: String,
+    dir: String,
+}
+
+pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
+    let answers = ask(admin, found).await;
+    let local = found.local.as_ref().map(local_servers);
+    let silent: Vec<String> = answers
+        .iter()
+        .filter_map(|(address, answer)| {
+            let error = answer.as_ref().err()?.to_string();
+            Some(if error.contains(address) {
+                error
+            } else {
+                format!("{address}: {error}")
+            })
+        })
+        .collect();
+    if silent.len() == answers.len() {
+        let said = silent.join("; ");
+        return Err(Failure::failed(match &found.local {
+            Some(local) => format!(
+                "no metadata server of {} answers ({said}); if it is not running, start it with \
+                 `oxfs up --dir {} --mount MNT`",
+                local.dir().display(),
+                local.dir().display()
+            ),
+            None => format!(
+                "no metadata server answers ({said}); start the cluster, or check the addresses"
+            ),
+        }));
+    }
+    let has_leader = leader(&answers).is_some();
+    let mut done = show(&merge(&answers, local.as_deref()));
+    if !has_leader {
+        done.missing.push(format!(
+            "no metadata server leads, so object servers, volumes and placement groups may be out \
+             of date; a majority of the metadata servers must run{}",
+            if silent.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", silent.join("; "))
+            }
+        ));
+    }
+    Ok(done)
+}
+
+/// Asks all metadata servers, those that others name included, until one of them leads.
+async fn ask(admin: &Admin, found: &Found) -> Answers {
+    let begun = Instant::now();
+    let mut addresses = found.addresses.clone();
+    loop {
+        let answers = admin.statuses(&addresses, ANSWER_TIMEOUT).await;
+        let mut learnt = false;
+        for (_, answer) in &answers {
+            for server in answer.iter().flat_map(|status| &status.servers) {
+                if server.role == "mrc" && !addresses.contains(&server.address) {
+                    addresses.push(server.address.clone());
+                    learnt = true;
+                }
+            }
+        }
+        let somebody = answers.iter().any(|(_, answer)| answer.is_ok());
+        let enough = leader(&answers).is_some() || !somebody;
+        if (enough && !learnt) || begun.elapsed() > ELECTION_PATIENCE {
+            return answers;
+        }
+        tokio::time::sleep(ROUND_PAUSE).await;
+    }
+}
+
+fn leader(answers: &Answers) -> Option<&ClusterStatus> {
+    answers
+        .iter()
+        .filter_map(|(_, answer)| answer.as_ref().ok())
+        .find(|status| status.answered_by_leader)
+}
+
+/// Puts together what the leader, each metadata server and this machine say.
+fn merge(answers: &Answers, local: Option<&[Local]>) -> Status {
+    let heard = || {
+        answers
+            .iter()
+            .filter_map(|(_, answer)| answer.as_ref().ok())
+    };
+    let base = leader(answers).or_else(|| heard().max_by_key(|status| status.servers.len()));
+    let mut servers: Vec<Server> = base
+        .iter()
+        .flat_map(|status| &status.servers)
+        .map(server_of)
+        .collect();
+    // Metadata servers speak for themselves, or are down.
+    for server in servers.iter_mut().filter(|server| server.role == "mrc") {
+        match own_words(answers, &server.address) {
+            Some(own) => *server = own,
+            None => down(server),
+        }
+    }
+    for (address, _) in answers {
+        if let Some(own) = own_words(answers, address)
+            && !servers
+                .iter()
+                .any(|server| server.role == own.role && server.id == own.id)
+        {
+            servers.push(own);
+        }
+    }
+    if let Some(local) = local {
+        correct(&mut servers, local);
+    }
+    servers.sort_by_key(|server| (role_order(&server.role), server.id));
+    Status {
+        servers,
+        volumes: base
+            .iter()
+            .flat_map(|status| &status.volumes)
+            .map(Volume::from)
+            .collect(),
+        placement_groups: base.map_or_else(Groups::default, |status| Groups {
+            total: status.pgs_total,
+            full: status.pgs_full,
+            degraded: status.pgs_degraded,
+        }),
+    }
+}
+
+fn role_order(role: &str) -> u32 {
+    match role {
+        "mrc" => 0,
+        "osd" => 1,
+        _ => 2,
+    }
+}
+
+fn server_of(server: &mrc::Server) -> Server {
+    Server {
+        role: server.role.clone(),
+        id: server.id,
+        pid: server.pid,
+        address: server.address.clone(),
+        state: server.state.clone(),
+        dir: server.dir.clone(),
+    }
+}
+
+fn own_words(answers: &Answers, address: &str) -> Option<Server> {
+    let (_, answer) = answers.iter().find(|(asked, _)| asked == address)?;
+    let status = answer.as_ref().ok()?;
+    let own = status
+        .servers
+        .iter()
+        .find(|server| server.role == "mrc" && server.address == address)?;
+    Some(server_of(own))
+}
+
+fn down(server: &mut Server) {
+    "down".clone_into(&mut server.state);
+    server.pid = 0;
+}
+
+/// What this machine knows for sure: who does not run, who is missing, and whose pid is whose.
+fn correct(servers: &mut Vec<Server>, local: &[Local]) {
+    for known in local.iter().filter(|known| known.role != "mount") {
+        let found = servers
+            .iter_mut()
+            .find(|server| server.role == known.role && server.id == known.id);
+        match (found, known.pid) {
+            (Some(server), Some(pid)) => {
+                server.pid = pid;
+                server.dir.clone_from(&known.dir);
+            }
+            (Some(server), None) => {
+                down(server);
+                server.dir.clone_from(&known.dir);
+            }
+            (None, pid) => servers.push(Server {
+                role: known.role.clone(),
+                id: known.id,
+                pid: pid.unwrap_or(0),
+                address: known.address.clone(),
+                state: if pid.is_some() { "starting" } else { "down" }.to_owned(),
+                dir: known.dir.clone(),
+            }),
+        }
+    }
+    // A mount that was killed has a session until that times out, but it is no mount any more, and
+    // its pid may be somebody else's.
+    servers.retain(|server| server.role != "mount" || is_mount(server.pid, local));
+}
+
+fn is_mount(pid: u64, local: &[Local]) -> bool {
+    let recorded = local
+        .iter()
+        .find(|known| known.role == "mount" && known.id == pid);
+    match recorded {
+        Some(known) => known.pid.is_some(),
+        // Made with --secret-file instead of --dir, so there is no record of it.
+        None => std::fs::read_to_string(format!("/proc/{pid}/comm"))
+            .is_ok_and(|name| name.trim() == "oxfs"),
+    }
+}
+
+/// Servers of the cluster's description, and mounts that were remembered.
+fn local_servers(cluster: &LocalCluster) -> Vec<Local> {
+    let pid =
+        |process: &shell::local::ProcessId| process.is_running().then_some(u64::from(process.pid));
+    let mut all: Vec<Local> = cluster
+        .servers()
+        .into_iter()
+        .map(|server| {
+            let running = cluster.running(&server.name());
+            Local {
+                role: server.role.name().to_owned(),
+                id: server.id,
+                pid: running.and_then(|process| pid(&process.process)),
+                dir: cluster.state_dir(&server.name()).display().to_string(),
+                address: server.address,
+            }
+        })
+        .collect();
+    let mounts = cluster
+        .processes()
+        .into_iter()
+        .filter(|process| process.role == "mount");
+    all.extend(mounts.map(|process| Local {
+        pid: pid(&process.process),
+        role: process.role,
+        id: process.id,
+        address: process.address,
+        dir: process.dir.display().to_string(),
+    }));
+    all
+}
+
+fn show(status: &Status) -> Done {
+    let groups = &status.placement_groups;
+    let text = format!(
+        "{}\n\n{}\n\nplacement groups: {} in all, {} full, {} degraded",
+        render::table(&status.servers),
+        render::table(&status.volumes),
+        groups.total,
+        groups.full,
+        groups.degraded
+    );
+    Done {
+        text,
+        json: serde_json::to_value(status).unwrap_or_default(),
+        missing: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
