@@ -158,8 +158,6 @@ pub(crate) const MRC_ADDRESSES_MAX: usize = 16;
 /// How long a metadata server may take to answer. 1 s: a frozen one is passed by before its lease
 /// as leader ends.
 pub(crate) const MRC_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
-/// Lease messages in one frame. 10,000: half a megabyte, all a host may want to say in one step.
-pub(crate) const LEASE_MESSAGES_MAX: usize = 10_000;
 /// Requests that may wait for one shard. 8192: more than the objects of a busy shard have in flight,
 /// each of them small.
 pub(crate) const INBOX_ITEMS_MAX: usize = 8192;

@@ -16,8 +16,6 @@ mod gate;
 mod header;
 mod heartbeats;
 mod inbox;
-mod lease_shell;
-mod lease_wire;
 mod listing;
 mod map;
 mod metadata;

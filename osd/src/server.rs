@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lease::{Host, Saved};
+use lease_shell::{LeaseDoor, LeaseShell};
 use osd_core::Config as ReplicaConfig;
 use proto::mrc;
 use shell::clock::boottime;
@@ -26,7 +27,6 @@ use crate::boot::{Boot, BootError};
 use crate::cluster::{Cluster, Wall};
 use crate::config::{Config, MAPS_MAX, SHUTDOWN_TIME};
 use crate::heartbeats::Heartbeats;
-use crate::lease_shell::{LeaseDoor, LeaseShell};
 use crate::listing::Lister;
 use crate::map::{self, Map};
 use crate::metadata::MetadataClient;
@@ -177,7 +177,7 @@ impl Running {
         let shards = Shards::new(config.shards);
         let news = shards.clone();
         let (leases, lease_thread) =
-            LeaseShell::start(host, Box::new(move |event| news.lease_news(event)))
+            LeaseShell::start(host, Box::new(move |events| news.lease_news(events)))
                 .map_err(Error::Thread)?;
         let (pool, mut threads) =
             SyncPool::start(Arc::clone(&root), config.sync_threads).map_err(Error::Thread)?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lease_shell::LeaseShell;
 use osd_core::config::{OBJECT_BYTES_MAX, READ_BYTES_MAX};
 use osd_core::{ObjectKey, Op, Payload};
 use prost::Message as _;
@@ -16,7 +17,6 @@ use crate::board::group_of;
 use crate::cluster::Wall;
 use crate::config::{DELETE_MAX, LEASE_LIST_MAX};
 use crate::gate::{Need, admit};
-use crate::lease_shell::LeaseShell;
 use crate::shard_item::{DeleteBatch, Item};
 use crate::shards::Shards;
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use lease_shell::LeaseShell;
 use osd_core::{
     AnswerId, Config as ReplicaConfig, Done, Effect, Input, LeaseEvent, Membership, ObjectKey,
     ObjectReplica, RequestId, StoreError, deleted_response, expired,
@@ -16,7 +17,6 @@ use types::{Fault, Instant, ObjectId, OsdId};
 use crate::board::{Board, group_of};
 use crate::cluster::Cluster;
 use crate::inbox::Inbox;
-use crate::lease_shell::LeaseShell;
 use crate::shard_item::{DeleteBatch, Item};
 use crate::store_dir::DirectoryStore;
 use crate::sync_pool::SyncPool;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use lease_shell::LeaseShell;
 use osd_core::{Config as ReplicaConfig, LeaseEvent};
 use types::{ObjectId, OsdId};
 
@@ -11,7 +12,6 @@ use crate::board::{Board, shard_of};
 use crate::cluster::Cluster;
 use crate::config::{INBOX_BYTES_MAX, INBOX_ITEMS_MAX};
 use crate::inbox::Inbox;
-use crate::lease_shell::LeaseShell;
 use crate::shard::{Shard, Surroundings};
 use crate::shard_item::Item;
 use crate::store_dir::DirectoryStore;
@@ -98,8 +98,14 @@ impl Shards {
         }
     }
 
-    /// Passes news of a lease on to the object's shard.
-    pub(crate) fn lease_news(&self, event: lease::Event) {
+    /// Passes news of leases on to the objects' shards.
+    pub(crate) fn lease_news(&self, events: &[lease::Event]) {
+        for event in events {
+            self.lease_event(*event);
+        }
+    }
+
+    fn lease_event(&self, event: lease::Event) {
         let (cell, event) = match event {
             lease::Event::Held {
                 cell,

@@ -5,8 +5,8 @@
 //! queues put all messages that wait into one frame.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -16,21 +16,61 @@ use prost::Message as _;
 use proto::peer;
 use shell::clock::boottime;
 use shell::link::{Connection, Handler, Link, Payload, Responder};
-use types::{CellId, Fault, Instant, MemberId};
+use types::{CellId, Duration, Fault, Instant, MemberId};
 
 use crate::config::LEASE_MESSAGES_MAX;
-use crate::lease_wire::{decode, encode};
+use crate::traffic::{Meter, Traffic};
+use crate::wire::{decode, encode};
 
-/// What hears the news; called with the host locked, so it must only pass them on.
-pub(crate) type News = Box<dyn Fn(Event) + Send + Sync>;
+/// What hears the news, oldest first; called with the host locked, so it must only pass them on.
+pub type News = Box<dyn Fn(&[Event]) + Send + Sync>;
+
+/// Requests to the host that leave together: one lock, one frame to each peer.
+pub struct Asking<'a> {
+    now: Instant,
+    host: &'a mut Host,
+    out: &'a mut Out,
+}
+
+impl fmt::Debug for Asking<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asking").finish_non_exhaustive()
+    }
+}
+
+impl Asking<'_> {
+    /// Asks for a lease; the answer comes as news, also if asking is impossible just now.
+    pub fn acquire(
+        &mut self,
+        cell: CellId,
+        membership: &Membership,
+        floor_epoch: u64,
+        newborn: bool,
+    ) {
+        let Self { now, host, out } = self;
+        if let Err(error) = host.acquire(*now, cell, membership, floor_epoch, newborn, out) {
+            tracing::debug!(%cell, %error, "lease not asked for");
+            out.events.push(Event::NoQuorum { cell });
+        }
+    }
+
+    /// Gives up a lease, or the attempt to get it.
+    pub fn release(&mut self, cell: CellId) {
+        self.host.release(self.now, cell, self.out);
+    }
+
+    /// Notes what the layer above promised.
+    pub fn set_floor(&mut self, cell: CellId, epoch: u64) {
+        self.host.set_floor(self.now, cell, epoch);
+    }
+}
 
 /// The lease host with everything it needs.
-pub(crate) struct LeaseShell {
+pub struct LeaseShell {
     state: Mutex<State>,
     wake: Condvar,
     news: News,
-    /// Messages that were not believable.
-    refused: AtomicU64,
+    meter: Meter,
 }
 
 struct State {
@@ -42,15 +82,19 @@ struct State {
     stopped: bool,
 }
 
-impl std::fmt::Debug for LeaseShell {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for LeaseShell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LeaseShell").finish_non_exhaustive()
     }
 }
 
 impl LeaseShell {
     /// Starts the host and its timer thread.
-    pub(crate) fn start(host: Host, news: News) -> io::Result<(Arc<Self>, thread::JoinHandle<()>)> {
+    ///
+    /// # Errors
+    ///
+    /// If the thread can't be started.
+    pub fn start(host: Host, news: News) -> io::Result<(Arc<Self>, thread::JoinHandle<()>)> {
         let shell = Arc::new(Self {
             state: Mutex::new(State {
                 host,
@@ -61,7 +105,7 @@ impl LeaseShell {
             }),
             wake: Condvar::new(),
             news,
-            refused: AtomicU64::new(0),
+            meter: Meter::default(),
         });
         let timer = Arc::clone(&shell);
         let thread = thread::Builder::new()
@@ -71,49 +115,73 @@ impl LeaseShell {
     }
 
     /// Replaces the links to the other members.
-    pub(crate) fn set_links(&self, links: HashMap<MemberId, Arc<Link>>) {
+    pub fn set_links(&self, links: HashMap<MemberId, Arc<Link>>) {
         let old = std::mem::replace(&mut self.lock().links, links);
         drop(old);
     }
 
     /// Asks for a lease; the answer comes as news, also if asking is impossible just now.
-    pub(crate) fn acquire(
-        &self,
-        cell: CellId,
-        membership: &Membership,
-        floor_epoch: u64,
-        newborn: bool,
-    ) {
-        self.with(|now, host, out| {
-            if let Err(error) = host.acquire(now, cell, membership, floor_epoch, newborn, out) {
-                tracing::debug!(%cell, %error, "lease not asked for");
-                out.events.push(Event::NoQuorum { cell });
-            }
-        });
+    pub fn acquire(&self, cell: CellId, membership: &Membership, floor_epoch: u64, newborn: bool) {
+        self.ask(|asking| asking.acquire(cell, membership, floor_epoch, newborn));
     }
 
     /// Gives up a lease, or the attempt to get it.
-    pub(crate) fn release(&self, cell: CellId) {
-        self.with(|now, host, out| host.release(now, cell, out));
+    pub fn release(&self, cell: CellId) {
+        self.ask(|asking| asking.release(cell));
     }
 
-    /// Notes what the replica promised.
-    pub(crate) fn set_floor(&self, cell: CellId, epoch: u64) {
-        self.with(|now, host, _| host.set_floor(now, cell, epoch));
+    /// Notes what the layer above promised.
+    pub fn set_floor(&self, cell: CellId, epoch: u64) {
+        self.ask(|asking| asking.set_floor(cell, epoch));
+    }
+
+    /// Makes several requests at once.
+    pub fn ask(&self, work: impl FnOnce(&mut Asking<'_>)) {
+        self.with(|now, host, out| work(&mut Asking { now, host, out }));
+    }
+
+    /// The lease of the cell, if this server holds it at this moment.
+    pub fn is_valid(&self, cell: CellId) -> Option<lease::Held> {
+        let state = self.lock();
+        state.host.is_valid(boottime(), cell)
+    }
+
+    /// Numbers of the host, for metrics.
+    pub fn stats(&self) -> lease::Stats {
+        self.lock().host.stats()
+    }
+
+    /// Numbers of the wire, for metrics.
+    pub fn traffic(&self) -> Traffic {
+        self.meter.read()
+    }
+
+    /// How long the host stays silent, if it does.
+    pub fn quarantine_remaining(&self) -> Option<Duration> {
+        self.lock().host.quarantine_remaining(boottime())
     }
 
     /// Everything the host knows, for people.
-    pub(crate) fn list(&self) -> Vec<lease::CellInfo> {
+    pub fn list(&self) -> Vec<lease::CellInfo> {
         self.lock().host.list(boottime())
     }
 
     /// Gives every lease back and stops; what is returned spares the next start its silence.
-    pub(crate) fn stop(&self) -> Option<lease::Saved> {
+    pub fn stop(&self) -> Option<lease::Saved> {
         self.with(|now, host, out| host.release_all(now, out));
         let mut state = self.lock();
         state.stopped = true;
         self.wake.notify_all();
         state.host.shutdown(boottime())
+    }
+
+    /// Stops at once, as in a crash: nothing is released, nothing is sent.
+    pub fn halt(&self) {
+        let mut state = self.lock();
+        state.stopped = true;
+        let _ = state.host.shutdown(boottime());
+        drop(state);
+        self.wake.notify_all();
     }
 
     fn serve_timers(&self) {
@@ -165,13 +233,20 @@ impl LeaseShell {
                 continue;
             };
             for chunk in messages.chunks(LEASE_MESSAGES_MAX) {
-                let messages = chunk.iter().map(encode).collect();
+                let frame = peer::LeaseFrame {
+                    messages: chunk.iter().map(encode).collect(),
+                };
                 // A lost frame is repeated by the protocol.
-                link.push(&peer::LeaseFrame { messages });
+                if link.push(&frame) {
+                    self.meter.sent(chunk.len(), frame.encoded_len());
+                } else {
+                    self.meter.dropped();
+                }
             }
         }
-        for event in state.out.events.drain(..) {
-            (self.news)(event);
+        if !state.out.events.is_empty() {
+            (self.news)(&state.out.events);
+            state.out.events.clear();
         }
     }
 
@@ -183,7 +258,7 @@ impl LeaseShell {
 
 /// The called end of the other members' lease links.
 #[derive(Debug)]
-pub(crate) struct LeaseDoor(pub(crate) Arc<LeaseShell>);
+pub struct LeaseDoor(pub Arc<LeaseShell>);
 
 impl Handler for LeaseDoor {
     fn request(&self, _: &Arc<Connection>, _: Bytes, _: Payload, responder: Responder) {
@@ -198,17 +273,16 @@ impl Handler for LeaseDoor {
         let frame = match peer::LeaseFrame::decode(body) {
             Ok(frame) if frame.messages.len() <= LEASE_MESSAGES_MAX => frame,
             Ok(_) | Err(_) => {
-                self.0.refused.fetch_add(1, Ordering::Relaxed);
+                self.0.meter.refused();
                 return;
             }
         };
+        self.0.meter.received(frame.messages.len());
         self.0.with(|now, host, out| {
             for wire in &frame.messages {
                 match decode(wire) {
                     Some(message) => host.message(now, member, message, out),
-                    None => {
-                        self.0.refused.fetch_add(1, Ordering::Relaxed);
-                    }
+                    None => self.0.meter.refused(),
                 }
             }
         });

@@ -1,0 +1,11 @@
+//! What a lease host needs to run: a clock, a thread for its timers, and links to the other members.
+//!
+//! The object server and the lease benchmark run the same one.
+
+mod config;
+mod shell;
+mod traffic;
+mod wire;
+
+pub use shell::{Asking, LeaseDoor, LeaseShell, News};
+pub use traffic::Traffic;

@@ -1,0 +1,73 @@
+//! What a lease host said and heard.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Totals since the start; every field only grows.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Lease messages sent.
+    pub messages_sent: u64,
+    /// Frames they went out in.
+    pub frames_sent: u64,
+    /// Bytes of those frames.
+    pub bytes_sent: u64,
+    /// Frames that a link did not take: it is full, or the peer is out of reach.
+    pub frames_dropped: u64,
+    /// Lease messages received.
+    pub messages_received: u64,
+    /// Frames they came in.
+    pub frames_received: u64,
+    /// Frames and messages that were not believable.
+    pub refused: u64,
+}
+
+/// The totals, where they grow.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    messages_sent: AtomicU64,
+    frames_sent: AtomicU64,
+    bytes_sent: AtomicU64,
+    frames_dropped: AtomicU64,
+    messages_received: AtomicU64,
+    frames_received: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Meter {
+    pub(crate) fn sent(&self, messages: usize, bytes: usize) {
+        add(&self.messages_sent, messages);
+        add(&self.frames_sent, 1);
+        add(&self.bytes_sent, bytes);
+    }
+
+    pub(crate) fn dropped(&self) {
+        add(&self.frames_dropped, 1);
+    }
+
+    pub(crate) fn received(&self, messages: usize) {
+        add(&self.messages_received, messages);
+        add(&self.frames_received, 1);
+    }
+
+    pub(crate) fn refused(&self) {
+        add(&self.refused, 1);
+    }
+
+    pub(crate) fn read(&self) -> Traffic {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Traffic {
+            messages_sent: read(&self.messages_sent),
+            frames_sent: read(&self.frames_sent),
+            bytes_sent: read(&self.bytes_sent),
+            frames_dropped: read(&self.frames_dropped),
+            messages_received: read(&self.messages_received),
+            frames_received: read(&self.frames_received),
+            refused: read(&self.refused),
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Ordering::Relaxed);
+}
