@@ -80,8 +80,16 @@ impl Acceptor {
     }
 
     /// Answers "may I propose?". A refusal binds nobody, so asking disturbs no running lease.
-    pub(crate) fn prepare(&mut self, now: Instant, ballot: Ballot, round: u64, view: u64) -> Body {
-        if let Some(holder) = self.blocker(now, ballot.member) {
+    pub(crate) fn prepare(
+        &mut self,
+        now: Instant,
+        (ballot, round): (Ballot, u64),
+        view: u64,
+        config: &Config,
+    ) -> Body {
+        if let Some(holder) = self.blocker(now, ballot.member)
+            && !config.has(Mutant::RunningLeaseIgnored)
+        {
             return self.reject(view, Some(holder));
         }
         let repeated = self.promised == Some(ballot) && self.promised_round == round;
@@ -116,7 +124,8 @@ impl Acceptor {
         }
         if let Some(running) = self.running(now) {
             let replaced = config.has(Mutant::RunningLeaseIgnored)
-                || (config.has(Mutant::RenewalChangesHolder) && grant.renewal);
+                || (config.has(Mutant::RenewalChangesHolder) && grant.renewal)
+                || (config.has(Mutant::ShortcutForAnybody) && grant.ballot.counter == 0);
             if running.member != holder && !replaced {
                 return Some(self.reject(view, Some(running)));
             }

@@ -112,7 +112,10 @@ impl Cell {
         self.heard_at = context.now;
         let (ballot, round) = (message.ballot, message.round);
         match message.body {
-            Body::Prepare => Some(self.acceptor.prepare(context.now, ballot, round, self.view)),
+            Body::Prepare => {
+                let (asked, config) = ((ballot, round), context.config);
+                Some(self.acceptor.prepare(context.now, asked, self.view, config))
+            }
             Body::Accept {
                 epoch,
                 ttl,

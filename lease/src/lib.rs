@@ -51,6 +51,7 @@
 //! ```
 
 mod acceptor;
+mod answers;
 mod cell;
 mod config;
 mod host;

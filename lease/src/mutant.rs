@@ -27,11 +27,12 @@ pub enum Mutant {
     DuplicatesCount,
     /// An answer to an earlier question counts for the present one.
     OldAnswersCount,
-    /// Any member takes the shortcut for brand-new cells, and acceptors agree.
+    /// Any member takes the shortcut for brand-new cells, and acceptors agree to it whatever they
+    /// know, because nothing can have been promised below ballot 0.
     ShortcutForAnybody,
     /// Messages of old views are answered.
     ViewIgnored,
-    /// Acceptors agree to a lease while another one runs.
+    /// Acceptors promise and agree while another lease runs.
     RunningLeaseIgnored,
 }
 
