@@ -1,5 +1,6 @@
 //! Joining a cluster: the first session, and why there may be none.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use proto::mrc::request::Op;
@@ -8,7 +9,7 @@ use proto::mrc::{Request, Response, VolumeList};
 use shell::link::{Identity, Link, LinkOptions, Payload, Role, ServiceKind};
 use types::{ClusterId, Secret};
 
-use crate::config::{CONNECT_TIMEOUT, METADATA_PATIENCE};
+use crate::config::METADATA_PATIENCE;
 use crate::metadata::{Metadata, Trouble};
 
 /// Which volume of which cluster, and how to treat it.
@@ -26,6 +27,8 @@ pub struct ConnectOptions {
     pub mount_point: Option<PathBuf>,
     /// Requests give up with EIO after this long; never, if absent.
     pub soft: Option<std::time::Duration>,
+    /// How long to look for a metadata server that answers.
+    pub connect_timeout: std::time::Duration,
     /// Age at which bytes read ahead are thrown away; zero: nothing is read ahead.
     pub read_ahead_age: std::time::Duration,
 }
@@ -39,7 +42,7 @@ pub enum ConnectError {
     NoAddress,
     /// Nobody answers.
     #[error(
-        "no metadata server answered within {seconds} s ({}): {reason}; check the addresses and that the cluster runs",
+        "no metadata server answered within {milliseconds} ms ({}): {reason}; check the addresses and that the cluster runs",
         addresses.join(", ")
     )]
     Unreachable {
@@ -48,7 +51,7 @@ pub enum ConnectError {
         /// What the last one's trouble was.
         reason: String,
         /// For how long they were asked.
-        seconds: u64,
+        milliseconds: u128,
     },
     /// The cluster does not want us.
     #[error("{reason}")]
@@ -96,16 +99,25 @@ pub(crate) async fn first_session(
     options: &ConnectOptions,
 ) -> Result<(), ConnectError> {
     let mut last = "no answer".to_owned();
-    let mut refused: Option<String> = None;
+    let mut refused: BTreeMap<String, String> = BTreeMap::new();
     let outcome = {
         let mut report = |trouble: Trouble| {
-            if trouble.refused.is_some() {
-                refused = trouble.refused;
-            }
             last = trouble.text;
+            if let Some(reason) = trouble.refused {
+                refused.insert(trouble.address, reason);
+            }
+            // Once nobody wants us, waiting does not help.
+            refused.len() < options.addresses.len()
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, metadata.open_session(&mut report)).await
+        let session = metadata.open_session(&mut report);
+        tokio::time::timeout(options.connect_timeout, session).await
     };
+    if let Some(reason) = refused.into_values().next() {
+        return match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(ConnectError::Refused { reason }),
+        };
+    }
     match outcome {
         Ok(Ok(())) => Ok(()),
         Ok(Err(fault)) if fault.errno == libc::ENOENT => Err(ConnectError::UnknownVolume {
@@ -115,13 +127,10 @@ pub(crate) async fn first_session(
         Ok(Err(fault)) => Err(ConnectError::Failed {
             reason: fault.message,
         }),
-        Err(_) => Err(match refused {
-            Some(reason) => ConnectError::Refused { reason },
-            None => ConnectError::Unreachable {
-                addresses: options.addresses.clone(),
-                reason: last,
-                seconds: CONNECT_TIMEOUT.as_secs(),
-            },
+        Err(_) => Err(ConnectError::Unreachable {
+            addresses: options.addresses.clone(),
+            reason: last,
+            milliseconds: options.connect_timeout.as_millis(),
         }),
     }
 }

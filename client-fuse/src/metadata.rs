@@ -90,6 +90,7 @@ pub(crate) struct Metadata {
 
 /// Why there is no answer yet.
 pub(crate) struct Trouble {
+    pub(crate) address: String,
     pub(crate) refused: Option<String>,
     pub(crate) text: String,
 }
@@ -122,10 +123,10 @@ impl Metadata {
             .ok_or(Errno(libc::ENOTCONN))
     }
 
-    /// Opens the first session. `report` hears of every failure on the way.
+    /// Opens a session. `report` hears of every failure on the way and says whether to go on.
     pub(crate) async fn open_session(
         &self,
-        report: &mut (dyn FnMut(Trouble) + Send),
+        report: &mut (dyn FnMut(Trouble) -> bool + Send),
     ) -> Result<(), Fault> {
         let request = Request {
             op: Some(Op::OpenSession(OpenSession {
@@ -179,7 +180,7 @@ impl Metadata {
         };
         let mut pace = Pace::new(&self.stalls);
         loop {
-            let Some(outcome) = self.attempt(&request, &mut pace, &mut |_| {}).await else {
+            let Some(outcome) = self.attempt(&request, &mut pace, &mut |_| true).await else {
                 continue;
             };
             let fault = match outcome {
@@ -220,7 +221,7 @@ impl Metadata {
         &self,
         request: &Request,
         pace: &mut Pace,
-        report: &mut (dyn FnMut(Trouble) + Send),
+        report: &mut (dyn FnMut(Trouble) -> bool + Send),
     ) -> Option<Result<Reply, Fault>> {
         let Some((address, peer)) = self.leader_link() else {
             return Some(Err(Fault::surface(
@@ -261,7 +262,14 @@ impl Metadata {
             Err(error) => (None, format!("{address}: {error}")),
         };
         tracing::debug!(address, text, ?hint, "metadata server can't answer");
-        report(Trouble { refused, text });
+        let trouble = Trouble {
+            address: address.clone(),
+            refused,
+            text,
+        };
+        if !report(trouble) {
+            return Some(Err(Fault::surface(libc::EACCES, "given up")));
+        }
         if lock(&self.leader).failed(&address, hint.as_deref()) {
             pace.wait().await;
         }
@@ -306,7 +314,7 @@ impl Metadata {
             return Ok(current);
         }
         tracing::warn!(session = old, "the session expired; opening a new one");
-        self.open_session(&mut |_| {})
+        self.open_session(&mut |_| true)
             .await
             .map_err(|fault| Errno::of(&fault))?;
         self.session_changed.notify_one();

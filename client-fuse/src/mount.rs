@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, umount2};
 use tokio::sync::oneshot;
 use types::{ClusterId, Secret};
 
-use crate::config::{DETACH_TIMEOUT, KERNEL_THREADS_MAX, KERNEL_THREADS_MIN};
+use crate::config::{CONNECT_TIMEOUT, DETACH_TIMEOUT, KERNEL_THREADS_MAX, KERNEL_THREADS_MIN};
 use crate::connect::{ConnectError, ConnectOptions};
 use crate::door::Door;
 use crate::options::Flags;
@@ -120,6 +120,7 @@ pub async fn mount_and_tell(
         secret: options.secret.clone(),
         mount_point: Some(mount_point.clone()),
         soft: options.flags.soft,
+        connect_timeout: CONNECT_TIMEOUT,
         read_ahead_age: options.flags.read_ahead_age,
     })
     .await?;

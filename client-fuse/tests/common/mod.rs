@@ -66,6 +66,7 @@ impl Cluster {
             secret: secret(),
             mount_point: None,
             soft: None,
+            connect_timeout: Duration::from_secs(10),
             read_ahead_age: Duration::from_millis(100),
         }
     }
