@@ -34,6 +34,15 @@ pub struct Config {
     /// Pause before asking for the lease again after an attempt failed. Default 50 ms: the lease
     /// protocol has its own longer back-off.
     pub acquire_retry: Duration,
+    /// How long the primary of a new object waits for a majority that has never heard of it before it
+    /// takes the long way. Default 300 ms: many round trips; members that just started never agree.
+    pub newborn_patience: Duration,
+    /// Time between requests to be brought up. Default 1 s: a large object takes longer, and asking
+    /// again does not start it anew.
+    pub recover_retry: Duration,
+    /// A deliberate wrong edit.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<crate::Mutant>,
 }
 
 impl Default for Config {
@@ -49,6 +58,10 @@ impl Default for Config {
             step_timeout: Duration::from_secs(10),
             hint_max: Duration::from_millis(250),
             acquire_retry: Duration::from_millis(50),
+            newborn_patience: Duration::from_millis(300),
+            recover_retry: Duration::from_secs(1),
+            #[cfg(feature = "mutants")]
+            mutant: None,
         }
     }
 }
@@ -87,8 +100,9 @@ pub const RECENT_CHANGES_MAX: usize = 256;
 /// Ranges in one answer about recent changes. Equal to [`RECENT_CHANGES_MAX`].
 pub const CHANGED_RANGES_MAX: usize = RECENT_CHANGES_MAX;
 
-/// Requests of peers that wait for a durable record of this replica. 64.
-pub const DEFERRED_MAX: usize = 64;
+/// Requests of peers that wait for the disk of this replica. 64: one primary has one activation and
+/// one sync under way; the rest is left over from broken connections.
+pub const DURABLE_WAITING_MAX: usize = 64;
 
 /// Members of a replica set. 31: what the lease protocol takes, and bits of a word.
 pub const MEMBERS_MAX: usize = 31;

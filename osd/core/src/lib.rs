@@ -5,19 +5,46 @@
 //! [`Effect`]s in order before the next step, and steps it with [`Input::Tick`] when
 //! [`ObjectReplica::next_wakeup`] has come.
 
+mod activation;
+mod backup;
+mod block_plan;
+mod catch_up;
+mod closing;
 pub mod config;
+mod copy;
+mod durable;
 mod event;
+mod faults;
+mod fetch;
+mod leasing;
+mod marks;
+mod mend;
+mod mutant;
+mod peer_state;
 mod position;
+mod primary;
+mod quorum;
+mod recent;
 mod record;
+mod recover;
 mod replica;
+mod replies;
 mod store;
+mod sync_round;
+mod tenure;
+mod timers;
+mod waiting;
 
+pub use backup::deleted_response;
 pub use config::Config;
 pub use event::{
     AnswerId, Call, CallKind, Done, Effect, Input, LeaseEvent, Membership, Op, Payload,
     PeerFailure, RequestId,
 };
+pub use faults::expired;
+#[cfg(feature = "mutants")]
+pub use mutant::Mutant;
 pub use position::{NEWBORN_EPOCH_MAX, Position, Promise};
 pub use record::{Mark, Record, RecordError};
-pub use replica::{ObjectReplica, Role, Status, deleted_response, expired};
+pub use replica::{ObjectReplica, Role, Status};
 pub use store::{Header, ObjectKey, ObjectStore, StoreError, SyncJob};

@@ -1,11 +1,19 @@
 //! One object's replica on one server: backup until it holds the lease, then primary.
 
-use types::{Fault, Instant, OsdId};
+use types::{Instant, OsdId};
 
+use crate::backup::Following;
 use crate::config::Config;
-use crate::event::{Effect, Input, Membership};
+use crate::copy::LocalCopy;
+use crate::durable::{Durable, Need, Who};
+use crate::event::{Effect, Input, Membership, Op, RequestId};
+use crate::faults;
+use crate::leasing::Leasing;
 use crate::position::{Position, Promise};
+use crate::recover::Recovery;
 use crate::store::{ObjectKey, ObjectStore, StoreError};
+use crate::tenure::{Phase, Tenure};
+use crate::waiting::{Queued, Waiting};
 use proto::peer;
 
 /// What a replica does at present.
@@ -38,17 +46,50 @@ pub struct Status {
     pub clean: bool,
     /// Length of its object.
     pub length_bytes: u64,
-    /// Refused messages of peers that made no sense.
+    /// Messages of peers that made no sense, since the replica was opened.
     pub malformed: u64,
 }
 
 /// One object's replica on one server.
+///
+/// Invariants (docs/invariants.md): O-1 to O-8.
 #[derive(Debug)]
 pub struct ObjectReplica {
-    me: OsdId,
-    key: ObjectKey,
-    config: Config,
-    membership: Membership,
+    pub(crate) me: OsdId,
+    pub(crate) key: ObjectKey,
+    pub(crate) config: Config,
+    pub(crate) membership: Membership,
+    pub(crate) copy: LocalCopy,
+    pub(crate) durable: Durable,
+    pub(crate) following: Following,
+    pub(crate) leasing: Leasing,
+    pub(crate) tenure: Option<Tenure>,
+    pub(crate) waiting: Waiting,
+    pub(crate) recovery: Option<Recovery>,
+    /// The lease is wanted although no client asks.
+    pub(crate) bring_up: bool,
+    pub(crate) shutting_down: bool,
+    pub(crate) malformed: u64,
+    pub(crate) behind_reported: Vec<OsdId>,
+    /// Time of the newest step.
+    pub(crate) last_step: Instant,
+}
+
+/// What one step works with.
+pub(crate) struct Step<'a> {
+    pub(crate) now: Instant,
+    pub(crate) store: &'a mut dyn ObjectStore,
+    pub(crate) effects: &'a mut Vec<Effect>,
+}
+
+impl Step<'_> {
+    pub(crate) fn refuse(&mut self, request: RequestId, fault: types::Fault) {
+        self.effects.push(Effect::Reply {
+            request,
+            result: Err(fault),
+            valid_until: None,
+        });
+    }
 }
 
 impl ObjectReplica {
@@ -64,12 +105,23 @@ impl ObjectReplica {
         config: Config,
         store: &mut dyn ObjectStore,
     ) -> Result<Self, StoreError> {
-        store.open(key)?;
         Ok(Self {
             me,
             key,
+            copy: LocalCopy::open(key, &config, store)?,
             config,
             membership,
+            durable: Durable::default(),
+            following: Following::default(),
+            leasing: Leasing::default(),
+            tenure: None,
+            waiting: Waiting::default(),
+            recovery: None,
+            bring_up: false,
+            shutting_down: false,
+            malformed: 0,
+            behind_reported: Vec::new(),
+            last_step: Instant::ZERO,
         })
     }
 
@@ -81,65 +133,250 @@ impl ObjectReplica {
         store: &mut dyn ObjectStore,
         effects: &mut Vec<Effect>,
     ) {
-        let _ = (now, input, store, effects);
-    }
-
-    /// When it wants to be stepped next even if nothing happens.
-    #[must_use]
-    pub fn next_wakeup(&self) -> Option<Instant> {
-        None
-    }
-
-    /// Whether nothing is lost if the shell drops it and opens it again later: nothing waits, no
-    /// lease is held, and the store knows all there is to know.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        let _ = (&self.me, &self.config, &self.membership);
-        false
+        let step = &mut Step {
+            now,
+            store,
+            effects,
+        };
+        self.last_step = now;
+        self.check_lease(step);
+        match input {
+            Input::Client {
+                request,
+                session,
+                op,
+            } => self.client(step, request, session, op),
+            Input::Delete { request } => {
+                self.delete(step, request);
+                return;
+            }
+            Input::Lease(event) => self.lease_event(step, event),
+            Input::PeerRequest {
+                from,
+                answer,
+                message,
+                payload,
+            } => self.peer_request(step, (from, answer), message, payload),
+            Input::PeerReply { from, call, reply } => self.peer_reply(step, from, call, reply),
+            Input::PeerLost(peer) => self.peer_lost(step, peer),
+            Input::PeerUp(peer) => self.peer_up(step, peer),
+            Input::StoreDone { ticket, result } => self.store_done(step, ticket, result),
+            Input::Membership(membership) => self.membership_changed(step, membership),
+            Input::Recover => self.start_recovery(step),
+            Input::BringUp => self.bring_up = true,
+            Input::Shutdown => self.shut_down(step),
+            Input::Tick => self.tick(step),
+        }
+        self.follow_up(step);
     }
 
     /// What the object's record and memory say.
     #[must_use]
     pub fn status(&self) -> Status {
+        let role = match self.tenure.as_ref().map(|tenure| &tenure.phase) {
+            None if self.leasing.is_asking() => Role::Acquiring,
+            None => Role::Backup,
+            Some(Phase::Serving) => Role::Primary,
+            Some(Phase::Closing { .. }) => Role::Closing,
+            Some(Phase::Asking { .. } | Phase::Fetching(_) | Phase::BringingUp { .. }) => {
+                Role::Activating
+            }
+        };
         Status {
-            role: Role::Backup,
-            promised: Promise::default(),
-            position: Position::default(),
-            trusted: false,
-            clean: false,
-            length_bytes: 0,
-            malformed: 0,
+            role,
+            promised: self.copy.promised,
+            position: self.copy.vouched(&self.membership),
+            trusted: self.copy.is_trusted(&self.membership),
+            clean: self.copy.exists && self.copy.record.clean,
+            length_bytes: self.copy.length_bytes,
+            malformed: self.malformed,
         }
     }
 
-    /// The replica's line in an answer to `ListObjects`.
+    /// The replica's line in an answer to `ListObjects`. Suspect also means "not clean": whoever asks
+    /// can't tell by the position alone that its own copy is as new.
     #[must_use]
     pub fn object_state(&self) -> peer::ObjectState {
         let status = self.status();
         peer::ObjectState {
             object: Some(self.key.object.into()),
             position: Some(status.position.into()),
-            suspect: !status.trusted,
+            suspect: !status.clean,
             length_bytes: status.length_bytes,
         }
     }
-}
 
-/// What a shell sends instead of a reply whose lease ran out.
-#[must_use]
-pub fn expired() -> Fault {
-    Fault::retry("the lease ran out before the answer could be sent; repeat the request")
-}
+    /// Whether nothing is lost if the shell drops it and opens it again later: nothing waits, no
+    /// lease is held, and the store knows all there is to know.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.tenure.is_none()
+            && self.waiting.is_empty()
+            && self.durable.is_idle()
+            && self.recovery.is_none()
+            && !self.leasing.is_asking()
+            && !self.bring_up
+            && (!self.copy.exists || self.copy.record.clean || self.is_forgettably_suspect())
+    }
 
-/// What a shell answers peers that ask for an object it has a tombstone of.
-#[must_use]
-pub fn deleted_response(view: u64) -> peer::Response {
-    peer::Response {
-        view,
-        reply: Some(peer::response::Reply::Refused(peer::Refused {
-            refusal: peer::Refusal::Deleted.into(),
-            ..Default::default()
-        })),
-        ..Default::default()
+    /// An untrusted copy nobody is working on: opening it again finds it the same.
+    fn is_forgettably_suspect(&self) -> bool {
+        !self.copy.is_trusted(&self.membership) && !self.following.is_followed()
+    }
+
+    /// What must happen after any input.
+    pub(crate) fn follow_up(&mut self, step: &mut Step<'_>) {
+        self.drain(step);
+        self.close_if_idle(step);
+        self.pump_durable(step);
+        self.want_lease(step);
+        self.report_behind(step);
+    }
+
+    pub(crate) fn pump_durable(&mut self, step: &mut Step<'_>) {
+        if self.copy.failed {
+            return;
+        }
+        let started = self
+            .durable
+            .pump(&self.copy, &mut *step.store, step.effects);
+        if started.is_err() {
+            self.fail(step);
+        }
+    }
+
+    fn store_done(&mut self, step: &mut Step<'_>, ticket: u64, result: Result<(), StoreError>) {
+        let Some(record) = self.durable.done(ticket) else {
+            return;
+        };
+        if result.is_err() {
+            self.fail(step);
+            return;
+        }
+        self.copy.record = record;
+        for who in self.durable.take_served(&self.copy) {
+            self.answer_durable(step, who);
+        }
+        self.own_record_changed(step);
+    }
+
+    /// The store failed: this server changes nothing any more and leaves the object to others.
+    pub(crate) fn fail(&mut self, step: &mut Step<'_>) {
+        self.copy.failed = true;
+        for who in self.durable.take_peers() {
+            self.refuse_durable(step, who, peer::Refusal::StoreFailed);
+        }
+        self.step_down(step, true);
+        self.bring_up = false;
+        self.recovery = None;
+        while let Some(queued) = self.waiting.pop() {
+            step.refuse(queued.request, faults::elsewhere());
+        }
+    }
+
+    fn client(
+        &mut self,
+        step: &mut Step<'_>,
+        request: RequestId,
+        session: types::SessionId,
+        op: Op,
+    ) {
+        if !self.membership.members.contains(&self.me) {
+            step.refuse(request, faults::not_a_member(self.membership.view));
+            return;
+        }
+        if self.copy.failed || self.shutting_down {
+            step.refuse(request, faults::elsewhere());
+            return;
+        }
+        let queued = Queued {
+            request,
+            session,
+            op,
+            deadline: step.now + self.config.request_timeout,
+        };
+        match self.tenure.as_mut() {
+            Some(tenure) => tenure.last_used = Some(step.now),
+            None => {
+                if let Some(holder) = self.leasing.holder(step.now) {
+                    step.refuse(request, faults::redirect(holder));
+                    return;
+                }
+            }
+        }
+        if let Err(queued) = self.waiting.push(queued) {
+            step.refuse(queued.request, faults::busy());
+        }
+    }
+
+    fn delete(&mut self, step: &mut Step<'_>, request: RequestId) {
+        step.store.close(self.key);
+        if step.store.delete(self.key).is_err() {
+            step.refuse(request, faults::elsewhere());
+            return;
+        }
+        for who in self.durable.take_peers() {
+            self.refuse_durable(step, who, peer::Refusal::Deleted);
+        }
+        self.step_down(step, true);
+        if self.leasing.stop_asking() {
+            step.effects.push(Effect::ReleaseLease);
+        }
+        while let Some(queued) = self.waiting.pop() {
+            step.refuse(queued.request, faults::deleted());
+        }
+        step.effects.push(Effect::Reply {
+            request,
+            result: Ok(crate::Done::default()),
+            valid_until: None,
+        });
+        step.effects.push(Effect::Deleted);
+    }
+
+    fn membership_changed(&mut self, step: &mut Step<'_>, membership: Membership) {
+        let same = membership.view == self.membership.view;
+        if membership.view < self.membership.view {
+            return;
+        }
+        self.membership = membership;
+        if same {
+            return;
+        }
+        // Those of the old view may have been counted: start over with those of the new one.
+        self.step_down(step, true);
+        self.following.leave();
+        self.leasing.forget_holder();
+        if !self.membership.members.contains(&self.me) {
+            self.bring_up = false;
+            self.recovery = None;
+            while let Some(queued) = self.waiting.pop() {
+                step.refuse(queued.request, faults::not_a_member(self.membership.view));
+            }
+        }
+    }
+
+    fn shut_down(&mut self, step: &mut Step<'_>) {
+        self.shutting_down = true;
+        self.bring_up = false;
+        self.recovery = None;
+        while let Some(queued) = self.waiting.pop() {
+            step.refuse(queued.request, faults::elsewhere());
+        }
+        let serving = self
+            .tenure
+            .as_ref()
+            .is_some_and(|tenure| tenure.is_serving());
+        if !serving {
+            self.step_down(step, true);
+        }
+        self.clean_self_if_idle(step);
+    }
+
+    /// Records that the copy is complete, if it is.
+    pub(crate) fn want_clean(&mut self) {
+        let copy = &self.copy;
+        if copy.exists && !copy.record.clean && copy.is_trusted(&self.membership) {
+            self.durable.want(Need::Clean(copy.position), Who::Own);
+        }
     }
 }

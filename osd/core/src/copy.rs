@@ -1,0 +1,304 @@
+//! This server's copy of an object: its bytes in the store, and what they are worth.
+
+use bytes::Bytes;
+
+use crate::config::{Config, OBJECT_BYTES_MAX};
+use crate::event::Membership;
+use crate::marks::Marks;
+use crate::mutant::Mutant;
+use crate::position::{Position, Promise};
+use crate::recent::{Recent, Span};
+use crate::record::{Mark, Record};
+use crate::store::{ObjectKey, ObjectStore, StoreError};
+use proto::peer;
+
+/// Whether the bytes are the history up to the copy's position.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Trust {
+    /// They are.
+    Trusted,
+    /// There was no object when the replica was opened; the membership says what that means.
+    Absent,
+    /// The server crashed after changes: some may be missing, or torn.
+    Suspect,
+    /// A primary (perhaps this one) is replacing blocks.
+    CatchingUp,
+}
+
+/// A change of an object's bytes.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Write { offset: u64, data: Bytes },
+    Truncate { length_bytes: u64 },
+}
+
+impl Change {
+    /// Bytes whose value may differ afterwards, given the length before.
+    fn span(&self, length_before: u64) -> Span {
+        match self {
+            Self::Write { offset, data } => {
+                (length_before.min(*offset), offset + data.len() as u64)
+            }
+            Self::Truncate { length_bytes } => (
+                length_before.min(*length_bytes),
+                length_before.max(*length_bytes),
+            ),
+        }
+    }
+
+    /// Whether the object would stay below its largest size.
+    pub(crate) fn fits(&self) -> bool {
+        let end = match self {
+            Self::Write { offset, data } => offset.checked_add(data.len() as u64),
+            Self::Truncate { length_bytes } => Some(*length_bytes),
+        };
+        end.is_some_and(|end| end <= OBJECT_BYTES_MAX)
+    }
+}
+
+/// The copy.
+#[derive(Debug)]
+pub(crate) struct LocalCopy {
+    pub(crate) key: ObjectKey,
+    pub(crate) exists: bool,
+    /// The newest record known to be written: stable, but for a newborn object's first one.
+    pub(crate) record: Record,
+    pub(crate) promised: Promise,
+    /// Newest change applied; worth nothing unless trusted.
+    pub(crate) position: Position,
+    pub(crate) length_bytes: u64,
+    pub(crate) trust: Trust,
+    pub(crate) marks: Marks,
+    pub(crate) recent: Recent,
+    /// The store failed: no changes, no votes.
+    pub(crate) failed: bool,
+}
+
+impl LocalCopy {
+    pub(crate) fn open(
+        key: ObjectKey,
+        config: &Config,
+        store: &mut dyn ObjectStore,
+    ) -> Result<Self, StoreError> {
+        let header = store.open(key)?;
+        let exists = header.is_some();
+        let header = header.unwrap_or_default();
+        let record = header.record;
+        let trusted = record.clean || config.has(Mutant::SuspectsTrusted);
+        let mut recent = Recent::default();
+        recent.reset(record.position);
+        Ok(Self {
+            key,
+            exists,
+            promised: record.promised,
+            position: record.position,
+            length_bytes: header.length_bytes,
+            trust: match (exists, trusted) {
+                (false, _) => Trust::Absent,
+                (true, true) => Trust::Trusted,
+                (true, false) => Trust::Suspect,
+            },
+            marks: Marks::from(record.marks.clone()),
+            recent,
+            failed: false,
+            record,
+        })
+    }
+
+    pub(crate) fn is_trusted(&self, membership: &Membership) -> bool {
+        match self.trust {
+            Trust::Trusted => true,
+            Trust::Absent => membership.recovered && !membership.incomplete,
+            Trust::Suspect | Trust::CatchingUp => false,
+        }
+    }
+
+    /// The newest change this copy vouches for.
+    pub(crate) fn vouched(&self, membership: &Membership) -> Position {
+        match self.is_trusted(membership) {
+            true => self.position,
+            false => self.record.position,
+        }
+    }
+
+    /// Whether changes may be made under the promise: it is on disk (or of a newborn object), and the
+    /// disk does not say that there are none.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.exists && self.record.promised == self.promised && !self.record.clean
+    }
+
+    /// What a new primary learns of this copy.
+    pub(crate) fn answer(&self, membership: &Membership, asker: Option<Position>) -> Answer {
+        let trusted = self.is_trusted(membership);
+        let never_adopted = !trusted && self.record.position == Position::default();
+        let incomplete = membership.incomplete && never_adopted;
+        let changed = asker.filter(|_| trusted);
+        Answer {
+            position: self.vouched(membership),
+            suspect: !trusted && !incomplete,
+            incomplete,
+            exists: self.exists,
+            length_bytes: self.length_bytes,
+            marks: self.marks.to_vec(),
+            changed: changed.and_then(|position| self.recent.since(position)),
+        }
+    }
+
+    /// Makes the object if there is none.
+    pub(crate) fn create(
+        &mut self,
+        membership: &Membership,
+        store: &mut dyn ObjectStore,
+    ) -> Result<(), StoreError> {
+        if self.exists {
+            return Ok(());
+        }
+        let record = Record {
+            promised: self.promised,
+            ..Record::default()
+        };
+        store.create(self.key, &record)?;
+        if self.trust == Trust::Absent {
+            self.trust = match self.is_trusted(membership) {
+                true => Trust::Trusted,
+                false => Trust::Suspect,
+            };
+        }
+        self.record = record;
+        self.exists = true;
+        Ok(())
+    }
+
+    /// Declares the copy to be at `position`, with the bytes it has.
+    pub(crate) fn relabel(&mut self, position: Position) {
+        if self.trust == Trust::CatchingUp || self.trust == Trust::Suspect {
+            self.recent.reset(position);
+        } else {
+            self.recent.push(position, (0, 0));
+        }
+        self.position = position;
+        self.trust = Trust::Trusted;
+    }
+
+    /// Stops vouching for the bytes: they are being replaced.
+    pub(crate) fn begin_catch_up(
+        &mut self,
+        length_bytes: u64,
+        store: &mut dyn ObjectStore,
+    ) -> Result<(), StoreError> {
+        self.trust = Trust::CatchingUp;
+        self.set_length(length_bytes, store)
+    }
+
+    /// Applies the next change of the history.
+    pub(crate) fn apply(
+        &mut self,
+        position: Position,
+        change: &Change,
+        mark: Mark,
+        store: &mut dyn ObjectStore,
+    ) -> Result<(), StoreError> {
+        let span = change.span(self.length_bytes);
+        match change {
+            Change::Write { offset, data } => {
+                let written = store.write(self.key, *offset, data);
+                self.length_bytes = store.length(self.key);
+                written?;
+            }
+            Change::Truncate { length_bytes } => self.set_length(*length_bytes, store)?,
+        }
+        self.position = position;
+        self.recent.push(position, span);
+        if mark.session.0 != 0 {
+            self.marks.note(mark);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_length(
+        &mut self,
+        length_bytes: u64,
+        store: &mut dyn ObjectStore,
+    ) -> Result<(), StoreError> {
+        if self.length_bytes != length_bytes {
+            let done = store.truncate(self.key, length_bytes);
+            self.length_bytes = store.length(self.key);
+            done?;
+        }
+        Ok(())
+    }
+
+    /// Puts a block as another replica has it; `zero_bytes` stands for that many zeros.
+    pub(crate) fn repair(
+        &mut self,
+        offset: u64,
+        data: &Bytes,
+        zero_bytes: u64,
+        store: &mut dyn ObjectStore,
+    ) -> Result<(), StoreError> {
+        let done = match data.is_empty() {
+            true => store.write_zeros(self.key, offset, zero_bytes),
+            false => store.write(self.key, offset, data),
+        };
+        self.length_bytes = store.length(self.key);
+        done
+    }
+}
+
+/// What a replica vouches for, as a new primary sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) position: Position,
+    pub(crate) suspect: bool,
+    pub(crate) incomplete: bool,
+    pub(crate) exists: bool,
+    pub(crate) length_bytes: u64,
+    pub(crate) marks: Vec<Mark>,
+    /// Bytes that changed from the asker's position to `position`, if that is known.
+    pub(crate) changed: Option<Vec<Span>>,
+}
+
+impl Answer {
+    pub(crate) const fn is_trusted(&self) -> bool {
+        !self.suspect && !self.incomplete
+    }
+
+    pub(crate) fn to_message(&self, durable: Position) -> peer::Activated {
+        let changed = self.changed.iter().flatten();
+        peer::Activated {
+            position: Some(self.position.into()),
+            durable: Some(durable.into()),
+            suspect: self.suspect,
+            incomplete: self.incomplete,
+            exists: self.exists,
+            length_bytes: self.length_bytes,
+            marks: self.marks.iter().map(|mark| (*mark).into()).collect(),
+            changed_known: self.changed.is_some(),
+            changed: changed
+                .map(|(start, end)| peer::Range {
+                    offset: *start,
+                    length_bytes: end - start,
+                })
+                .collect(),
+        }
+    }
+
+    pub(crate) fn from_message(message: peer::Activated) -> Self {
+        let changed = message.changed.iter();
+        let changed = changed.map(|range| {
+            (
+                range.offset,
+                range.offset.saturating_add(range.length_bytes),
+            )
+        });
+        Self {
+            position: message.position.unwrap_or_default().into(),
+            suspect: message.suspect,
+            incomplete: message.incomplete,
+            exists: message.exists,
+            length_bytes: message.length_bytes.min(OBJECT_BYTES_MAX),
+            changed: message.changed_known.then(|| changed.collect()),
+            marks: message.marks.into_iter().map(Into::into).collect(),
+        }
+    }
+}

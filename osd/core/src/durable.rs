@@ -1,0 +1,157 @@
+//! What waits for the disk, and the one job under way for it.
+//!
+//! There is at most one job per object. What comes meanwhile waits for the next, which serves all
+//! of it at once.
+
+use types::OsdId;
+
+use crate::copy::{LocalCopy, Trust};
+use crate::event::{AnswerId, Effect};
+use crate::position::{Position, Promise};
+use crate::record::Record;
+use crate::store::{ObjectStore, StoreError};
+
+/// What must be on disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Need {
+    /// The promise, and that changes may follow.
+    Promise(Promise),
+    /// All changes up to this one.
+    Position(Position),
+    /// The same, and that none follow.
+    Clean(Position),
+}
+
+impl Need {
+    /// Whether the record on disk says so.
+    pub(crate) fn is_served(&self, copy: &LocalCopy) -> bool {
+        let record = &copy.record;
+        match self {
+            Self::Promise(promise) => record.promised == *promise && !record.clean,
+            Self::Position(position) => {
+                record.position.epoch == position.epoch
+                    && record.position.holder == position.holder
+                    && record.position.seq >= position.seq
+            }
+            Self::Clean(position) => record.clean && record.position == *position,
+        }
+    }
+}
+
+/// Who waits for it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Who {
+    /// A primary that activates this replica.
+    Activate {
+        answer: AnswerId,
+        from: OsdId,
+        asker: Option<Position>,
+    },
+    /// A primary that syncs.
+    Sync { answer: AnswerId },
+    /// This server as primary; it looks at the record itself.
+    Own,
+}
+
+#[derive(Debug)]
+struct Job {
+    ticket: u64,
+    record: Record,
+}
+
+/// Needs and the job under way.
+#[derive(Debug, Default)]
+pub(crate) struct Durable {
+    waiting: Vec<(Need, Who)>,
+    job: Option<Job>,
+    last_ticket: u64,
+}
+
+impl Durable {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.job.is_none()
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn want(&mut self, need: Need, who: Who) {
+        self.waiting.push((need, who));
+    }
+
+    /// Drops all that waits on behalf of peers and returns whom to tell.
+    pub(crate) fn take_peers(&mut self) -> Vec<Who> {
+        let (own, peers) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|(_, who)| *who == Who::Own);
+        self.waiting = own;
+        peers.into_iter().map(|(_, who): (Need, Who)| who).collect()
+    }
+
+    /// Drops what this server itself waited for.
+    pub(crate) fn forget_own(&mut self) {
+        self.waiting.retain(|(_, who)| *who != Who::Own);
+    }
+
+    /// Starts a job if something waits and none is under way.
+    pub(crate) fn pump(
+        &mut self,
+        copy: &LocalCopy,
+        store: &mut dyn ObjectStore,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        // A copy that moved on is not clean; whoever wanted that has other plans by now.
+        let moved =
+            |need: &Need| matches!(need, Need::Clean(position) if *position != copy.position);
+        self.waiting.retain(|(need, _)| !moved(need));
+        if self.job.is_some() || self.waiting.is_empty() {
+            return Ok(());
+        }
+        let needs = || self.waiting.iter().map(|(need, _)| need);
+        let promise = needs().any(|need| matches!(need, Need::Promise(_)));
+        let clean = !promise && needs().any(|need| matches!(need, Need::Clean(_)));
+        let data =
+            needs().any(|need| !matches!(need, Need::Promise(_))) && copy.trust == Trust::Trusted;
+        let record = match data {
+            true => Record {
+                promised: copy.promised,
+                position: copy.position,
+                length_bytes: copy.length_bytes,
+                clean,
+                marks: copy.marks.to_vec(),
+            },
+            // What was stable stays what is known to be stable.
+            false => Record {
+                promised: copy.promised,
+                clean: false,
+                ..copy.record.clone()
+            },
+        };
+        let job = store.sync(copy.key, data, &record)?;
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        self.job = Some(Job { ticket, record });
+        effects.push(Effect::Sync {
+            ticket,
+            job,
+            lazy: clean,
+        });
+        Ok(())
+    }
+
+    /// Takes the end of a job: what the record now says, if the ticket is that of the job.
+    pub(crate) fn done(&mut self, ticket: u64) -> Option<Record> {
+        let job = self.job.take_if(|job| job.ticket == ticket)?;
+        Some(job.record)
+    }
+
+    /// Takes those whose need the record on disk serves.
+    pub(crate) fn take_served(&mut self, copy: &LocalCopy) -> Vec<Who> {
+        let (done, rest) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|(need, _)| need.is_served(copy));
+        self.waiting = rest;
+        done.into_iter().map(|(_, who): (Need, Who)| who).collect()
+    }
+}

@@ -1,0 +1,259 @@
+//! Getting, keeping and losing the lease.
+
+use types::{Instant, OsdId};
+
+use crate::event::{Effect, LeaseEvent};
+use crate::faults;
+use crate::position::NEWBORN_EPOCH_MAX;
+use crate::replica::{ObjectReplica, Step};
+use crate::tenure::Tenure;
+use proto::peer;
+
+/// What is known of the lease while this server does not hold it.
+#[derive(Debug, Default)]
+pub(crate) struct Leasing {
+    asking: bool,
+    retry_at: Option<Instant>,
+    /// Somebody else holds it, and until when that is taken for granted.
+    holder: Option<(OsdId, Instant)>,
+    /// The holder's connection broke: it may be dead, so requests wait here for the lease's end.
+    holder_lost: bool,
+    /// When the holder's lease would end if it were never renewed again.
+    holder_ends: Instant,
+    /// Epochs up to this one were refused by some replica.
+    floor: u64,
+    /// The shortcut for new objects was refused.
+    newborn_refused: bool,
+}
+
+impl Leasing {
+    pub(crate) const fn is_asking(&self) -> bool {
+        self.asking
+    }
+
+    pub(crate) fn stop_asking(&mut self) -> bool {
+        std::mem::take(&mut self.asking)
+    }
+
+    /// The holder to send requests to.
+    pub(crate) fn holder(&self, now: Instant) -> Option<OsdId> {
+        let (holder, until) = self.holder?;
+        (now < until && !self.holder_lost).then_some(holder)
+    }
+
+    pub(crate) fn forget_holder(&mut self) {
+        self.holder = None;
+    }
+
+    pub(crate) fn lost_peer(&mut self, peer: OsdId) {
+        if self.holder.is_some_and(|(holder, _)| holder == peer) {
+            self.holder_lost = true;
+        }
+    }
+
+    pub(crate) fn found_peer(&mut self, peer: OsdId) {
+        if self.holder.is_some_and(|(holder, _)| holder == peer) {
+            self.holder_lost = false;
+        }
+    }
+
+    /// Refuses to hold epochs up to this one from now on.
+    pub(crate) fn raise_floor(&mut self, epoch: u64) {
+        self.floor = self.floor.max(epoch);
+        self.newborn_refused = true;
+    }
+
+    pub(crate) const fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+}
+
+/// Greater than any epoch in use for as long as the universe lasts; a peer that claims more is wrong.
+const EPOCH_MAX: u64 = 1 << 62;
+
+impl ObjectReplica {
+    /// Ends the tenure if the lease is over by the clock, whatever else is on its way.
+    pub(crate) fn check_lease(&mut self, step: &mut Step<'_>) {
+        if self
+            .tenure
+            .as_ref()
+            .is_some_and(|tenure| tenure.until <= step.now)
+        {
+            self.step_down(step, false);
+        }
+    }
+
+    /// Asks for the lease if somebody needs it.
+    pub(crate) fn want_lease(&mut self, step: &mut Step<'_>) {
+        let wanted = !self.waiting.is_empty() || self.bring_up;
+        let may = self.tenure.is_none()
+            && !self.leasing.asking
+            && !self.copy.failed
+            && self.leasing.retry_at.is_none_or(|at| at <= step.now)
+            && self.membership.members.contains(&self.me);
+        if !wanted || !may {
+            return;
+        }
+        let newborn = self.is_newborn();
+        let floor = match newborn {
+            true => 0,
+            false => NEWBORN_EPOCH_MAX
+                .max(self.leasing.floor)
+                .max(self.copy.promised.epoch),
+        };
+        self.leasing.asking = true;
+        self.leasing.retry_at = None;
+        step.effects.push(Effect::AcquireLease { newborn, floor });
+    }
+
+    /// Whether this server may take the shortcut: nothing can be known of the object anywhere.
+    fn is_newborn(&self) -> bool {
+        let first = self.membership.members.first() == Some(&self.me);
+        let changes = self.waiting.front().is_some_and(|front| front.is_change());
+        first
+            && changes
+            && !self.copy.exists
+            && self.copy.promised.epoch == 0
+            && !self.leasing.newborn_refused
+            && self.membership.recovered
+            && !self.membership.incomplete
+    }
+
+    pub(crate) fn lease_event(&mut self, step: &mut Step<'_>, event: LeaseEvent) {
+        match event {
+            LeaseEvent::Held {
+                epoch,
+                until,
+                newborn,
+            } => self.lease_held(step, (epoch, until), newborn),
+            LeaseEvent::HeldBy { member, remaining } => {
+                self.leasing.asking = false;
+                let now = step.now;
+                if member == self.me || self.tenure.is_some() {
+                    self.leasing.retry_at = Some(now + self.config.acquire_retry);
+                    return;
+                }
+                let known = remaining.min(self.config.hint_max);
+                let same = self
+                    .leasing
+                    .holder
+                    .is_some_and(|(holder, _)| holder == member);
+                let ends = now + remaining;
+                // A lease that was renewed since has a living holder, connected to us or not.
+                let renewed = ends > self.leasing.holder_ends + self.config.acquire_retry;
+                self.leasing.holder_lost &= same && !renewed;
+                self.leasing.holder = Some((member, now + known));
+                self.leasing.holder_ends = ends;
+                if self.leasing.holder_lost {
+                    self.leasing.retry_at = Some(now + known.max(self.config.acquire_retry));
+                    return;
+                }
+                self.bring_up = false;
+                while let Some(queued) = self.waiting.pop() {
+                    step.refuse(queued.request, faults::redirect(member));
+                }
+            }
+            LeaseEvent::NoQuorum => {
+                self.leasing.asking = false;
+                self.leasing.retry_at = Some(step.now + self.config.acquire_retry);
+            }
+            LeaseEvent::Lost { epoch } => {
+                let mine = self.tenure.as_ref();
+                if mine.is_some_and(|tenure| tenure.promise.epoch == epoch) {
+                    self.step_down(step, false);
+                }
+            }
+        }
+    }
+
+    fn lease_held(&mut self, step: &mut Step<'_>, held: (u64, Instant), newborn: bool) {
+        let (epoch, until) = held;
+        if let Some(tenure) = self.tenure.as_mut()
+            && tenure.promise.epoch == epoch
+        {
+            tenure.until = tenure.until.max(until);
+            return;
+        }
+        self.step_down(step, false);
+        self.leasing.asking = false;
+        let usable = match newborn {
+            // Asked for when nothing was known; a request of a peer may have come between.
+            true => self.is_newborn_still() && epoch <= NEWBORN_EPOCH_MAX,
+            false => epoch > NEWBORN_EPOCH_MAX.max(self.copy.promised.epoch),
+        };
+        let wanted = !self.waiting.is_empty() || self.bring_up;
+        if !usable || !wanted || until <= step.now || self.copy.failed || epoch > EPOCH_MAX {
+            if !usable {
+                self.leasing
+                    .raise_floor(self.copy.promised.epoch.max(epoch.min(EPOCH_MAX)));
+            }
+            step.effects.push(Effect::ReleaseLease);
+            self.leasing.retry_at = Some(step.now + self.config.acquire_retry);
+            return;
+        }
+        self.leasing.holder = None;
+        self.leasing.holder_lost = false;
+        let mut tenure = Tenure::new(step.now, self.me, self.key, &self.membership, held);
+        if !self.waiting.is_empty() {
+            tenure.last_used = Some(step.now);
+        }
+        self.begin_tenure(step, tenure, newborn);
+    }
+
+    fn is_newborn_still(&self) -> bool {
+        !self.copy.exists && self.copy.promised.epoch == 0 && self.copy.is_trusted(&self.membership)
+    }
+
+    /// Ends the tenure: whatever is not done is to be repeated, what was not begun stays queued.
+    pub(crate) fn step_down(&mut self, step: &mut Step<'_>, release: bool) {
+        let Some(tenure) = self.tenure.take() else {
+            return;
+        };
+        let changes = tenure
+            .changes
+            .into_iter()
+            .filter_map(|change| change.request);
+        let held = tenure.held.into_iter().map(|held| held.request);
+        for request in changes.chain(held).chain(tenure.syncs.into_requests()) {
+            step.refuse(request, faults::lease_lost());
+        }
+        if let Some(queued) = tenure.mending.and_then(|mend| mend.culprit) {
+            self.waiting.push_front(queued);
+        }
+        self.durable.forget_own();
+        self.following.leave();
+        self.following.heard_at = Some(step.now);
+        if release {
+            step.effects.push(Effect::ReleaseLease);
+        }
+        self.leasing.retry_at = Some(step.now + self.config.acquire_retry);
+    }
+
+    /// Some replica promised a newer epoch: gives up the lease and asks for one above it.
+    pub(crate) fn outdated(&mut self, step: &mut Step<'_>, promised_epoch: u64) {
+        if promised_epoch > EPOCH_MAX {
+            self.malformed += 1;
+            return;
+        }
+        self.leasing.raise_floor(promised_epoch);
+        step.effects.push(Effect::SetFloor {
+            epoch: promised_epoch,
+        });
+        self.step_down(step, true);
+        self.leasing.retry_at = None;
+    }
+
+    /// Takes a new promise: from now on everything older is refused.
+    pub(crate) fn promise(&mut self, step: &mut Step<'_>, promise: crate::Promise) {
+        if promise == self.copy.promised {
+            return;
+        }
+        self.copy.promised = promise;
+        step.effects.push(Effect::SetFloor {
+            epoch: promise.epoch,
+        });
+        for who in self.durable.take_peers() {
+            self.refuse_durable(step, who, peer::Refusal::OldEpoch);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The newest change of each session, for refusing delayed changes and repeated appends.
+
+use types::SessionId;
+
+use crate::config::MARKS_MAX;
+use crate::record::Mark;
+
+/// Newest changes, the session that changed last at the end.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Marks(Vec<Mark>);
+
+impl Marks {
+    /// What is known of a session; zeros if nothing.
+    pub(crate) fn of(&self, session: SessionId) -> Mark {
+        let known = self.0.iter().rev().find(|mark| mark.session == session);
+        known.copied().unwrap_or(Mark {
+            session,
+            ..Mark::default()
+        })
+    }
+
+    /// Notes a session's newest change and forgets the session silent for longest if there are too
+    /// many.
+    pub(crate) fn note(&mut self, mark: Mark) {
+        match self.0.last_mut() {
+            Some(last) if last.session == mark.session => *last = mark,
+            _ => {
+                self.0.retain(|known| known.session != mark.session);
+                if self.0.len() >= MARKS_MAX {
+                    self.0.remove(0);
+                }
+                self.0.push(mark);
+            }
+        }
+    }
+
+    pub(crate) fn to_vec(&self) -> Vec<Mark> {
+        self.0.clone()
+    }
+}
+
+impl From<Vec<Mark>> for Marks {
+    fn from(mut marks: Vec<Mark>) -> Self {
+        marks.drain(..marks.len().saturating_sub(MARKS_MAX));
+        Self(marks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_silent_for_longest_is_forgotten_first() {
+        let mut marks = Marks::default();
+        let mark = |session, change_id| Mark {
+            session: SessionId(session),
+            change_id,
+            ..Mark::default()
+        };
+        for session in 1..=MARKS_MAX as u64 {
+            marks.note(mark(session, 1));
+        }
+        marks.note(mark(1, 2));
+        marks.note(mark(1000, 1));
+
+        assert_eq!(marks.of(SessionId(1)).change_id, 2);
+        assert_eq!(marks.of(SessionId(2)).change_id, 0);
+        assert_eq!(marks.of(SessionId(1000)).change_id, 1);
+        assert_eq!(marks.to_vec().len(), MARKS_MAX);
+    }
+}

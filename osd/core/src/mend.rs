@@ -1,0 +1,139 @@
+//! A damaged block of the primary's copy is replaced from a backup before anybody notices.
+//!
+//! Meanwhile no change is made, so a backup's block is as the primary's was.
+
+use bytes::Bytes;
+use types::{BLOCK_BYTES, Instant, OsdId};
+
+use crate::event::{CallKind, Payload};
+use crate::faults;
+use crate::replica::{ObjectReplica, Step};
+use crate::waiting::Queued;
+use proto::peer;
+use proto::peer::request::Op;
+
+/// The block being replaced.
+#[derive(Debug)]
+pub(crate) struct Mend {
+    block: u64,
+    tried: Vec<OsdId>,
+    asked: Option<OsdId>,
+    pub(crate) asked_at: Instant,
+    /// The request that found the damage.
+    pub(crate) culprit: Option<Queued>,
+}
+
+impl ObjectReplica {
+    /// Replaces a block, then does the request again.
+    pub(crate) fn mend(&mut self, step: &mut Step<'_>, block: u64, culprit: Option<Queued>) {
+        let Some(tenure) = self.tenure.as_mut() else {
+            return;
+        };
+        if tenure.mending.is_some() {
+            if let Some(queued) = culprit {
+                self.waiting.push_front(queued);
+            }
+            return;
+        }
+        tenure.mending = Some(Mend {
+            block,
+            tried: Vec::new(),
+            asked: None,
+            asked_at: step.now,
+            culprit,
+        });
+        self.mend_from_next(step);
+    }
+
+    pub(crate) fn is_mending(&self, from: OsdId, offset: u64) -> bool {
+        let mend = self
+            .tenure
+            .as_ref()
+            .and_then(|tenure| tenure.mending.as_ref());
+        mend.is_some_and(|mend| mend.asked == Some(from) && mend.block * BLOCK_BYTES == offset)
+    }
+
+    pub(crate) fn mend_source_lost(&mut self, step: &mut Step<'_>, id: OsdId) {
+        let mend = self
+            .tenure
+            .as_ref()
+            .and_then(|tenure| tenure.mending.as_ref());
+        if mend.is_some_and(|mend| mend.asked == Some(id)) {
+            self.mend_from_next(step);
+        }
+    }
+
+    /// Asks the next backup, or gives up.
+    pub(crate) fn mend_from_next(&mut self, step: &mut Step<'_>) {
+        let Some(tenure) = self.tenure.as_mut() else {
+            return;
+        };
+        let Some(mut mend) = tenure.mending.take() else {
+            return;
+        };
+        let next = tenure
+            .peers
+            .iter()
+            .find(|peer| peer.is_joined() && !mend.tried.contains(&peer.id));
+        let Some(peer) = next else {
+            self.give_up_mending(step, mend);
+            return;
+        };
+        mend.tried.push(peer.id);
+        mend.asked = Some(peer.id);
+        mend.asked_at = step.now;
+        let offset = mend.block * BLOCK_BYTES;
+        let fetch = peer::Fetch {
+            offset,
+            length_bytes: BLOCK_BYTES as u32,
+        };
+        let call = (CallKind::Fetch { offset }, Op::Fetch(fetch));
+        let timeout = self.config.backup_timeout;
+        tenure.send(peer, call, Payload::default(), timeout, step.effects);
+        tenure.mending = Some(mend);
+    }
+
+    fn give_up_mending(&mut self, step: &mut Step<'_>, mend: Mend) {
+        if let Some(queued) = mend.culprit {
+            step.refuse(queued.request, faults::damaged(mend.block));
+        }
+        let Some(tenure) = self.tenure.as_mut() else {
+            return;
+        };
+        // A replica that is to get the block can't go on now.
+        for peer in &mut tenure.peers {
+            if matches!(peer.state, crate::peer_state::PeerState::CatchingUp(_)) {
+                peer.leave_behind(step.now + self.config.catch_up_retry);
+            }
+        }
+    }
+
+    /// A backup's block arrived.
+    pub(crate) fn mended(&mut self, step: &mut Step<'_>, bytes: &Bytes) {
+        let length = self.copy.length_bytes;
+        let Some(tenure) = self.tenure.as_mut() else {
+            return;
+        };
+        let Some(mend) = tenure.mending.as_ref() else {
+            return;
+        };
+        let offset = mend.block * BLOCK_BYTES;
+        let expected = length.saturating_sub(offset).min(BLOCK_BYTES);
+        if bytes.len() as u64 != expected {
+            self.mend_from_next(step);
+            return;
+        }
+        let mended = expected == 0 || step.store.write(self.key, offset, bytes).is_ok();
+        if !mended {
+            self.fail(step);
+            return;
+        }
+        if let Some(queued) = tenure.mending.take().and_then(|mend| mend.culprit) {
+            self.waiting.push_front(queued);
+        }
+        let peers = self.tenure.as_ref().map_or(0, |tenure| tenure.peers.len());
+        for index in 0..peers {
+            self.pump_peer(step, index);
+        }
+    }
+}

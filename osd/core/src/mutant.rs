@@ -1,0 +1,50 @@
+//! Deliberate wrong edits of the protocol, each of which the simulator must find.
+//!
+//! Without the cargo feature `mutants` nothing can switch one on, and every check is a constant.
+
+/// A wrong edit.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[cfg_attr(
+    not(feature = "mutants"),
+    expect(unreachable_pub, reason = "exported with the feature only")
+)]
+pub enum Mutant {
+    /// A change is acknowledged when the primary has it.
+    QuorumOfOne,
+    /// A sync is acknowledged when it is stable at the primary.
+    SyncOfOne,
+    /// A promise is answered before it is durable.
+    PromiseNotDurable,
+    /// A replica compares epochs with what was written, not with what it promised.
+    WrittenNotPromised,
+    /// Copies that were changed before a crash are trusted.
+    SuspectsTrusted,
+    /// A new primary serves as soon as it has the newest state itself.
+    ServesBeforeQuorum,
+    /// The lease is checked before the work only.
+    LeaseCheckedBefore,
+    /// Crashed replicas count as much as the others in the choice of the newest history.
+    NoTrustGrace,
+    /// A read is answered although it includes changes that no quorum has.
+    ReadsUncommitted,
+    /// Changes are taken however old they are.
+    DelayedChanges,
+    /// A replica takes changes without having been brought to the primary's state.
+    GapsAllowed,
+    /// A replica that misses nothing but bytes is taken as brought up without comparing.
+    CatchUpSkipped,
+}
+
+impl crate::Config {
+    /// Whether the wrong edit is switched on.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn has(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// Never.
+    #[cfg(not(feature = "mutants"))]
+    pub(crate) const fn has(&self, _: Mutant) -> bool {
+        false
+    }
+}

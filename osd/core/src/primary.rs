@@ -1,0 +1,436 @@
+//! Serving clients: reads under the lease, changes through a quorum.
+
+use types::{Instant, SessionId};
+
+use bytes::Bytes;
+
+use crate::config::{IN_FLIGHT_MAX, READ_BYTES_MAX};
+use crate::copy::Change;
+use crate::event::{CallKind, Done, Effect, Op, Payload, RequestId};
+use crate::faults;
+use crate::mutant::Mutant;
+use crate::quorum;
+use crate::record::Mark;
+use crate::replica::{ObjectReplica, Step};
+use crate::store::StoreError;
+use crate::tenure::{Held, Pending, Phase};
+use crate::waiting::Queued;
+use proto::peer;
+
+/// Whether a request was dealt with, or has to wait in the queue.
+enum Progress {
+    Done,
+    Wait(Queued),
+}
+
+impl ObjectReplica {
+    /// Does the waiting requests that can be done, in their order.
+    pub(crate) fn drain(&mut self, step: &mut Step<'_>) {
+        while let Some(front) = self.waiting.front() {
+            let change = front.is_change();
+            let Some(tenure) = self.tenure.as_ref() else {
+                return;
+            };
+            if matches!(tenure.phase, Phase::Closing { .. }) {
+                self.reopen(step);
+                return;
+            }
+            let ready = match tenure.phase {
+                Phase::Serving => tenure.mending.is_none(),
+                // Changes of a new object need not wait for it to be confirmed: they count only
+                // when it is.
+                Phase::BringingUp { .. } => change && tenure.newborn && tenure.writable,
+                Phase::Asking { .. } | Phase::Fetching(_) | Phase::Closing { .. } => false,
+            };
+            if !ready {
+                return;
+            }
+            if change && !tenure.writable {
+                self.ask(step, false);
+                return;
+            }
+            let Some(queued) = self.waiting.pop() else {
+                return;
+            };
+            if let Progress::Wait(queued) = self.execute(step, queued) {
+                self.waiting.push_front(queued);
+                return;
+            }
+        }
+    }
+
+    fn execute(&mut self, step: &mut Step<'_>, queued: Queued) -> Progress {
+        match queued.op {
+            Op::Read {
+                offset,
+                length_bytes,
+            } => self.read(step, queued, offset, length_bytes),
+            Op::Write { .. } | Op::Truncate { .. } => self.change(step, queued),
+            Op::Sync => {
+                self.sync_client(step, queued.request, queued.deadline);
+                Progress::Done
+            }
+            Op::Stat => {
+                let done = self.done(0, Bytes::new());
+                let newest = self.newest_pending();
+                self.reply_after(step, newest, (queued.request, queued.deadline), done);
+                Progress::Done
+            }
+        }
+    }
+
+    pub(crate) fn done(&self, offset: u64, payload: Bytes) -> Done {
+        Done {
+            epoch: self.copy.promised.epoch,
+            seq: self.copy.position.seq,
+            length_bytes: self.copy.length_bytes,
+            offset,
+            payload,
+        }
+    }
+
+    fn newest_pending(&self) -> Option<u64> {
+        let tenure = self.tenure.as_ref()?;
+        tenure.changes.back().map(|change| change.seq)
+    }
+
+    /// Answers when the change `seq` (if any) has its quorum.
+    pub(crate) fn reply_after(
+        &mut self,
+        step: &mut Step<'_>,
+        seq: Option<u64>,
+        (request, deadline): (RequestId, Instant),
+        done: Done,
+    ) {
+        let seq = seq.filter(|_| !self.config.has(Mutant::ReadsUncommitted));
+        let Some(tenure) = self.tenure.as_mut() else {
+            step.refuse(request, faults::lease_lost());
+            return;
+        };
+        match seq {
+            Some(seq) => tenure.held.push(Held {
+                seq,
+                request,
+                done,
+                deadline,
+            }),
+            None => {
+                let until = tenure.until;
+                self.reply(step, request, done, until);
+            }
+        }
+    }
+
+    fn reply(&self, step: &mut Step<'_>, request: RequestId, done: Done, until: Instant) {
+        let unchecked = self.config.has(Mutant::LeaseCheckedBefore);
+        step.effects.push(Effect::Reply {
+            request,
+            result: Ok(done),
+            valid_until: (!unchecked).then_some(until),
+        });
+    }
+
+    fn read(
+        &mut self,
+        step: &mut Step<'_>,
+        queued: Queued,
+        offset: u64,
+        length_bytes: u32,
+    ) -> Progress {
+        if length_bytes > READ_BYTES_MAX {
+            step.refuse(queued.request, faults::read_too_long(length_bytes));
+            return Progress::Done;
+        }
+        let read = match self.copy.exists {
+            true => step.store.read(self.key, offset, length_bytes),
+            false => Ok(Bytes::new()),
+        };
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(StoreError::Corrupt { block }) => {
+                self.mend(step, block, Some(queued));
+                return Progress::Done;
+            }
+            Err(_) => {
+                self.fail(step);
+                step.refuse(queued.request, faults::elsewhere());
+                return Progress::Done;
+            }
+        };
+        let seq = self.newest_seen(offset, length_bytes, bytes.len());
+        let done = self.done(offset, bytes);
+        self.reply_after(step, seq, (queued.request, queued.deadline), done);
+        Progress::Done
+    }
+
+    /// The newest change without quorum that a read may have seen.
+    fn newest_seen(&self, offset: u64, asked: u32, got: usize) -> Option<u64> {
+        let tenure = self.tenure.as_ref()?;
+        if got < asked as usize {
+            // It saw where the object ends, which any of them may have moved.
+            return tenure.changes.back().map(|change| change.seq);
+        }
+        let end = offset.saturating_add(asked.into());
+        let mut newest = tenure.changes.iter().rev();
+        let seen = newest.find(|change| change.start < end && offset < change.end);
+        seen.map(|change| change.seq)
+    }
+
+    fn change(&mut self, step: &mut Step<'_>, queued: Queued) -> Progress {
+        let Some(tenure) = self.tenure.as_ref() else {
+            return Progress::Wait(queued);
+        };
+        if tenure.changes.len() >= IN_FLIGHT_MAX {
+            return Progress::Wait(queued);
+        }
+        let known = self.copy.marks.of(queued.session);
+        let (change, mut mark, payload) = match &queued.op {
+            Op::Write {
+                append: Some(append_id),
+                ..
+            } if known.append_id == *append_id && *append_id != 0 => {
+                let done = self.done(known.append_offset, Bytes::new());
+                let newest = self.newest_pending();
+                self.reply_after(step, newest, (queued.request, queued.deadline), done);
+                return Progress::Done;
+            }
+            Op::Write {
+                offset,
+                data,
+                change_id,
+                append,
+            } => {
+                let mut mark = Mark {
+                    change_id: *change_id,
+                    ..known
+                };
+                let mut offset = *offset;
+                if let Some(append_id) = append {
+                    offset = self.copy.length_bytes;
+                    mark.append_id = *append_id;
+                    mark.append_offset = offset;
+                }
+                let data = data.clone();
+                let change = Change::Write {
+                    offset,
+                    data: data.bytes.clone(),
+                };
+                (change, mark, data)
+            }
+            Op::Truncate {
+                length_bytes,
+                change_id,
+            } => {
+                let mark = Mark {
+                    change_id: *change_id,
+                    ..known
+                };
+                let length_bytes = *length_bytes;
+                let change = Change::Truncate { length_bytes };
+                (change, mark, Payload::default())
+            }
+            Op::Read { .. } | Op::Sync | Op::Stat => return Progress::Wait(queued),
+        };
+        mark.session = queued.session;
+        let delayed = queued.session != SessionId(0) && mark.change_id <= known.change_id;
+        if delayed && !self.config.has(Mutant::DelayedChanges) {
+            step.refuse(queued.request, faults::delayed());
+            return Progress::Done;
+        }
+        if !change.fits() {
+            step.refuse(queued.request, faults::too_large());
+            return Progress::Done;
+        }
+        self.make_change(step, queued, change, mark, payload)
+    }
+
+    /// Makes a change here and sends it to the others.
+    fn make_change(
+        &mut self,
+        step: &mut Step<'_>,
+        queued: Queued,
+        change: Change,
+        mark: Mark,
+        payload: Payload,
+    ) -> Progress {
+        let Some(tenure) = self.tenure.as_ref() else {
+            return Progress::Wait(queued);
+        };
+        let seq = self.copy.position.seq + 1;
+        let position = tenure.position(seq);
+        let before = self.copy.length_bytes;
+        let offset = match &change {
+            Change::Write { offset, .. } => *offset,
+            Change::Truncate { length_bytes } => *length_bytes,
+        };
+        match self.copy.apply(position, &change, mark, &mut *step.store) {
+            Ok(()) => {}
+            Err(StoreError::Corrupt { block }) => {
+                self.mend(step, block, Some(queued));
+                return Progress::Done;
+            }
+            Err(StoreError::NoSpace { written_bytes }) => {
+                step.refuse(queued.request, faults::no_space());
+                self.share_torn_write(step, &change, (before, written_bytes));
+                return Progress::Done;
+            }
+            Err(_) => {
+                self.fail(step);
+                step.refuse(queued.request, faults::elsewhere());
+                return Progress::Done;
+            }
+        }
+        let done = self.done(offset, Bytes::new());
+        let end = self.copy.length_bytes.max(before);
+        let (start, end) = match &change {
+            Change::Write { offset, data } => (before.min(*offset), offset + data.len() as u64),
+            Change::Truncate { length_bytes } => (before.min(*length_bytes), end),
+        };
+        self.replicate_change(step, seq, &change, mark, payload);
+        let pending = Pending {
+            seq,
+            request: Some(queued.request),
+            done,
+            deadline: queued.deadline,
+            start,
+            end,
+        };
+        if let Some(tenure) = self.tenure.as_mut() {
+            tenure.changes.push_back(pending);
+        }
+        self.commit(step);
+        Progress::Done
+    }
+
+    /// What a write without space has done all the same becomes a change like any other, so that the
+    /// replicas stay equal.
+    fn share_torn_write(
+        &mut self,
+        step: &mut Step<'_>,
+        change: &Change,
+        (before, written_bytes): (u64, u64),
+    ) {
+        let Change::Write { offset, data } = change else {
+            return;
+        };
+        let length_changed = self.copy.length_bytes != before;
+        if written_bytes == 0 && !length_changed {
+            return;
+        }
+        let written = usize::try_from(written_bytes).unwrap_or(usize::MAX);
+        let done = data.slice(..written.min(data.len()));
+        let change = Change::Write {
+            offset: *offset,
+            data: done.clone(),
+        };
+        let Some(tenure) = self.tenure.as_ref() else {
+            return;
+        };
+        let seq = self.copy.position.seq + 1;
+        let position = tenure.position(seq);
+        // The bytes are there already; only the position moves.
+        self.copy.position = position;
+        let end = offset + done.len() as u64;
+        self.copy.recent.push(position, (before.min(*offset), end));
+        self.replicate_change(step, seq, &change, Mark::default(), Payload::of(done));
+        let pending = Pending {
+            seq,
+            request: None,
+            done: Done::default(),
+            deadline: step.now,
+            start: before.min(*offset),
+            end,
+        };
+        if let Some(tenure) = self.tenure.as_mut() {
+            tenure.changes.push_back(pending);
+        }
+        self.commit(step);
+    }
+
+    fn replicate_change(
+        &mut self,
+        step: &mut Step<'_>,
+        seq: u64,
+        change: &Change,
+        mark: Mark,
+        payload: Payload,
+    ) {
+        let Some(tenure) = self.tenure.as_mut() else {
+            return;
+        };
+        let (offset, truncate) = match change {
+            Change::Write { offset, .. } => (*offset, false),
+            Change::Truncate { length_bytes } => (*length_bytes, true),
+        };
+        for index in 0..tenure.peers.len() {
+            let Some(peer) = tenure.peers.get_mut(index).filter(|peer| peer.follows()) else {
+                continue;
+            };
+            peer.note_sent(step.now, seq);
+            let replicate = peer::Replicate {
+                seq,
+                change: Some(peer::Change {
+                    offset,
+                    truncate,
+                    mark: (mark.session.0 != 0).then(|| mark.into()),
+                }),
+            };
+            let call = (
+                CallKind::Replicate { seq },
+                peer::request::Op::Replicate(replicate),
+            );
+            if let Some(peer) = tenure.peers.get(index) {
+                let timeout = self.config.step_timeout;
+                tenure.send(peer, call, payload.clone(), timeout, step.effects);
+            }
+        }
+    }
+
+    /// A peer says that it has applied everything up to `seq`.
+    pub(crate) fn peer_applied(&mut self, step: &mut Step<'_>, index: usize, seq: u64) {
+        let Some(tenure) = self.tenure.as_mut() else {
+            return;
+        };
+        if let Some(peer) = tenure.peers.get_mut(index) {
+            peer.note_applied(step.now, seq);
+            if peer.is_joined() {
+                self.commit(step);
+            }
+        }
+    }
+
+    /// Answers whatever has its quorum now.
+    pub(crate) fn commit(&mut self, step: &mut Step<'_>) {
+        let Some(tenure) = self.tenure.as_mut() else {
+            return;
+        };
+        if !tenure.is_serving() || tenure.changes.is_empty() {
+            return;
+        }
+        let own = self.copy.position.seq;
+        let joined = tenure.peers.iter().filter(|peer| peer.is_joined());
+        let applied = joined.map(|peer| peer.applied).chain([own]);
+        let reached = match self.config.has(Mutant::QuorumOfOne) {
+            true => Some(own),
+            false => quorum::reached(applied, tenure.members()),
+        };
+        let Some(committed) = reached else {
+            return;
+        };
+        let until = tenure.until;
+        let mut replies = Vec::new();
+        while let Some(change) = tenure
+            .changes
+            .pop_front_if(|change| change.seq <= committed)
+        {
+            if let Some(request) = change.request {
+                replies.push((request, change.done));
+            }
+        }
+        let ready = tenure.held.extract_if(.., |held| held.seq <= committed);
+        replies.extend(ready.map(|held| (held.request, held.done)));
+        for (request, done) in replies {
+            self.reply(step, request, done, until);
+        }
+    }
+}

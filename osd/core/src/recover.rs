@@ -1,0 +1,156 @@
+//! A copy that may be behind asks to be brought up; others are asked and see to it.
+
+use types::{Instant, OsdId};
+
+use crate::backup::{Outcome, Refused, plain};
+use crate::event::{Call, CallKind, Effect, Payload, PeerFailure};
+use crate::replica::{ObjectReplica, Step};
+use proto::peer;
+use proto::peer::Refusal;
+use proto::peer::request::Op;
+use proto::peer::response::Reply;
+
+/// Asking the others in turn.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    pub(crate) ask_at: Instant,
+    turn: usize,
+    /// Who was said to be primary.
+    primary: Option<OsdId>,
+}
+
+impl ObjectReplica {
+    pub(crate) fn start_recovery(&mut self, step: &mut Step<'_>) {
+        if self.copy.failed || self.shutting_down {
+            return;
+        }
+        self.recovery.get_or_insert(Recovery {
+            ask_at: step.now,
+            turn: 0,
+            primary: None,
+        });
+        self.ask_for_catch_up(step);
+    }
+
+    /// Asks the primary, or whoever's turn it is, if it is time to.
+    pub(crate) fn ask_for_catch_up(&mut self, step: &mut Step<'_>) {
+        let retry = self.config.recover_retry;
+        let Some(recovery) = self.recovery.as_mut() else {
+            return;
+        };
+        if recovery.ask_at > step.now {
+            return;
+        }
+        recovery.ask_at = step.now + retry;
+        if self.tenure.is_some() {
+            return;
+        }
+        let me = self.me;
+        let others: Vec<_> = self
+            .membership
+            .members
+            .iter()
+            .copied()
+            .filter(|member| *member != me)
+            .collect();
+        let turn = recovery.turn;
+        recovery.turn += 1;
+        let primary = recovery.primary.take();
+        if turn >= others.len() {
+            // Nobody else does it.
+            recovery.turn = 0;
+            self.bring_up = true;
+        }
+        let Some(to) = primary.or_else(|| others.get(turn % others.len().max(1)).copied()) else {
+            return;
+        };
+        let position = self
+            .copy
+            .is_trusted(&self.membership)
+            .then(|| self.copy.position.into());
+        step.effects.push(Effect::Send {
+            to,
+            call: Call {
+                attempt: 0,
+                kind: CallKind::WantCatchUp,
+            },
+            message: peer::Request {
+                object: Some(self.key.object.into()),
+                pg: self.key.pg.0,
+                view: self.membership.view,
+                op: Some(Op::WantCatchUp(peer::WantCatchUp { position })),
+                ..peer::Request::default()
+            },
+            payload: Payload::default(),
+            timeout: self.config.step_timeout,
+        });
+    }
+
+    /// What somebody asked for catch-up said.
+    pub(crate) fn catch_up_answered(
+        &mut self,
+        step: &mut Step<'_>,
+        from: OsdId,
+        reply: Result<(peer::Response, Payload), PeerFailure>,
+    ) {
+        let Some(recovery) = self.recovery.as_mut() else {
+            return;
+        };
+        let Ok((response, _)) = reply else {
+            return;
+        };
+        let Some(Reply::Refused(refused)) = response.reply else {
+            return;
+        };
+        let primary = OsdId(response.promised_holder);
+        match refused.refusal() {
+            Refusal::Deleted => self.recovered(step),
+            Refusal::NotPrimary
+                if primary != from
+                    && primary != self.me
+                    && self.membership.members.contains(&primary) =>
+            {
+                recovery.primary = Some(primary);
+                recovery.ask_at = step.now;
+                self.ask_for_catch_up(step);
+            }
+            _ => {}
+        }
+    }
+
+    /// This copy is as new as any.
+    pub(crate) fn recovered(&mut self, step: &mut Step<'_>) {
+        if self.recovery.take().is_some() {
+            let position = self.copy.vouched(&self.membership);
+            step.effects.push(Effect::Recovered { position });
+        }
+    }
+
+    /// A peer wants to be brought up.
+    pub(crate) fn want_catch_up(&mut self, step: &mut Step<'_>, from: OsdId) -> Outcome {
+        if self.shutting_down {
+            return Err(Refused(Refusal::Busy));
+        }
+        let accepted = plain(Reply::CaughtUp(peer::CaughtUp { seq: 0 }));
+        let Some(tenure) = self.tenure.as_mut() else {
+            return match self.leasing.holder(step.now) {
+                Some(holder) if holder != from => Err(Refused(Refusal::NotPrimary)),
+                _ => {
+                    self.bring_up = true;
+                    accepted
+                }
+            };
+        };
+        let pause = self.config.catch_up_retry;
+        let peer = tenure.peers.iter_mut().find(|peer| peer.id == from);
+        if let Some(peer) = peer
+            && !peer.is_coming()
+        {
+            // It may have restarted unnoticed: start over with it.
+            peer.connected = true;
+            peer.leave_behind(step.now.max(peer.attempted_at + pause));
+            self.retry_peers(step);
+        }
+        accepted
+    }
+}

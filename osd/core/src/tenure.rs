@@ -1,0 +1,205 @@
+//! What a replica keeps while it holds the lease.
+
+use std::collections::VecDeque;
+
+use types::{Duration, Instant, OsdId};
+
+use crate::config::Config;
+use crate::copy::Answer;
+use crate::event::{Call, CallKind, Done, Effect, Membership, Payload, RequestId};
+use crate::fetch::Fetching;
+use crate::mend::Mend;
+use crate::peer_state::{Peer, PeerState};
+use crate::position::{Position, Promise};
+use crate::quorum;
+use crate::store::ObjectKey;
+use crate::sync_round::Syncs;
+use proto::peer;
+use proto::peer::request::Op;
+
+/// One lease's time as primary.
+#[derive(Debug)]
+pub(crate) struct Tenure {
+    /// The lease's epoch, and this server.
+    pub(crate) promise: Promise,
+    /// End of the lease as far as it is known.
+    pub(crate) until: Instant,
+    /// The object was new when the lease began.
+    pub(crate) newborn: bool,
+    /// The promise is durable at a majority: changes may be made.
+    pub(crate) writable: bool,
+    pub(crate) phase: Phase,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) changes: VecDeque<Pending>,
+    /// Answers that must wait for the quorum of a change they include.
+    pub(crate) held: Vec<Held>,
+    pub(crate) syncs: Syncs,
+    pub(crate) mending: Option<Mend>,
+    /// The newest client request; none if the lease was only taken to bring others up.
+    pub(crate) last_used: Option<Instant>,
+    pub(crate) began_at: Instant,
+    template: peer::Request,
+    attempts: u64,
+}
+
+/// How far it has come.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Asks everybody where they are.
+    Asking {
+        reading: bool,
+        grace_until: Instant,
+        own: Option<Answer>,
+    },
+    /// Gets what this copy lacks.
+    Fetching(Fetching),
+    /// Has the newest state, brings a quorum to it.
+    BringingUp { reading: bool },
+    /// Serves.
+    Serving,
+    /// Makes everybody clean.
+    Closing { since: Instant },
+}
+
+/// A change without a quorum yet.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) seq: u64,
+    /// None once it was told to try again.
+    pub(crate) request: Option<RequestId>,
+    pub(crate) done: Done,
+    pub(crate) deadline: Instant,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+}
+
+/// An answer that waits for the quorum of change `seq`.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) seq: u64,
+    pub(crate) request: RequestId,
+    pub(crate) done: Done,
+    pub(crate) deadline: Instant,
+}
+
+impl Tenure {
+    pub(crate) fn new(
+        now: Instant,
+        me: OsdId,
+        key: ObjectKey,
+        membership: &Membership,
+        (epoch, until): (u64, Instant),
+    ) -> Self {
+        let others = membership.members.iter().filter(|member| **member != me);
+        Self {
+            promise: Promise { epoch, holder: me },
+            until,
+            newborn: false,
+            writable: false,
+            phase: Phase::BringingUp { reading: true },
+            peers: others.map(|member| Peer::new(*member, now)).collect(),
+            changes: VecDeque::new(),
+            held: Vec::new(),
+            syncs: Syncs::default(),
+            mending: None,
+            last_used: None,
+            began_at: now,
+            template: peer::Request {
+                object: Some(key.object.into()),
+                pg: key.pg.0,
+                view: membership.view,
+                epoch,
+                holder: me.0,
+                attempt: 0,
+                op: None,
+            },
+            attempts: 0,
+        }
+    }
+
+    pub(crate) fn members(&self) -> usize {
+        self.peers.len() + 1
+    }
+
+    pub(crate) fn majority(&self) -> usize {
+        quorum::majority(self.members())
+    }
+
+    pub(crate) const fn position(&self, seq: u64) -> Position {
+        Position {
+            epoch: self.promise.epoch,
+            seq,
+            holder: self.promise.holder,
+        }
+    }
+
+    pub(crate) const fn is_serving(&self) -> bool {
+        matches!(self.phase, Phase::Serving)
+    }
+
+    pub(crate) fn peer_index(&self, id: OsdId) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.id == id)
+    }
+
+    /// Replicas that have all there is, this one included.
+    pub(crate) fn joined(&self) -> usize {
+        1 + self.peers.iter().filter(|peer| peer.is_joined()).count()
+    }
+
+    /// Sends a request of the peer's present attempt.
+    pub(crate) fn send(
+        &self,
+        peer: &Peer,
+        (kind, op): (CallKind, Op),
+        payload: Payload,
+        timeout: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        let message = peer::Request {
+            attempt: peer.attempt,
+            op: Some(op),
+            ..self.template.clone()
+        };
+        effects.push(Effect::Send {
+            to: peer.id,
+            call: Call {
+                attempt: peer.attempt,
+                kind,
+            },
+            message,
+            payload,
+            timeout,
+        });
+    }
+
+    /// Starts over with a peer.
+    pub(crate) fn attempt(
+        &mut self,
+        now: Instant,
+        index: usize,
+        activate: peer::Activate,
+        config: &Config,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.attempts += 1;
+        let attempt = self.attempts;
+        let Some(peer) = self.peers.get_mut(index) else {
+            return;
+        };
+        peer.attempt = attempt;
+        peer.attempted_at = now;
+        peer.state = PeerState::Asked {
+            newborn: activate.newborn,
+        };
+        peer.applied = 0;
+        peer.sent = 0;
+        peer.owing_since = None;
+        peer.is_clean = false;
+        peer.asked_sync = None;
+        let Some(peer) = self.peers.get(index) else {
+            return;
+        };
+        let call = (CallKind::Activate, Op::Activate(activate));
+        self.send(peer, call, Payload::default(), config.step_timeout, effects);
+    }
+}
