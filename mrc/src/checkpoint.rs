@@ -12,7 +12,9 @@ use crate::config::CHECKPOINT_PART_BYTES;
 type Pair = Result<(Bytes, Bytes), IndexError>;
 
 /// Cuts the entries of an index into parts of about [`CHECKPOINT_PART_BYTES`].
-pub(crate) fn parts(mut entries: Entries<'static>) -> impl FnMut() -> Result<Option<Bytes>, IndexError> + Send {
+pub(crate) fn parts(
+    mut entries: Entries<'static>,
+) -> impl FnMut() -> Result<Option<Bytes>, IndexError> + Send {
     move || {
         let mut part = BytesMut::with_capacity(CHECKPOINT_PART_BYTES);
         while part.len() < CHECKPOINT_PART_BYTES {
@@ -96,7 +98,9 @@ pub(crate) fn read(path: &Path) -> Result<impl Iterator<Item = Pair> + use<>, In
         let value_bytes = key_bytes.split_off(key as usize);
         Ok(Some((key_bytes, value_bytes)))
     };
-    Ok(std::iter::from_fn(move || next().map_err(IndexError::engine).transpose()))
+    Ok(std::iter::from_fn(move || {
+        next().map_err(IndexError::engine).transpose()
+    }))
 }
 
 #[cfg(test)]
@@ -107,7 +111,12 @@ mod tests {
     fn entries_survive_the_way_through_parts_and_file() {
         let dir = tempfile::tempdir().unwrap();
         let entries: Vec<_> = (0..5000_u32)
-            .map(|n| (Bytes::from(n.to_be_bytes().to_vec()), Bytes::from(vec![1; n as usize % 900])))
+            .map(|n| {
+                (
+                    Bytes::from(n.to_be_bytes().to_vec()),
+                    Bytes::from(vec![1; n as usize % 900]),
+                )
+            })
             .collect();
 
         let mut next = parts(Box::new(entries.clone().into_iter().map(Ok)));

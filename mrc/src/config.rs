@@ -127,7 +127,9 @@ pub enum ConfigError {
         max: u64,
     },
     /// Heartbeats come too seldom to keep a lease.
-    #[error("`heartbeat_ms` is {heartbeat_ms}; it must be at most a third of `election_ms`, which is {election_ms}")]
+    #[error(
+        "`heartbeat_ms` is {heartbeat_ms}; it must be at most a third of `election_ms`, which is {election_ms}"
+    )]
     Heartbeat {
         /// Heartbeat found.
         heartbeat_ms: u64,
@@ -187,14 +189,34 @@ impl Config {
             ("id", self.id, 1, u64::from(u32::MAX)),
             ("heartbeat_ms", self.heartbeat_ms, 10, 10_000),
             ("election_ms", self.election_ms, 50, 60_000),
-            ("session_timeout_ms", self.session_timeout_ms, 100, 3_600_000),
+            (
+                "session_timeout_ms",
+                self.session_timeout_ms,
+                100,
+                3_600_000,
+            ),
             ("osd_timeout_ms", self.osd_timeout_ms, 100, 600_000),
-            ("index_cache_bytes", self.index_cache_bytes as u64, 1 << 20, 1 << 40),
+            (
+                "index_cache_bytes",
+                self.index_cache_bytes as u64,
+                1 << 20,
+                1 << 40,
+            ),
             ("flush_ms", self.flush_ms, 10, 600_000),
-            ("checkpoint_entries", self.checkpoint_entries, 10, 10_000_000),
+            (
+                "checkpoint_entries",
+                self.checkpoint_entries,
+                10,
+                10_000_000,
+            ),
             ("log_keep_entries", self.log_keep_entries, 0, 10_000_000),
             // An entry must fit: the longest carries an xattr of 64 KiB.
-            ("log_segment_bytes", u64::from(self.log_segment_bytes), 1 << 20, 1 << 30),
+            (
+                "log_segment_bytes",
+                u64::from(self.log_segment_bytes),
+                1 << 20,
+                1 << 30,
+            ),
         ];
         for (key, value, min, max) in ranges {
             if !(min..=max).contains(&value) {
@@ -334,3 +356,32 @@ pub(crate) const CAPABILITY_LIFETIME: Duration = Duration::from_secs(600);
 /// How long before its end a capability should be renewed. 1 min: clocks of servers may differ by
 /// some seconds, and a fail-over may delay the renewal.
 pub(crate) const CAPABILITY_MARGIN: Duration = Duration::from_secs(60);
+
+/// Time between rounds of the janitor when nothing happens. 1 s: how much later than its timeout a
+/// session may end.
+pub(crate) const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Least pause between two rounds. 100 ms: what many unlinks leave is collected together.
+pub(crate) const JANITOR_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pages of one kind in one round. 16: after some 16,000 orphans other work gets its turn.
+pub(crate) const JANITOR_ROUNDS_MAX: usize = 16;
+
+/// Inodes of one Reap; the core allows as many.
+pub(crate) const REAP_INODES_MAX: usize = mrc_core::config::REAP_INODES_MAX;
+
+/// Objects of one request to delete. 1024: some milliseconds of an object server's time.
+pub(crate) const DELETE_OBJECTS_MAX: usize = 1024;
+
+/// Sizes asked for at once. 16: a dead mount's files are settled in a moment without burying the
+/// object servers.
+pub(crate) const SETTLE_AT_ONCE_MAX: usize = 16;
+
+/// How long an object server may take to answer the janitor. 5 s: longer than a change of primary.
+pub(crate) const OSD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Links to object servers kept. 1024: one for each server a cluster can have.
+pub(crate) const OSD_LINKS_MAX: usize = mrc_core::config::OSDS_MAX;
+
+/// How long one round may settle sizes. 10 s: two rounds of questions to servers that are silent.
+pub(crate) const SETTLE_ROUND_TIMEOUT: Duration = Duration::from_secs(10);

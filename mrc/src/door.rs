@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mrc_core::{IndexError, Reply, query};
+use prost::Message as _;
 use proto::index::Command;
 use proto::index::command::Op as Change;
 use proto::mrc::request::Op;
 use proto::mrc::{self, Request, Response, response};
-use prost::Message as _;
 use shell::link::{Connection, Handler, Identity, Payload, Responder, Role};
 use types::{Fault, Inode, PgId, Rights, SessionId, VolumeId};
 
@@ -85,9 +85,8 @@ impl Service {
             if closes {
                 service.sessions.ended(session);
             }
-            let reply = reply.and_then(|response| {
-                service.complete(response, (session, volume), rights)
-            });
+            let reply =
+                reply.and_then(|response| service.complete(response, (session, volume), rights));
             answer(responder, reply);
         });
     }
@@ -101,7 +100,8 @@ impl Service {
     ) -> Reply {
         match &mut response.reply {
             Some(response::Reply::SessionOpened(opened)) => {
-                self.sessions.opened(SessionId(opened.session), VolumeId(opened.volume));
+                self.sessions
+                    .opened(SessionId(opened.session), VolumeId(opened.volume));
             }
             Some(response::Reply::Opened(opened)) => {
                 let inode = Inode(opened.attr.map_or(0, |attr| attr.inode));
@@ -125,7 +125,10 @@ impl Service {
         pg: PgId,
         rights: Rights,
     ) -> Result<mrc::Grant, Fault> {
-        let map = self.map.get(&**self.node.index()).map_err(|error| index_fault(&error))?;
+        let map = self
+            .map
+            .get(&**self.node.index())
+            .map_err(|error| index_fault(&error))?;
         let (view, replicas) = map.pg(volume, pg)?;
         let (capability, valid_ms) = self.grants.seal((session, volume), inode, pg, rights);
         Ok(mrc::Grant {
@@ -179,9 +182,13 @@ impl Service {
                 Ok(done())
             }
             op => {
-                let reply = query::answer(index, volume, &op).map_err(|error| index_fault(&error))?;
+                let reply =
+                    query::answer(index, volume, &op).map_err(|error| index_fault(&error))?;
                 let mut response = reply.ok_or_else(|| {
-                    Fault::surface(libc::EPROTO, "unknown request; run the same release on all machines")
+                    Fault::surface(
+                        libc::EPROTO,
+                        "unknown request; run the same release on all machines",
+                    )
                 })??;
                 if let Some(response::Reply::FsStat(stat)) = &mut response.reply {
                     admin::space(self, volume, stat).map_err(|error| index_fault(&error))?;
@@ -214,7 +221,10 @@ impl Service {
         let rights = if open.renew_write {
             let key = mrc_core::keys::open(volume, inode, session);
             if index.get(&key).map_err(failed)?.is_none() {
-                return Err(Fault::surface(libc::EBADF, "the session has not opened the file for writing"));
+                return Err(Fault::surface(
+                    libc::EBADF,
+                    "the session has not opened the file for writing",
+                ));
             }
             Rights::Write
         } else {
@@ -265,7 +275,11 @@ impl Service {
     /// Proposes what clears the marks of groups that this server has whole again.
     fn note_full(&self, beat: &mrc::OsdHeartbeat) -> Result<(), IndexError> {
         let map = self.map.get(&**self.node.index())?;
-        let marked = map.whole.pgs.iter().filter(|pg| pg.incomplete.contains(&beat.osd));
+        let marked = map
+            .whole
+            .pgs
+            .iter()
+            .filter(|pg| pg.incomplete.contains(&beat.osd));
         for pg in marked {
             let full = beat.pgs.iter().any(|report| {
                 (report.volume, report.pg, report.view) == (pg.volume, pg.pg, pg.view)
@@ -280,14 +294,18 @@ impl Service {
                     store_uuid: beat.store_uuid.clone(),
                 });
                 // Repeated with the next heartbeat if it fails.
-                self.node.propose(&mrc_core::internal(op, self.node.now()), |_| {});
+                self.node
+                    .propose(&mrc_core::internal(op, self.node.now()), |_| {});
             }
         }
         Ok(())
     }
 
     fn osd_map(&self, beat: &mrc::OsdHeartbeat) -> Reply {
-        let map = self.map.get(&**self.node.index()).map_err(|error| index_fault(&error))?;
+        let map = self
+            .map
+            .get(&**self.node.index())
+            .map_err(|error| index_fault(&error))?;
         let answer = if map.version == beat.map_version {
             mrc::OsdMap {
                 version: map.version,
@@ -306,7 +324,13 @@ impl Service {
 }
 
 impl Handler for Door {
-    fn request(&self, from: &Arc<Connection>, body: Bytes, _payload: Payload, responder: Responder) {
+    fn request(
+        &self,
+        from: &Arc<Connection>,
+        body: Bytes,
+        _payload: Payload,
+        responder: Responder,
+    ) {
         let request = match Request::decode(body) {
             Ok(request) => request,
             Err(error) => return responder.fault(Fault::surface(libc::EPROTO, error.to_string())),
@@ -363,4 +387,3 @@ pub(crate) fn index_fault(error: &IndexError) -> Fault {
     tracing::error!(%error, "the index can't be read");
     Fault::surface(libc::EIO, error.to_string())
 }
-

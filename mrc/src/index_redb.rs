@@ -8,9 +8,11 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use mrc_core::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
 use mrc_core::keys;
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction};
+use mrc_core::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction,
+};
 
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("index");
 
@@ -66,17 +68,16 @@ impl IndexRead for RedbIndex {
         Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
     }
 
-    fn scan(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        visit: &mut Visitor<'_>,
-    ) -> Result<(), IndexError> {
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<(), IndexError> {
         if start >= end {
             return Ok(());
         }
         let range = (Bound::Included(start), Bound::Excluded(end));
-        for entry in self.table().range::<&[u8]>(range).map_err(IndexError::engine)? {
+        for entry in self
+            .table()
+            .range::<&[u8]>(range)
+            .map_err(IndexError::engine)?
+        {
             let (key, value) = entry.map_err(IndexError::engine)?;
             if visit(key.value(), value.value()) == Visit::Stop {
                 break;
@@ -139,7 +140,9 @@ impl Index for RedbIndex {
             let mut table = write.open_table(TABLE).map_err(IndexError::engine)?;
             for entry in entries {
                 let (key, value) = entry?;
-                table.insert(&key[..], &value[..]).map_err(IndexError::engine)?;
+                table
+                    .insert(&key[..], &value[..])
+                    .map_err(IndexError::engine)?;
             }
         }
         self.commit(write)
@@ -148,13 +151,17 @@ impl Index for RedbIndex {
 
 fn begin(database: &Database, durability: Durability) -> Result<WriteTransaction, IndexError> {
     let mut write = database.begin_write().map_err(IndexError::engine)?;
-    write.set_durability(durability).map_err(IndexError::engine)?;
+    write
+        .set_durability(durability)
+        .map_err(IndexError::engine)?;
     Ok(write)
 }
 
 fn table(database: &Database) -> Result<Arc<Table>, IndexError> {
     let read = database.begin_read().map_err(IndexError::engine)?;
-    Ok(Arc::new(read.open_table(TABLE).map_err(IndexError::engine)?))
+    Ok(Arc::new(
+        read.open_table(TABLE).map_err(IndexError::engine)?,
+    ))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod log_tests;
 mod log_writer;
 mod membership;
 mod node;
+mod osd_links;
 mod osds;
 mod raft_door;
 mod raft_link;

@@ -140,7 +140,10 @@ impl LogDir {
 
     /// Makes a segment ready for records and durable in the directory.
     pub(crate) fn add(&self, header: SegmentHeader) -> io::Result<Arc<File>> {
-        let (fresh, final_path) = (self.path.join("segment.tmp"), self.segment_path(header.number));
+        let (fresh, final_path) = (
+            self.path.join("segment.tmp"),
+            self.segment_path(header.number),
+        );
         match std::fs::rename(self.path.join("spare"), &fresh) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -170,7 +173,9 @@ impl LogDir {
 
     /// Cuts a segment, so that nothing behind `offset` can ever be read again.
     pub(crate) fn cut(&self, number: u64, offset: u32) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(self.segment_path(number))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .open(self.segment_path(number))?;
         file.set_len(u64::from(offset))?;
         file.sync_all()
     }
@@ -188,11 +193,15 @@ impl LogDir {
         let next_number = headers.last().map_or(1, |last| last.number + 1);
         // A segment is of no use if the one behind it starts at or before the first index we need.
         let mut useless = 0;
-        while headers.get(useless + 1).is_some_and(|next| next.first_index <= purged_next) {
+        while headers
+            .get(useless + 1)
+            .is_some_and(|next| next.first_index <= purged_next)
+        {
             useless += 1;
         }
         for header in headers.drain(..useless) {
-            self.remove(header.number).map_err(|source| self.io(source))?;
+            self.remove(header.number)
+                .map_err(|source| self.io(source))?;
         }
 
         let mut recovered = Recovered {
@@ -207,9 +216,14 @@ impl LogDir {
             let next_first = headers.get(at + 1).map(|next| next.first_index);
             let end = self.recover_segment(*header, next_first, &mut recovered)?;
             recovered.tail = end.filter(|_| next_first.is_none());
-            last_index = recovered.entries.last().map(|placed| placed.entry.log_id.index);
+            last_index = recovered
+                .entries
+                .last()
+                .map(|placed| placed.entry.log_id.index);
         }
-        recovered.entries.retain(|placed| placed.entry.log_id.index >= purged_next);
+        recovered
+            .entries
+            .retain(|placed| placed.entry.log_id.index >= purged_next);
         // Everything in it is purged, perhaps far behind: the next record would leave a hole.
         if recovered.entries.is_empty() && last_index.is_some_and(|last| last + 1 < purged_next) {
             recovered.tail = None;
@@ -253,17 +267,24 @@ impl LogDir {
         recovered.segments.push((header.number, Arc::new(file)));
         if let Some(next_first) = next_first {
             // The next segment was begun only when this one was complete and stable.
-            return if index == next_first { Ok(None) } else { Err(damaged(offset)) };
+            return if index == next_first {
+                Ok(None)
+            } else {
+                Err(damaged(offset))
+            };
         }
         if log_record::stable_beyond(&bytes, offset, header.number) {
             return Err(damaged(offset));
         }
-        let untouched = bytes.get(offset..).is_some_and(|rest| rest.iter().all(|byte| *byte == 0));
+        let untouched = bytes
+            .get(offset..)
+            .is_some_and(|rest| rest.iter().all(|byte| *byte == 0));
         if untouched && bytes.len() == self.segment_bytes as usize {
             return Ok(Some((header.number, offset as u32)));
         }
         // What a crash left of unfinished writes must not be met again behind later records.
-        self.cut(header.number, offset as u32).map_err(|source| self.io(source))?;
+        self.cut(header.number, offset as u32)
+            .map_err(|source| self.io(source))?;
         Ok(None)
     }
 
@@ -298,12 +319,18 @@ impl LogDir {
         let (fresh, bytes) = (self.path.join("spare.tmp"), self.segment_bytes);
         let preparing = Arc::clone(&self.preparing);
         let prepare = move || {
-            if let Err(error) = preallocate(&fresh, bytes).and_then(|()| std::fs::rename(&fresh, &spare)) {
+            if let Err(error) =
+                preallocate(&fresh, bytes).and_then(|()| std::fs::rename(&fresh, &spare))
+            {
                 tracing::debug!(%error, "no spare log segment; the next one is made when it is needed");
             }
             preparing.store(false, Ordering::Relaxed);
         };
-        if std::thread::Builder::new().name("log-spare".into()).spawn(prepare).is_err() {
+        if std::thread::Builder::new()
+            .name("log-spare".into())
+            .spawn(prepare)
+            .is_err()
+        {
             self.preparing.store(false, Ordering::Relaxed);
         }
     }

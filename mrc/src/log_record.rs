@@ -128,9 +128,7 @@ pub(crate) fn decode(bytes: &[u8], segment: u64) -> Option<Record> {
     let payload = match *bytes.get(40)? {
         KIND_BLANK => Payload::Blank,
         KIND_COMMAND => Payload::Normal(Proposal(Bytes::copy_from_slice(payload))),
-        KIND_MEMBERSHIP => {
-            Payload::Membership(postcard::from_bytes::<Membership>(payload).ok()?)
-        }
+        KIND_MEMBERSHIP => Payload::Membership(postcard::from_bytes::<Membership>(payload).ok()?),
         _ => return None,
     };
     Some(Record {

@@ -58,19 +58,28 @@ impl LogStore {
     ///
     /// [`LogError`]: damage in what was stable, or a directory that can't be read. A torn tail is
     /// no error.
-    pub(crate) fn open(path: &Path, segment_bytes: u32, fresh_number: u64) -> Result<Self, LogError> {
+    pub(crate) fn open(
+        path: &Path,
+        segment_bytes: u32,
+        fresh_number: u64,
+    ) -> Result<Self, LogError> {
         LogDir::create(path, fresh_number)?;
         let dir = LogDir::at(path, segment_bytes);
         let recovered = dir.recover()?;
         let mut headers: BTreeMap<u64, u64> = BTreeMap::new();
         for placed in &recovered.entries {
-            headers.entry(placed.segment).or_insert(placed.entry.log_id.index);
+            headers
+                .entry(placed.segment)
+                .or_insert(placed.entry.log_id.index);
         }
         let first = recovered.promises.purged.map_or(0, |id| id.index + 1);
         let mut log = Log {
             promises: recovered.promises,
             slots: VecDeque::with_capacity(recovered.entries.len()),
-            first: recovered.entries.first().map_or(first, |placed| placed.entry.log_id.index),
+            first: recovered
+                .entries
+                .first()
+                .map_or(first, |placed| placed.entry.log_id.index),
             cached_from: 0,
             cached_bytes: 0,
             segments: VecDeque::new(),
@@ -89,8 +98,11 @@ impl LogStore {
         }
         let stable = log.tail;
         let files: Files = Arc::new(Mutex::new(recovered.segments.into_iter().collect()));
-        let writer = LogWriter::start(dir, Arc::clone(&files), stable)
-            .map_err(|source| LogError::Io { path: path.to_owned(), source })?;
+        let writer =
+            LogWriter::start(dir, Arc::clone(&files), stable).map_err(|source| LogError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
         Ok(Self {
             shared: Arc::new(Mutex::new(log)),
             files,
@@ -192,7 +204,10 @@ enum Found {
 
 impl Log {
     fn last(&self) -> Option<LogId> {
-        self.slots.back().map(|slot| slot.id).or(self.promises.purged)
+        self.slots
+            .back()
+            .map(|slot| slot.id)
+            .or(self.promises.purged)
     }
 
     fn next_index(&self) -> u64 {
@@ -319,7 +334,11 @@ impl Log {
 
     /// Drops everything up to `upto` and says which files go.
     fn purge(&mut self, upto: LogId, done: oneshot::Sender<io::Result<()>>) -> Job {
-        while self.slots.front().is_some_and(|slot| slot.id.index <= upto.index) {
+        while self
+            .slots
+            .front()
+            .is_some_and(|slot| slot.id.index <= upto.index)
+        {
             if let Some(slot) = self.slots.pop_front() {
                 self.forget(&slot);
             }
@@ -363,7 +382,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(lock(&self.shared).promises.vote)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
         self.read(start..end, LOG_READ_BYTES_MAX)
     }
 }
@@ -397,7 +420,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         .await
     }
 
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -416,7 +443,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
-        self.change(|log, done| log.truncate(last_log_id, done)).await
+        self.change(|log, done| log.truncate(last_log_id, done))
+            .await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {

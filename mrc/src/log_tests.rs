@@ -57,7 +57,9 @@ fn open(dir: &Path) -> LogStore {
 /// Appends one after the other, so that each knows that those before it are stable.
 async fn append(log: &mut LogStore, term: u64, indexes: std::ops::Range<u64>, bytes: usize) {
     for index in indexes {
-        log.blocking_append([entry(term, index, bytes)]).await.unwrap();
+        log.blocking_append([entry(term, index, bytes)])
+            .await
+            .unwrap();
     }
 }
 
@@ -77,7 +79,13 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|item| item.unwrap().path())
-        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("log-"))
+        .filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with("log-")
+        })
         .collect();
     paths.sort();
     paths
@@ -134,7 +142,10 @@ async fn torn_tail_is_dropped_and_written_over() {
     append(&mut log, 2, 9..12, 100).await;
     drop(log);
     let mut log = open(dir.path());
-    assert_eq!(ids(&mut log).await, [expected(1, 0..9), expected(2, 9..12)].concat());
+    assert_eq!(
+        ids(&mut log).await,
+        [expected(1, 0..9), expected(2, 9..12)].concat()
+    );
 }
 
 /// A batch that was torn in its first record while its later ones reached the disk.
@@ -143,7 +154,9 @@ async fn records_behind_a_torn_one_of_the_same_batch_do_not_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(dir.path());
     append(&mut log, 1, 0..3, 100).await;
-    log.blocking_append((3..8).map(|index| entry(1, index, 100))).await.unwrap();
+    log.blocking_append((3..8).map(|index| entry(1, index, 100)))
+        .await
+        .unwrap();
     drop(log);
     let path = segments(dir.path()).pop().unwrap();
     overwrite(&path, find(&path, 3) + 60, b"torn");
@@ -155,7 +168,10 @@ async fn records_behind_a_torn_one_of_the_same_batch_do_not_come_back() {
     append(&mut log, 2, 3..4, 100).await;
     drop(log);
     let mut log = open(dir.path());
-    assert_eq!(ids(&mut log).await, [expected(1, 0..3), expected(2, 3..4)].concat());
+    assert_eq!(
+        ids(&mut log).await,
+        [expected(1, 0..3), expected(2, 3..4)].concat()
+    );
 }
 
 #[tokio::test]
@@ -170,7 +186,11 @@ async fn damage_in_front_of_stable_records_is_refused_with_file_and_offset() {
 
     let error = LogStore::open(dir.path(), SEGMENT_BYTES, 1).unwrap_err();
 
-    let LogError::Damaged { path: found, offset } = &error else {
+    let LogError::Damaged {
+        path: found,
+        offset,
+    } = &error
+    else {
         panic!("{error}");
     };
     assert_eq!((found, *offset), (&path, at));
@@ -184,7 +204,10 @@ async fn damage_in_an_older_segment_is_refused() {
     append(&mut log, 1, 0..60, 200).await;
     drop(log);
     let path = segments(dir.path()).remove(0);
-    let last = (0..60).take_while(|index| contains(&path, *index)).last().unwrap();
+    let last = (0..60)
+        .take_while(|index| contains(&path, *index))
+        .last()
+        .unwrap();
     overwrite(&path, find(&path, last) + 60, b"rot");
 
     let error = LogStore::open(dir.path(), SEGMENT_BYTES, 1).unwrap_err();
@@ -256,7 +279,10 @@ async fn purge_removes_whole_segments_and_keeps_the_rest() {
     drop(log);
     let mut log = open(dir.path());
     assert_eq!(ids(&mut log).await, expected(1, 71..120));
-    assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, Some(id(1, 70)));
+    assert_eq!(
+        log.get_log_state().await.unwrap().last_purged_log_id,
+        Some(id(1, 70))
+    );
 }
 
 /// What happens when a checkpoint replaces the log.
@@ -266,7 +292,10 @@ async fn purge_beyond_the_end_leaves_a_gap_that_is_no_damage() {
     let mut log = open(dir.path());
     append(&mut log, 1, 0..10, 200).await;
     log.purge(id(3, 500)).await.unwrap();
-    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(id(3, 500)));
+    assert_eq!(
+        log.get_log_state().await.unwrap().last_log_id,
+        Some(id(3, 500))
+    );
     append(&mut log, 3, 501..505, 200).await;
     drop(log);
 
@@ -295,7 +324,9 @@ async fn entry_longer_than_a_segment_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(dir.path());
 
-    let result = log.blocking_append([entry(1, 0, SEGMENT_BYTES as usize)]).await;
+    let result = log
+        .blocking_append([entry(1, 0, SEGMENT_BYTES as usize)])
+        .await;
 
     assert!(result.is_err());
 }

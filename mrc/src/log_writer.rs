@@ -177,7 +177,11 @@ impl Thread {
         if let Some((number, offset)) = cut {
             self.dir.cut(number, offset)?;
         }
-        if remove.is_empty() { Ok(()) } else { self.dir.sync() }
+        if remove.is_empty() {
+            Ok(())
+        } else {
+            self.dir.sync()
+        }
     }
 
     /// Writes and syncs what is pending, then tells everybody who waits.

@@ -40,14 +40,20 @@ pub(crate) async fn hello_all(node: &Node, addresses: &BTreeMap<u64, String>) ->
         let greeting = hello(node, address).await?;
         if greeting.id != *id {
             tracing::warn!(
-                address, expected = id, found = greeting.id,
+                address,
+                expected = id,
+                found = greeting.id,
                 "another metadata server answers at this address; check `members`"
             );
             return None;
         }
         Some(greeting)
     });
-    futures::future::join_all(asked).await.into_iter().flatten().collect()
+    futures::future::join_all(asked)
+        .await
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Makes this server a member, however long that takes; returns at once if it is one.
@@ -68,7 +74,8 @@ pub(crate) async fn bootstrap(node: &Arc<Node>, addresses: &BTreeMap<u64, String
             }
         } else if !told {
             tracing::info!(
-                up = greetings.len() + 1, of = addresses.len(),
+                up = greetings.len() + 1,
+                of = addresses.len(),
                 "waiting for all metadata servers, to form the cluster"
             );
             told = true;
@@ -78,7 +85,9 @@ pub(crate) async fn bootstrap(node: &Arc<Node>, addresses: &BTreeMap<u64, String
 }
 
 async fn form(node: &Node, addresses: &BTreeMap<u64, String>, greetings: &[Greeting]) {
-    let numbers = greetings.iter().map(|greeting| (greeting.number, greeting.id));
+    let numbers = greetings
+        .iter()
+        .map(|greeting| (greeting.number, greeting.id));
     let members: BTreeMap<u64, Member> = numbers
         .chain([(node.log.number(), node.me.id)])
         .map(|(number, id)| {
@@ -144,7 +153,10 @@ async fn admit(node: &Node, join: &Join) -> Result<bool, Fault> {
     }
     let result = async {
         if membership.get_node(&join.number).is_none() {
-            tracing::info!(id = join.id, "a metadata server with a fresh directory joins");
+            tracing::info!(
+                id = join.id,
+                "a metadata server with a fresh directory joins"
+            );
             let member = Member {
                 id: join.id,
                 address: join.address.clone(),
@@ -165,7 +177,11 @@ async fn admit(node: &Node, join: &Join) -> Result<bool, Fault> {
         // Whoever had this id before is gone with its directory.
         let voters: BTreeSet<u64> = membership
             .voter_ids()
-            .filter(|voter| membership.get_node(voter).is_some_and(|member| member.id != join.id))
+            .filter(|voter| {
+                membership
+                    .get_node(voter)
+                    .is_some_and(|member| member.id != join.id)
+            })
             .chain([join.number])
             .collect();
         let replaced = node

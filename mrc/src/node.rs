@@ -174,9 +174,15 @@ impl Node {
                 .get_read_linearizer(ReadPolicy::ReadIndex)
                 .await
                 .map_err(|_| no_leader())?;
-            linearizer.await_ready(&self.raft).await.map_err(|_| no_leader())?;
+            linearizer
+                .await_ready(&self.raft)
+                .await
+                .map_err(|_| no_leader())?;
             // An entry of this leadership is applied now, the newest of all.
-            self.machine.applied().map(|id| id.leader_id).ok_or_else(no_leader)
+            self.machine
+                .applied()
+                .map(|id| id.leader_id)
+                .ok_or_else(no_leader)
         };
         tokio::time::timeout(READ_INDEX_TIMEOUT, proved)
             .await
@@ -236,19 +242,25 @@ async fn pass_on(
 ) {
     while let Some((bytes, callback)) = queue.recv().await {
         let peers = peers.clone();
-        let answer = Answer::new(move |result: openraft::raft::ClientWriteResult<TypeConfig>| {
-            callback(match result {
-                Ok(written) => written.data.0,
-                Err(ClientWriteError::ForwardToLeader(forward)) => {
-                    Err(match &forward.leader_node {
-                        Some(member) => redirect(&peers.address(member)),
-                        None => no_leader(),
-                    })
-                }
-                Err(error) => Err(Fault::retry(error.to_string())),
-            });
-        });
-        if raft.client_write_ff(Proposal(bytes), Some(answer)).await.is_err() {
+        let answer = Answer::new(
+            move |result: openraft::raft::ClientWriteResult<TypeConfig>| {
+                callback(match result {
+                    Ok(written) => written.data.0,
+                    Err(ClientWriteError::ForwardToLeader(forward)) => {
+                        Err(match &forward.leader_node {
+                            Some(member) => redirect(&peers.address(member)),
+                            None => no_leader(),
+                        })
+                    }
+                    Err(error) => Err(Fault::retry(error.to_string())),
+                });
+            },
+        );
+        if raft
+            .client_write_ff(Proposal(bytes), Some(answer))
+            .await
+            .is_err()
+        {
             return;
         }
     }

@@ -43,7 +43,10 @@ pub(crate) struct PgHealth {
 
 impl Osds {
     pub(crate) fn heard(&self, beat: &OsdHeartbeat) {
-        let reports = beat.pgs.iter().map(|report| ((report.volume, report.pg), report.clone()));
+        let reports = beat
+            .pgs
+            .iter()
+            .map(|report| ((report.volume, report.pg), report.clone()));
         let soft = Soft {
             heard: Instant::now(),
             capacity_bytes: beat.capacity_bytes,
@@ -63,13 +66,19 @@ impl Osds {
             age,
             capacity_bytes: soft.capacity_bytes,
             free_bytes: soft.free_bytes,
-            objects_behind: soft.reports.values().map(|report| report.objects_behind).sum(),
+            objects_behind: soft
+                .reports
+                .values()
+                .map(|report| report.objects_behind)
+                .sum(),
         })
     }
 
     pub(crate) fn up(&self, timeout: Duration) -> Vec<OsdId> {
         let osds = lock(&self.0);
-        let up = osds.iter().filter(|(_, soft)| soft.heard.elapsed() < timeout);
+        let up = osds
+            .iter()
+            .filter(|(_, soft)| soft.heard.elapsed() < timeout);
         let mut up: Vec<_> = up.map(|(osd, _)| *osd).collect();
         up.sort_unstable();
         up
@@ -81,7 +90,9 @@ impl Osds {
         pgs.iter()
             .map(|pg| {
                 let reports = pg.osds.iter().map(|osd| {
-                    let soft = osds.get(&OsdId(*osd)).filter(|soft| soft.heard.elapsed() < timeout)?;
+                    let soft = osds
+                        .get(&OsdId(*osd))
+                        .filter(|soft| soft.heard.elapsed() < timeout)?;
                     let report = soft.reports.get(&(pg.volume, pg.pg))?;
                     (report.view == pg.view).then_some((*osd, report))
                 });
@@ -127,13 +138,19 @@ impl MapCache {
 
 impl Map {
     fn new(whole: OsdMap) -> Self {
-        let addresses: BTreeMap<u64, &Replica> =
-            whole.osds.iter().map(|replica| (replica.osd, replica)).collect();
+        let addresses: BTreeMap<u64, &Replica> = whole
+            .osds
+            .iter()
+            .map(|replica| (replica.osd, replica))
+            .collect();
         let pgs = whole
             .pgs
             .iter()
             .map(|pg| {
-                let replicas = pg.osds.iter().filter_map(|osd| addresses.get(osd).copied().cloned());
+                let replicas = pg
+                    .osds
+                    .iter()
+                    .filter_map(|osd| addresses.get(osd).copied().cloned());
                 let key = (VolumeId(pg.volume), PgId(pg.pg));
                 (key, (pg.view, replicas.collect()))
             })
@@ -149,7 +166,9 @@ impl Map {
     pub(crate) fn pg(&self, volume: VolumeId, pg: PgId) -> Result<(u64, &[Replica]), Fault> {
         match self.pgs.get(&(volume, pg)) {
             Some((view, replicas)) => Ok((*view, replicas)),
-            None => Err(Fault::refresh(format!("placement group {volume}.{pg} does not exist"))),
+            None => Err(Fault::refresh(format!(
+                "placement group {volume}.{pg} does not exist"
+            ))),
         }
     }
 }

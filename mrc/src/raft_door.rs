@@ -54,7 +54,12 @@ impl RaftDoor {
         }
     }
 
-    fn answer(&self, op: Op, payload: Payload, responder: Responder) -> Result<(), (Responder, Fault)> {
+    fn answer(
+        &self,
+        op: Op,
+        payload: Payload,
+        responder: Responder,
+    ) -> Result<(), (Responder, Fault)> {
         let raft = self.node.raft.clone();
         macro_rules! ask {
             ($call:ident) => {{
@@ -111,7 +116,10 @@ impl RaftDoor {
     }
 
     fn begin(&self, id: u64, (vote, meta): (Vote, CheckpointMeta), responder: Responder) {
-        let (path, slot) = (self.dir.join("checkpoint.incoming"), Arc::clone(&self.receiving));
+        let (path, slot) = (
+            self.dir.join("checkpoint.incoming"),
+            Arc::clone(&self.receiving),
+        );
         tokio::task::spawn_blocking(move || match Receiving::begin(&path) {
             Ok(receiving) => {
                 *lock(&slot) = Some(Transfer {
@@ -136,12 +144,10 @@ impl RaftDoor {
             return responder.fault(Fault::retry("another checkpoint is coming in"));
         };
         tokio::task::spawn_blocking(move || {
-            let added = payload
-                .verified()
-                .and_then(|part| {
-                    let added = receiving.add(number, &part);
-                    added.map_err(|error| Fault::retry(error.to_string()))
-                });
+            let added = payload.verified().and_then(|part| {
+                let added = receiving.add(number, &part);
+                added.map_err(|error| Fault::retry(error.to_string()))
+            });
             if let Some(transfer) = lock(&slot).as_mut().filter(|transfer| transfer.id == id) {
                 transfer.receiving = Some(receiving);
             }
@@ -171,13 +177,22 @@ impl RaftDoor {
             snapshot: Checkpoint::Received(path),
         };
         tokio::spawn(async move {
-            reply(responder, raft.install_full_snapshot(transfer.vote, snapshot).await);
+            reply(
+                responder,
+                raft.install_full_snapshot(transfer.vote, snapshot).await,
+            );
         });
     }
 }
 
 impl Handler for RaftDoor {
-    fn request(&self, _from: &Arc<Connection>, body: Bytes, payload: Payload, responder: Responder) {
+    fn request(
+        &self,
+        _from: &Arc<Connection>,
+        body: Bytes,
+        payload: Payload,
+        responder: Responder,
+    ) {
         let request = match Request::decode(body) {
             Ok(request) => request,
             Err(error) => return responder.fault(Fault::surface(libc::EPROTO, error.to_string())),

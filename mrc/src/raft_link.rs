@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::checkpoint;
 use crate::config::{
-    APPENDS_IN_FLIGHT_MAX, APPEND_TIMEOUT, CHECKPOINT_INSTALL_TIMEOUT, CHECKPOINT_PART_TIMEOUT,
+    APPEND_TIMEOUT, APPENDS_IN_FLIGHT_MAX, CHECKPOINT_INSTALL_TIMEOUT, CHECKPOINT_PART_TIMEOUT,
 };
 use crate::consensus::{CheckpointMeta, LogId, Member, TypeConfig, Vote};
 use crate::log_writer::lock;
@@ -120,13 +120,14 @@ impl Peer {
             target: self.target,
             op: Some(Op::Append(Append {})),
         };
-        self.link.send(&message, payload, APPEND_TIMEOUT, move |outcome| {
-            let outcome = match outcome {
-                Ok((_, payload)) => payload.verified().map_err(|fault| broken(&fault.message)),
-                Err(error) => Err(refused(&error)),
-            };
-            let _gone = answer.send(outcome);
-        });
+        self.link
+            .send(&message, payload, APPEND_TIMEOUT, move |outcome| {
+                let outcome = match outcome {
+                    Ok((_, payload)) => payload.verified().map_err(|fault| broken(&fault.message)),
+                    Err(error) => Err(refused(&error)),
+                };
+                let _gone = answer.send(outcome);
+            });
         Ok(answered)
     }
 
@@ -137,9 +138,9 @@ impl Peer {
     ) -> Result<SnapshotResponse<TypeConfig>, Rpc> {
         let entries = match snapshot.snapshot {
             Checkpoint::Live(entries) => entries,
-            Checkpoint::Received(path) => Box::new(
-                checkpoint::read(&path).map_err(|error| broken(&error.to_string()))?,
-            ),
+            Checkpoint::Received(path) => {
+                Box::new(checkpoint::read(&path).map_err(|error| broken(&error.to_string()))?)
+            }
         };
         let transfer = crate::draw();
         let begin = Op::CheckpointBegin(CheckpointBegin { transfer });
@@ -150,7 +151,9 @@ impl Peer {
         loop {
             // Reading a part may wait for the disk.
             let read = tokio::task::spawn_blocking(move || (next(), next));
-            let (part, rest) = read.await.map_err(|_| broken("the index engine panicked"))?;
+            let (part, rest) = read
+                .await
+                .map_err(|_| broken("the index engine panicked"))?;
             next = rest;
             let Some(part) = part.map_err(|error| broken(&error.to_string()))? else {
                 break;
@@ -162,8 +165,10 @@ impl Peer {
                     number: parts,
                 })),
             };
-            let sent: Result<(Response, Payload), CallError> =
-                self.link.call(&request, Payload::of(part), CHECKPOINT_PART_TIMEOUT).await;
+            let sent: Result<(Response, Payload), CallError> = self
+                .link
+                .call(&request, Payload::of(part), CHECKPOINT_PART_TIMEOUT)
+                .await;
             sent.map_err(|error| refused(&error))?;
             parts += 1;
         }
@@ -204,7 +209,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let mut pipeline = pipeline?;
             let answer = pipeline.next().await?;
             let goes_on = matches!(answer, Ok((_, true)));
-            Some((answer.map(|(result, _)| result), goes_on.then_some(pipeline)))
+            Some((
+                answer.map(|(result, _)| result),
+                goes_on.then_some(pipeline),
+            ))
         });
         async move { Ok(answers.boxed()) }.boxed()
     }
@@ -214,7 +222,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Rpc> {
-        self.call(Op::Vote(proto::raft::Vote {}), &rpc, option.soft_ttl()).await
+        self.call(Op::Vote(proto::raft::Vote {}), &rpc, option.soft_ttl())
+            .await
     }
 
     async fn pre_vote(
@@ -222,7 +231,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Rpc> {
-        self.call(Op::PreVote(PreVote {}), &rpc, option.soft_ttl()).await
+        self.call(Op::PreVote(PreVote {}), &rpc, option.soft_ttl())
+            .await
     }
 
     async fn full_snapshot(
@@ -250,7 +260,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         req: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, Rpc> {
-        self.call(Op::TransferLeader(TransferLeader {}), &req, option.soft_ttl()).await
+        self.call(
+            Op::TransferLeader(TransferLeader {}),
+            &req,
+            option.soft_ttl(),
+        )
+        .await
     }
 }
 
@@ -295,7 +310,11 @@ where
                 continue;
             };
             let previous = request.prev_log_id;
-            let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+            let last = request
+                .entries
+                .last()
+                .map(|entry| entry.log_id)
+                .or(previous);
             match self.peer.send_append(&request) {
                 Ok(answer) => self.waiting.push_back(Waiting {
                     previous,
@@ -322,7 +341,10 @@ where
                 AppendEntriesResponse::PartialSuccess(upto) => *upto == waiting.last,
                 AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => false,
             };
-            (response.into_stream_result(waiting.previous, waiting.last), goes_on)
+            (
+                response.into_stream_result(waiting.previous, waiting.last),
+                goes_on,
+            )
         }))
     }
 }

@@ -168,7 +168,11 @@ async fn start(config: &Config, identity: &Identity) -> Result<Running, Error> {
 fn open_index(config: &Config, number: u64) -> Result<(PathBuf, Arc<dyn Index>), Error> {
     let name = format!("index-{number:016x}");
     let path = config.dir.join(&name);
-    for item in std::fs::read_dir(&config.dir).into_iter().flatten().flatten() {
+    for item in std::fs::read_dir(&config.dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let other = item.file_name();
         let other = other.to_string_lossy();
         if other.starts_with("index-") && other != name {

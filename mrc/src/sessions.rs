@@ -99,10 +99,17 @@ impl Sessions {
     /// Notes that the session has the file open for reading.
     pub(crate) fn open(&self, session: SessionId, inode: Inode) -> Result<(), Fault> {
         let mut table = lock(&self.0);
-        let soft = table.sessions.get_mut(&session).ok_or_else(|| unknown(session))?;
+        let soft = table
+            .sessions
+            .get_mut(&session)
+            .ok_or_else(|| unknown(session))?;
         soft.open.insert(inode);
         let volume = soft.volume;
-        table.readers.entry((volume, inode)).or_default().insert(session);
+        table
+            .readers
+            .entry((volume, inode))
+            .or_default()
+            .insert(session);
         Ok(())
     }
 
@@ -126,14 +133,21 @@ impl Sessions {
         open: Option<Vec<Inode>>,
     ) -> Result<bool, Fault> {
         let mut table = lock(&self.0);
-        let soft = table.sessions.get_mut(&session).ok_or_else(|| unknown(session))?;
+        let soft = table
+            .sessions
+            .get_mut(&session)
+            .ok_or_else(|| unknown(session))?;
         soft.heard = Instant::now();
         let volume = soft.volume;
         if let Some(open) = open {
             soft.registered = true;
             soft.open.extend(open.iter().copied());
             for inode in open {
-                table.readers.entry((volume, inode)).or_default().insert(session);
+                table
+                    .readers
+                    .entry((volume, inode))
+                    .or_default()
+                    .insert(session);
             }
             return Ok(false);
         }
@@ -143,7 +157,10 @@ impl Sessions {
     /// Sessions that were silent for longer than `timeout`.
     pub(crate) fn expired(&self, timeout: Duration) -> Vec<SessionId> {
         let table = lock(&self.0);
-        let silent = table.sessions.iter().filter(|(_, soft)| soft.heard.elapsed() > timeout);
+        let silent = table
+            .sessions
+            .iter()
+            .filter(|(_, soft)| soft.heard.elapsed() > timeout);
         silent.map(|(session, _)| *session).collect()
     }
 
@@ -156,10 +173,13 @@ impl Sessions {
 
     pub(crate) fn activity(&self, session: SessionId) -> Activity {
         let table = lock(&self.0);
-        table.sessions.get(&session).map_or_else(Activity::default, |soft| Activity {
-            idle: soft.heard.elapsed(),
-            open_inodes: soft.open.len() as u64,
-        })
+        table
+            .sessions
+            .get(&session)
+            .map_or_else(Activity::default, |soft| Activity {
+                idle: soft.heard.elapsed(),
+                open_inodes: soft.open.len() as u64,
+            })
     }
 }
 
@@ -186,7 +206,9 @@ impl Table {
 }
 
 fn unknown(session: SessionId) -> Fault {
-    Fault::refresh(format!("session {session} is unknown or has ended; open a new one"))
+    Fault::refresh(format!(
+        "session {session} is unknown or has ended; open a new one"
+    ))
 }
 
 #[cfg(test)]
@@ -222,12 +244,23 @@ mod tests {
             volume: VOLUME.0,
             ..Default::default()
         };
-        batch.put(mrc_core::keys::session(ONE), prost::Message::encode_to_vec(&record));
+        batch.put(
+            mrc_core::keys::session(ONE),
+            prost::Message::encode_to_vec(&record),
+        );
         mrc_core::Index::apply(&index, batch).unwrap();
         let sessions = Sessions::default();
         let hour = Duration::from_secs(3600);
 
-        sessions.enter(LeaderId { term: 2, node_id: 1 }, &index).unwrap();
+        sessions
+            .enter(
+                LeaderId {
+                    term: 2,
+                    node_id: 1,
+                },
+                &index,
+            )
+            .unwrap();
 
         assert!(!sessions.complete(hour));
         assert_eq!(sessions.keep_alive(ONE, None), Ok(true));
@@ -236,7 +269,15 @@ mod tests {
         assert!(sessions.has_readers(VOLUME, FILE));
         assert_eq!(sessions.keep_alive(ONE, None), Ok(false));
 
-        sessions.enter(LeaderId { term: 3, node_id: 1 }, &index).unwrap();
+        sessions
+            .enter(
+                LeaderId {
+                    term: 3,
+                    node_id: 1,
+                },
+                &index,
+            )
+            .unwrap();
         assert!(!sessions.has_readers(VOLUME, FILE));
         assert!(!sessions.complete(hour));
         assert!(sessions.complete(Duration::ZERO));

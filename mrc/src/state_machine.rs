@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::{Stream, StreamExt};
-use mrc_core::{Effects, Entries, Index, IndexError, Overlay};
 use mrc_core::keys;
+use mrc_core::{Effects, Entries, Index, IndexError, Overlay};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
-use proto::index::Command;
 use prost::Message as _;
+use proto::index::Command;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -173,7 +173,9 @@ impl StateMachine {
         }
         let encoded = postcard::to_stdvec(&position).map_err(io::Error::other)?;
         overlay.put(keys::APPLIED, encoded);
-        self.index.apply(overlay.into_batch()).map_err(io::Error::other)?;
+        self.index
+            .apply(overlay.into_batch())
+            .map_err(io::Error::other)?;
         *lock(&self.position) = position;
         // Only now: an answer must be readable at once by whoever hears of it.
         for (responder, outcome) in answers {
@@ -238,7 +240,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         .await?;
         let position = Position::read(&*self.index)?;
         if position.applied != meta.last_log_id {
-            return Err(io::Error::other("the checkpoint is not of the position it was sent as"));
+            return Err(io::Error::other(
+                "the checkpoint is not of the position it was sent as",
+            ));
         }
         *lock(&self.position) = position;
         self.events.add(Effects {
@@ -302,4 +306,3 @@ async fn blocking<T: Send + 'static>(
         Err(_) => Err(io::Error::other("the index engine panicked")),
     }
 }
-

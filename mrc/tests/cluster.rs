@@ -28,9 +28,11 @@ fn single_server_makes_opens_and_finds_a_file() {
     assert_eq!(inode_of(client.read(lookup("a")).unwrap()), inode);
     assert_eq!(grant.replicas.len(), 1);
     assert_eq!(grant.replicas[0].address, heartbeat(1).address);
-    let capability =
-        Capability::open(&grant.capability, &common::secret(), UnixNanos(0)).unwrap();
-    assert_eq!((capability.inode.0, capability.rights), (inode, Rights::Write));
+    let capability = Capability::open(&grant.capability, &common::secret(), UnixNanos(0)).unwrap();
+    assert_eq!(
+        (capability.inode.0, capability.rights),
+        (inode, Rights::Write)
+    );
     assert_eq!(capability.session.0, client.session);
     assert_eq!(client.read(lookup("b")).unwrap_err().errno, libc::ENOENT);
 }
@@ -107,7 +109,11 @@ fn wiped_server_comes_back_as_a_voter_with_everything() {
     // A learner is no follower: this waits until it votes.
     client.leader();
     // With it and one of the others there is a majority, without it there is none.
-    let third = if client.leader() == other { leader } else { other };
+    let third = if client.leader() == other {
+        leader
+    } else {
+        other
+    };
     cluster.kill(third);
 
     assert_eq!(inode_of(client.read(lookup("before")).unwrap()), inode);
@@ -137,7 +143,11 @@ fn follower_that_is_far_behind_gets_a_checkpoint() {
     });
     assert!(checkpoint > 200);
     cluster.restart(behind);
-    let third = if client.leader() == other { leader } else { other };
+    let third = if client.leader() == other {
+        leader
+    } else {
+        other
+    };
     let applied = |server| {
         let list = wire::Request {
             op: Some(Op::MrcList(wire::MrcList {})),

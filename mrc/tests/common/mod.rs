@@ -231,7 +231,12 @@ impl Client {
             let _inside = runtime.enter();
             let open = |address: &SocketAddr| {
                 let options = LinkOptions::default();
-                Link::open(identity.clone(), ServiceKind::Mrc, address.to_string(), options)
+                Link::open(
+                    identity.clone(),
+                    ServiceKind::Mrc,
+                    address.to_string(),
+                    options,
+                )
             };
             addresses.iter().map(open).collect()
         };
@@ -296,7 +301,11 @@ impl Client {
 
     /// A volume on one object server, and a session on it.
     pub fn open_volume(&mut self, osd: &Client) {
-        osd.read(Op::OsdHeartbeat(heartbeat(1))).unwrap();
+        self.open_volume_on(osd, heartbeat(1));
+    }
+
+    pub fn open_volume_on(&mut self, osd: &Client, beat: wire::OsdHeartbeat) {
+        osd.read(Op::OsdHeartbeat(beat)).unwrap();
         let create = wire::VolumeCreate {
             name: "v".to_owned(),
             nonce: 5,

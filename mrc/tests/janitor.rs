@@ -1,0 +1,176 @@
+//! Housekeeping of the leader against an object server that only answers.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use common::{Client, Cluster, create, heartbeat, inode_of, secret};
+use prost::Message;
+use proto::mrc as wire;
+use proto::mrc::request::Op;
+use proto::mrc::response::Reply;
+use proto::osd;
+use shell::link::{Connection, Handler, Identity, Payload, Responder, Role, Server, ServiceKind};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use types::Capability;
+
+/// Says that every object is 4096 bytes long, and remembers what it should delete.
+#[derive(Default)]
+struct FakeOsd {
+    deleted: Mutex<Vec<u64>>,
+}
+
+impl Handler for FakeOsd {
+    fn request(&self, _: &Arc<Connection>, body: Bytes, _: Payload, responder: Responder) {
+        let request = osd::Request::decode(body).unwrap();
+        let mut response = osd::Response::default();
+        match request.op.unwrap() {
+            osd::request::Op::Stat(_) => {
+                let now = types::UnixNanos(0);
+                let capability = Capability::open(&request.capability, &secret(), now).unwrap();
+                assert_eq!(capability.inode.0, request.object.unwrap().inode);
+                response.length_bytes = 4096;
+            }
+            osd::request::Op::Delete(delete) => {
+                let inodes = delete
+                    .objects
+                    .iter()
+                    .map(|object| object.object.unwrap().inode);
+                self.deleted.lock().unwrap().extend(inodes);
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+        responder.ok(&response, Payload::none());
+    }
+}
+
+struct Setup {
+    cluster: Cluster,
+    client: Client,
+    osd: Arc<FakeOsd>,
+    _runtime: Runtime,
+}
+
+fn setup(tune: fn(&mut mrc::Config)) -> Setup {
+    let osd = Arc::new(FakeOsd::default());
+    let runtime = Runtime::new().unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let mut beat = heartbeat(1);
+    beat.address = listener.local_addr().unwrap().to_string();
+    let identity = Identity {
+        cluster: common::CLUSTER,
+        secret: secret(),
+        role: Role::Osd,
+        id: 1,
+    };
+    let server = Server::new(identity).service(ServiceKind::Osd, osd.clone());
+    runtime.spawn(server.serve(listener, std::future::pending()));
+
+    let cluster = Cluster::start_tuned(1, tune);
+    let mut client = cluster.client();
+    client.open_volume_on(&Client::new(&cluster.addresses, Role::Osd, 1), beat);
+    Setup {
+        cluster,
+        client,
+        osd,
+        _runtime: runtime,
+    }
+}
+
+fn attributes(client: &Client, inode: u64) -> Result<wire::Attr, types::Fault> {
+    match client.read(Op::GetAttr(wire::GetAttr { inode }))? {
+        Reply::Entry(entry) => Ok(entry.attr.unwrap()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn file_of_a_silent_writer_gets_the_size_of_its_object_and_the_session_ends() {
+    let mut setup = setup(|config| {
+        config.session_timeout_ms = 300;
+        config.osd_timeout_ms = 600_000;
+    });
+    let inode = inode_of(setup.client.change(create("a", true)).unwrap());
+    let silent = setup.client.session;
+    assert_eq!(attributes(&setup.client, inode).unwrap().size_bytes, 0);
+
+    let mut other = setup.cluster.client();
+    other.open_session(77);
+    other.wait(|| {
+        let attr = attributes(&other, inode).unwrap();
+        (attr.size_bytes == 4096).then_some(())
+    });
+
+    other.wait(|| {
+        // Keeps its own session alive.
+        attributes(&other, inode).unwrap();
+        let Ok(Reply::Sessions(list)) = other.read(Op::SessionList(wire::SessionList {})) else {
+            panic!("no list");
+        };
+        let gone = !list
+            .sessions
+            .iter()
+            .any(|session| session.session == silent);
+        gone.then_some(())
+    });
+    let refused = setup.client.change(create("b", true)).unwrap_err();
+    assert_eq!(refused.remedy, types::Remedy::Refresh);
+}
+
+#[test]
+fn removed_file_lives_while_it_is_read_and_its_object_is_deleted_afterwards() {
+    let mut setup = setup(|config| config.osd_timeout_ms = 600_000);
+    let client = &mut setup.client;
+    let inode = inode_of(client.change(create("a", true)).unwrap());
+    client
+        .read(Op::Open(wire::Open {
+            inode,
+            renew_write: false,
+        }))
+        .unwrap();
+    let written = wire::Written {
+        inode,
+        size_at_least_bytes: 10,
+        mtime_ns: None,
+        close: true,
+    };
+    client.change(Op::Written(written)).unwrap();
+    let unlink = wire::Unlink {
+        parent: 1,
+        name: Bytes::from_static(b"a"),
+    };
+    client.change(Op::Unlink(unlink)).unwrap();
+    // Another file that nobody reads goes first, so the janitor has been there.
+    let other = inode_of(client.change(create("b", false)).unwrap());
+    client
+        .read(Op::Release(wire::Release { inode: other }))
+        .unwrap();
+    let unlink = wire::Unlink {
+        parent: 1,
+        name: Bytes::from_static(b"b"),
+    };
+    client.change(Op::Unlink(unlink)).unwrap();
+    client.wait(|| attributes(client, other).is_err().then_some(()));
+
+    let attr = attributes(client, inode).unwrap();
+    assert_eq!((attr.nlink, attr.size_bytes), (0, 10));
+    client.read(Op::Release(wire::Release { inode })).unwrap();
+
+    client.wait(|| attributes(client, inode).is_err().then_some(()));
+    client.wait(|| {
+        setup
+            .osd
+            .deleted
+            .lock()
+            .unwrap()
+            .contains(&inode)
+            .then_some(())
+    });
+    let late = client.read(Op::Open(wire::Open {
+        inode,
+        renew_write: false,
+    }));
+    assert_eq!(late.unwrap_err().errno, libc::ENOENT);
+}
