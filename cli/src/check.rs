@@ -15,6 +15,9 @@ pub(crate) fn run(file: &Path) -> Result<Done, Failure> {
         shell::config::load_secret(&config.secret_file)?;
         "mrc"
     } else if table.contains_key("mrc") {
+        let config: osd::Config = shell::config::load(file)?;
+        let config = config.validated().map_err(|error| refused(file, &error))?;
+        shell::config::load_secret(&config.secret_file)?;
         "osd"
     } else {
         return Err(Failure::failed(format!(
@@ -28,7 +31,7 @@ pub(crate) fn run(file: &Path) -> Result<Done, Failure> {
             "{} is a good configuration of an {role} server",
             file.display()
         ),
-        json: json!({ "file": file.display().to_string(), "role": role, "good": true }),
+        json: json!({ "file": file.display().to_string(), "role": role, "good": true }).to_string(),
         missing: Vec::new(),
     })
 }

@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use serde_json::Value;
 use shell::admin::AdminError;
 use shell::config::ConfigError;
 use shell::local::LocalError;
@@ -20,7 +19,7 @@ pub(crate) struct Done {
     /// For people.
     pub(crate) text: String,
     /// For programs.
-    pub(crate) json: Value,
+    pub(crate) json: String,
     /// What could not be done or learnt.
     pub(crate) missing: Vec<String>,
 }

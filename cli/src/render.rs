@@ -33,9 +33,15 @@ pub(crate) fn table<R: Row>(rows: &[R]) -> String {
 pub(crate) fn list<R: Row>(rows: &[R]) -> Done {
     Done {
         text: table(rows),
-        json: serde_json::to_value(rows).unwrap_or_default(),
+        json: json(rows),
         missing: Vec::new(),
     }
+}
+
+/// JSON in one line, with the fields in the order of the type.
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> String {
+    // Fails only for maps with odd keys, of which there are none.
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// One row, a line for each field.
@@ -52,7 +58,7 @@ pub(crate) fn one<R: Row>(row: &R) -> Done {
         .collect();
     Done {
         text: lines.join("\n"),
-        json: serde_json::to_value(row).unwrap_or_default(),
+        json: json(row),
         missing: Vec::new(),
     }
 }
@@ -137,7 +143,8 @@ mod tests {
         let column = lines[0].find("WEIGHT").unwrap();
         assert_eq!(lines[1].find("50 g"), Some(column));
         assert_eq!(lines[2].find("200 g"), Some(column));
-        assert_eq!(done.json[1]["weight_g"], 200);
+        let fields = r#"[{"name":"fig","weight_g":50},{"name":"pomegranate","weight_g":200}]"#;
+        assert_eq!(done.json, fields);
     }
 
     #[test]

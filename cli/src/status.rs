@@ -74,10 +74,20 @@ struct Status {
 struct Local {
     role: String,
     id: u64,
-    /// None if it does not run.
-    pid: Option<u64>,
+    process: Known,
     address: String,
     dir: String,
+}
+
+/// What this machine knows of a process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Known {
+    /// It runs.
+    Running(u64),
+    /// It was started and does not run any more.
+    Dead,
+    /// It was not started by `oxfs up` or `oxfs start`.
+    Nothing,
 }
 
 pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
@@ -243,21 +253,24 @@ fn correct(servers: &mut Vec<Server>, local: &[Local]) {
         let found = servers
             .iter_mut()
             .find(|server| server.role == known.role && server.id == known.id);
-        match (found, known.pid) {
-            (Some(server), Some(pid)) => {
-                server.pid = pid;
-                server.dir.clone_from(&known.dir);
-            }
-            (Some(server), None) => {
-                down(server);
-                server.dir.clone_from(&known.dir);
-            }
-            (None, pid) => servers.push(Server {
+        match (found, known.process) {
+            (Some(server), Known::Running(pid)) => server.pid = pid,
+            (Some(server), Known::Dead) => down(server),
+            (Some(_), Known::Nothing) => {}
+            (None, process) => servers.push(Server {
                 role: known.role.clone(),
                 id: known.id,
-                pid: pid.unwrap_or(0),
+                pid: if let Known::Running(pid) = process {
+                    pid
+                } else {
+                    0
+                },
                 address: known.address.clone(),
-                state: if pid.is_some() { "starting" } else { "down" }.to_owned(),
+                state: match process {
+                    Known::Running(_) => "starting",
+                    Known::Dead | Known::Nothing => "down",
+                }
+                .to_owned(),
                 dir: known.dir.clone(),
             }),
         }
@@ -272,7 +285,7 @@ fn is_mount(pid: u64, local: &[Local]) -> bool {
         .iter()
         .find(|known| known.role == "mount" && known.id == pid);
     match recorded {
-        Some(known) => known.pid.is_some(),
+        Some(known) => matches!(known.process, Known::Running(_)),
         // Made with --secret-file instead of --dir, so there is no record of it.
         None => std::fs::read_to_string(format!("/proc/{pid}/comm"))
             .is_ok_and(|name| name.trim() == "oxfs"),
@@ -281,34 +294,32 @@ fn is_mount(pid: u64, local: &[Local]) -> bool {
 
 /// Servers of the cluster's description, and mounts that were remembered.
 fn local_servers(cluster: &LocalCluster) -> Vec<Local> {
-    let pid =
-        |process: &shell::local::ProcessId| process.is_running().then_some(u64::from(process.pid));
-    let mut all: Vec<Local> = cluster
-        .servers()
-        .into_iter()
-        .map(|server| {
-            let running = cluster.running(&server.name());
-            Local {
-                role: server.role.name().to_owned(),
-                id: server.id,
-                pid: running.and_then(|process| pid(&process.process)),
-                dir: cluster.state_dir(&server.name()).display().to_string(),
-                address: server.address,
-            }
-        })
-        .collect();
-    let mounts = cluster
-        .processes()
-        .into_iter()
-        .filter(|process| process.role == "mount");
-    all.extend(mounts.map(|process| Local {
-        pid: pid(&process.process),
-        role: process.role,
-        id: process.id,
-        address: process.address,
-        dir: process.dir.display().to_string(),
-    }));
-    all
+    let processes = cluster.processes();
+    let known = |name: &str| match processes.iter().find(|process| process.name == name) {
+        Some(process) if process.process.is_running() => {
+            Known::Running(u64::from(process.process.pid))
+        }
+        Some(_) => Known::Dead,
+        None => Known::Nothing,
+    };
+    let servers = cluster.servers().into_iter().map(|server| Local {
+        role: server.role.name().to_owned(),
+        id: server.id,
+        process: known(&server.name()),
+        dir: cluster.state_dir(&server.name()).display().to_string(),
+        address: server.address,
+    });
+    let mounts = processes
+        .iter()
+        .filter(|process| process.role == "mount")
+        .map(|process| Local {
+            role: process.role.clone(),
+            id: process.id,
+            process: known(&process.name),
+            address: process.address.clone(),
+            dir: process.dir.display().to_string(),
+        });
+    servers.chain(mounts).collect()
 }
 
 fn show(status: &Status) -> Done {
@@ -323,7 +334,7 @@ fn show(status: &Status) -> Done {
     );
     Done {
         text,
-        json: serde_json::to_value(status).unwrap_or_default(),
+        json: render::json(status),
         missing: Vec::new(),
     }
 }

@@ -107,7 +107,7 @@ pub(crate) async fn delete(admin: &Admin, name: &str) -> Result<Done, Failure> {
     admin.ask_leader(op).await?;
     Ok(Done {
         text: format!("deleted volume {name}"),
-        json: json!({ "deleted": name }),
+        json: json!({ "deleted": name }).to_string(),
         missing: Vec::new(),
     })
 }

@@ -10,12 +10,15 @@
 mod board;
 mod boot;
 mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 mod config;
 mod file_layout;
 mod gate;
 mod header;
 mod heartbeats;
 mod inbox;
+mod inspect;
 mod listing;
 mod map;
 mod metadata;
@@ -38,4 +41,5 @@ mod tombstones;
 
 pub use boot::BootError;
 pub use config::{Config, ConfigError};
+pub use inspect::store_sums;
 pub use server::{Error, run};

@@ -14,12 +14,21 @@ pub(crate) fn mrc(file: &Path) -> Result<()> {
     until_terminated(async |shutdown| Ok(mrc::run(config, shutdown).await?))
 }
 
-pub(crate) fn osd(_file: &Path) -> Result<()> {
-    anyhow::bail!("not yet")
+/// Runs an object server.
+pub(crate) fn osd(file: &Path) -> Result<()> {
+    let config: osd::Config = shell::config::load(file)?;
+    let config = config
+        .validated()
+        .with_context(|| file.display().to_string())?;
+    until_terminated(async |shutdown| Ok(osd::run(config, shutdown).await?))
 }
-pub(crate) fn store_sums(_: &Path) -> Result<()> {
-    anyhow::bail!("not yet")
+
+/// Prints what a stopped object server's directory holds, a line for each object.
+pub(crate) fn store_sums(dir: &Path) -> Result<()> {
+    osd::store_sums(dir, &mut std::io::stdout().lock())
+        .with_context(|| format!("can't read the store {}", dir.display()))
 }
+
 /// Starts logging and the runtime, and gives the server the future that ends it.
 pub(crate) fn until_terminated(
     serve: impl AsyncFnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> Result<()>,

@@ -40,11 +40,11 @@ fn states(status: &Status) -> Vec<String> {
         .collect()
 }
 
-fn local(role: &str, id: u64, pid: Option<u64>) -> Local {
+fn local(role: &str, id: u64, process: Known) -> Local {
     Local {
         role: role.to_owned(),
         id,
-        pid,
+        process,
         address: format!("{role}:{id}"),
         dir: "/local".to_owned(),
     }
@@ -55,6 +55,7 @@ fn json_has_exactly_the_promised_fields() {
     let answers = vec![answer(1, vec![server("mrc", 1, "leader")], true)];
 
     let json = show(&merge(&answers, None)).json;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
 
     let keys = |value: &serde_json::Value| {
         let mut keys: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
@@ -119,19 +120,22 @@ fn this_machine_knows_who_is_dead_before_the_cluster_does() {
         server("mrc", 1, "leader"),
         server("osd", 1, "up"),
         server("osd", 2, "up"),
+        // Started by hand.
+        server("osd", 4, "up"),
         // The mount's id is its session's.
         server("mount", 7, "active"),
         server("mount", 8, "active"),
     ];
     let answers = vec![answer(1, servers, true)];
     let known = [
-        local("mrc", 1, Some(5)),
-        local("osd", 1, None),
-        local("osd", 2, Some(6)),
-        local("osd", 3, Some(9)),
+        local("mrc", 1, Known::Running(5)),
+        local("osd", 1, Known::Dead),
+        local("osd", 2, Known::Running(6)),
+        local("osd", 3, Known::Running(9)),
+        local("osd", 4, Known::Nothing),
         // Remembered by their pids.
-        local("mount", 107, Some(107)),
-        local("mount", 108, None),
+        local("mount", 107, Known::Running(107)),
+        local("mount", 108, Known::Dead),
     ];
 
     let status = merge(&answers, Some(&known));
@@ -141,11 +145,12 @@ fn this_machine_knows_who_is_dead_before_the_cluster_does() {
         "osd-1 down",
         "osd-2 up",
         "osd-3 starting",
+        "osd-4 up",
         "mount-7 active",
     ];
     assert_eq!(states(&status), expected);
     let pids: Vec<u64> = status.servers.iter().map(|server| server.pid).collect();
-    assert_eq!(pids, [5, 0, 6, 9, 107]);
+    assert_eq!(pids, [5, 0, 6, 9, 104, 107]);
 }
 
 #[test]
