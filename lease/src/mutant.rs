@@ -30,6 +30,8 @@ pub enum Mutant {
     /// Any member takes the shortcut for brand-new cells, and acceptors agree to it whatever they
     /// know, because nothing can have been promised below ballot 0.
     ShortcutForAnybody,
+    /// A holder that gave its lease back goes on using it until it would have run out.
+    UsesAfterRelease,
     /// Messages of old views are answered.
     ViewIgnored,
     /// Acceptors promise and agree while another lease runs.

@@ -137,7 +137,15 @@ impl Cell {
 
     /// Ends whatever is going on; acceptors that agreed to something are told.
     pub(crate) fn finish(&mut self, context: &mut Context<'_>, successor: Option<MemberId>) {
-        let phase = std::mem::take(&mut self.proposer.phase);
+        let mut phase = std::mem::take(&mut self.proposer.phase);
+        if let Phase::Holding {
+            until, renew_at, ..
+        } = &mut phase
+            && context.config.has(Mutant::UsesAfterRelease)
+        {
+            *renew_at = *until;
+            self.proposer.phase = phase;
+        }
         if let Phase::Accepting(_, epoch) | Phase::Holding { epoch, .. } = phase {
             self.tell_end(context, epoch, successor);
         }

@@ -23,8 +23,9 @@ pub enum Fault {
     Stop(MemberId, Duration, bool),
     /// The clock's rate changes, in parts per million.
     Drift(MemberId, i64),
-    /// The members of a cell change.
-    ChangeView,
+    /// The members of a cell change; if `true`, because the member that has to go is cut off from
+    /// most others.
+    ChangeView(bool),
 }
 
 /// Draws a fault for a cluster of `servers`.
@@ -45,7 +46,7 @@ pub fn draw(rng: &mut ChaCha8Rng, servers: &[MemberId], drift_ppm: u32) -> Fault
         73..78 => Fault::Crash(most(rng, servers), short(rng), rng.random()),
         78..85 => Fault::Stop(one, short(rng), rng.random()),
         85..92 => Fault::Drift(one, drift(rng, drift_ppm)),
-        _ => Fault::ChangeView,
+        _ => Fault::ChangeView(rng.random()),
     }
 }
 

@@ -8,6 +8,8 @@
 //! [`lease_world`] simulates lease hosts with a model of the layer above them.
 
 pub mod faults;
+mod lease_acts;
+mod lease_fate;
 pub mod lease_oracle;
 pub mod lease_server;
 pub mod lease_world;

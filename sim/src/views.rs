@@ -21,6 +21,17 @@ pub(crate) enum Step {
     Enforce(CellId),
 }
 
+/// A change that begins.
+#[derive(Debug)]
+pub(crate) struct Change {
+    /// What has to happen, and when.
+    pub(crate) steps: Vec<(Duration, Step)>,
+    /// The member that has to go, unless only the order changes.
+    pub(crate) gone: Option<MemberId>,
+    /// The old members that stay.
+    pub(crate) stay: Vec<MemberId>,
+}
+
 /// The truth about one cell.
 #[derive(Debug)]
 struct Truth {
@@ -63,17 +74,12 @@ impl Views {
     }
 
     /// Begins a change of a random cell, unless one is under way there.
-    pub(crate) fn change(
-        &mut self,
-        rng: &mut ChaCha8Rng,
-        servers: &[MemberId],
-    ) -> Vec<(Duration, Step)> {
+    pub(crate) fn change(&mut self, rng: &mut ChaCha8Rng, servers: &[MemberId]) -> Option<Change> {
         let cell = CellId(rng.random_range(0..self.cells.len() as u128));
-        let Some(truth) = self.cells.get_mut(&cell).filter(|truth| truth.in_force) else {
-            return Vec::new();
-        };
+        let truth = self.cells.get_mut(&cell).filter(|truth| truth.in_force)?;
         let old = truth.newest.members.to_vec();
         let members = draw_members(rng, servers, &old);
+        let gone = old.iter().find(|member| !members.contains(member)).copied();
         truth.newest = Membership {
             view: truth.newest.view + 1,
             members: members.into(),
@@ -81,11 +87,21 @@ impl Views {
         truth.in_force = false;
         truth.told.clear();
         truth.old.clone_from(&old);
-        let tell = |member| {
-            let delay = Duration::from_millis(rng.random_range(0..3000));
-            (delay, Step::Tell(cell, member))
+        let mut tell = |member: &MemberId| {
+            // Whoever has to go is often hard to reach, too.
+            let longest = if Some(*member) == gone { 8000 } else { 1500 };
+            let delay = Duration::from_millis(rng.random_range(0..longest));
+            (delay, Step::Tell(cell, *member))
         };
-        old.into_iter().map(tell).collect()
+        Some(Change {
+            steps: old.iter().map(&mut tell).collect(),
+            gone,
+            stay: old
+                .iter()
+                .filter(|member| Some(**member) != gone)
+                .copied()
+                .collect(),
+        })
     }
 
     /// Notes that a server knows the newest view of a cell.

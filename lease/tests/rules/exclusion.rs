@@ -207,3 +207,23 @@ fn a_lease_longer_than_the_configured_one_is_refused() {
 
     assert!(matches!(table.letters[0].message.body, Body::Reject { .. }));
 }
+
+/// A member that can send but not hear, with the highest ballots of all: the others must not wait
+/// for it, nor in step with it.
+#[test]
+fn a_deaf_member_does_not_keep_the_others_from_deciding() {
+    let mut table = Table::new(3);
+    let deaf = |letter: &Letter| letter.to == member(3);
+    let mut decided = false;
+
+    for _ in 0..30 {
+        // The deaf one asks first, so its ballot is the higher one of equal counters everywhere.
+        for number in [3, 1, 2] {
+            table.acquire(number);
+        }
+        table.run_except(ms(50), deaf);
+        decided |= !table.holders().is_empty();
+    }
+
+    assert!(decided);
+}

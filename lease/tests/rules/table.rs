@@ -131,7 +131,8 @@ impl Table {
                 break;
             };
             self.now = self.now.max(next);
-            for number in 1..=self.hosts.len() as u64 {
+            // Descending, so that of equal counters the higher ballot comes first: the harder order.
+            for number in (1..=self.hosts.len() as u64).rev() {
                 self.act(number, |host, now, out| host.tick(now, out));
             }
         }
