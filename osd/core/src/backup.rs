@@ -360,7 +360,7 @@ impl ObjectReplica {
 
     fn repair(&mut self, step: &mut Step<'_>, message: peer::Repair, payload: Payload) -> Outcome {
         let bytes = message.zero_bytes.max(payload.bytes.len() as u64);
-        let sound = message.offset % SUM_BYTES == 0
+        let sound = message.offset.is_multiple_of(SUM_BYTES)
             && (1..=SUM_BYTES).contains(&bytes)
             && (message.zero_bytes == 0 || payload.bytes.is_empty())
             && message.offset <= OBJECT_BYTES_MAX - SUM_BYTES;

@@ -11,6 +11,7 @@ mod block_plan;
 mod catch_up;
 mod closing;
 pub mod config;
+pub mod contract;
 mod copy;
 mod durable;
 mod event;
@@ -18,6 +19,7 @@ mod faults;
 mod fetch;
 mod leasing;
 mod marks;
+mod memory;
 mod mend;
 mod mutant;
 mod peer_state;
@@ -42,6 +44,7 @@ pub use event::{
     PeerFailure, RequestId,
 };
 pub use faults::expired;
+pub use memory::MemoryStore;
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;
 pub use position::{NEWBORN_EPOCH_MAX, Position, Promise};

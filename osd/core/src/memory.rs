@@ -1,0 +1,474 @@
+//! An object store in memory that can lose power.
+//!
+//! What is stable is kept apart from what was written since. A power failure lets each unstable
+//! write survive, vanish or arrive in part, as the caller chooses; a killed process loses nothing
+//! but its jobs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use types::{BLOCK_BYTES, ObjectId, PgKey, SUM_BYTES, blocks_of};
+
+use crate::record::Record;
+use crate::store::{Header, ObjectKey, ObjectStore, StoreError, SyncJob};
+
+/// Smallest unit that is written wholly or not at all.
+const SECTOR_BYTES: usize = 512;
+
+/// The store; clones share their objects.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    objects: BTreeMap<ObjectKey, Object>,
+    capacity_bytes: Option<u64>,
+    poisoned: bool,
+    fail_syncs: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Object {
+    bytes: Vec<u8>,
+    record: Record,
+    stable: Option<Stable>,
+    unstable: Vec<(u64, Change)>,
+    last_change: u64,
+    damaged: BTreeSet<u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Stable {
+    bytes: Vec<u8>,
+    record: Record,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { offset: usize, data: Bytes },
+    Zeros { offset: usize, length: usize },
+    Truncate { length: usize },
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        let end = match self {
+            Self::Write { offset, data } => offset + data.len(),
+            Self::Zeros { offset, length } => offset + length,
+            Self::Truncate { length } => {
+                bytes.resize(*length, 0);
+                return;
+            }
+        };
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        match self {
+            Self::Write { offset, data } => {
+                if let Some(range) = bytes.get_mut(*offset..end) {
+                    range.copy_from_slice(data);
+                }
+            }
+            Self::Zeros { offset, .. } => {
+                if let Some(range) = bytes.get_mut(*offset..end) {
+                    range.fill(0);
+                }
+            }
+            Self::Truncate { .. } => {}
+        }
+    }
+
+    /// As it arrives when power fails: each sector or nothing of it.
+    fn apply_torn(&self, bytes: &mut Vec<u8>, choose: &mut dyn FnMut(u64) -> u64) {
+        match self {
+            Self::Write { offset, data } => {
+                for at in (0..data.len()).step_by(SECTOR_BYTES) {
+                    if choose(2) == 0 {
+                        let end = data.len().min(at + SECTOR_BYTES);
+                        let sector = Self::Write {
+                            offset: offset + at,
+                            data: data.slice(at..end),
+                        };
+                        sector.apply(bytes);
+                    }
+                }
+            }
+            Self::Zeros { .. } | Self::Truncate { .. } => {
+                if choose(2) == 0 {
+                    self.apply(bytes);
+                }
+            }
+        }
+    }
+}
+
+fn to_index(number: u64) -> Result<usize, StoreError> {
+    // A test that means to write farther than this has a mistake in it.
+    match usize::try_from(number) {
+        Ok(index) if index <= 1 << 32 => Ok(index),
+        _ => Err(StoreError::Io(std::io::ErrorKind::FileTooLarge.into())),
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The power fails: of what was not stable, `choose(n)` (any number below `n`) decides what is
+    /// left. The same store is then what the next start finds.
+    pub fn lose_power(&self, choose: &mut dyn FnMut(u64) -> u64) {
+        let mut inner = self.inner();
+        inner.poisoned = false;
+        let objects = std::mem::take(&mut inner.objects);
+        for (key, mut object) in objects {
+            let Some(mut stable) = object.stable.take() else {
+                if choose(2) == 0 {
+                    // The file is there, but nothing in it can be believed.
+                    inner
+                        .objects
+                        .insert(key, Object::after_crash(Stable::default()));
+                }
+                continue;
+            };
+            for (_, change) in &object.unstable {
+                match choose(3) {
+                    0 => change.apply(&mut stable.bytes),
+                    1 => change.apply_torn(&mut stable.bytes, choose),
+                    _ => {}
+                }
+            }
+            let mut after = Object::after_crash(stable);
+            if after.record.clean {
+                after.damaged = object.damaged;
+            }
+            inner.objects.insert(key, after);
+        }
+    }
+
+    /// The process is killed: all that was written is still there.
+    pub fn restart(&self) {
+        self.inner().poisoned = false;
+    }
+
+    /// Limits the bytes of all objects together.
+    pub fn limit(&self, capacity_bytes: Option<u64>) {
+        self.inner().capacity_bytes = capacity_bytes;
+    }
+
+    /// Lets every sync fail from now on.
+    pub fn fail_syncs(&self) {
+        self.inner().fail_syncs = true;
+    }
+
+    /// Flips a bit of a block at rest; false if there is no such block.
+    pub fn damage(&self, key: ObjectKey, block: u64) -> bool {
+        let mut inner = self.inner();
+        let Some(object) = inner.objects.get_mut(&key) else {
+            return false;
+        };
+        let Ok(at) = to_index(block * BLOCK_BYTES) else {
+            return false;
+        };
+        let Some(byte) = object.bytes.get_mut(at) else {
+            return false;
+        };
+        *byte ^= 0x10;
+        object.damaged.insert(block);
+        true
+    }
+
+    /// The bytes of an object as they are, unverified.
+    #[must_use]
+    pub fn bytes(&self, key: ObjectKey) -> Option<Vec<u8>> {
+        let inner = self.inner();
+        inner.objects.get(&key).map(|object| object.bytes.clone())
+    }
+}
+
+impl Inner {
+    fn object(&mut self, key: ObjectKey) -> Result<&mut Object, StoreError> {
+        self.objects.get_mut(&key).ok_or(StoreError::Missing)
+    }
+
+    fn changeable(&mut self, key: ObjectKey) -> Result<&mut Object, StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Poisoned);
+        }
+        self.object(key)
+    }
+
+    /// Bytes that may still be added to an object of this length.
+    fn room(&self, end: u64, length: u64) -> u64 {
+        let Some(capacity) = self.capacity_bytes else {
+            return u64::MAX;
+        };
+        let used: u64 = self
+            .objects
+            .values()
+            .map(|object| object.bytes.len() as u64)
+            .sum();
+        let wanted = end.saturating_sub(length);
+        match used + wanted <= capacity {
+            true => u64::MAX,
+            false => capacity.saturating_sub(used),
+        }
+    }
+}
+
+impl Object {
+    fn after_crash(stable: Stable) -> Self {
+        Self {
+            bytes: stable.bytes.clone(),
+            record: stable.record.clone(),
+            stable: Some(stable),
+            ..Self::default()
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.bytes);
+        self.last_change += 1;
+        self.unstable.push((self.last_change, change));
+    }
+
+    /// A block that is replaced only in part must be sound.
+    fn check_overwrite(&mut self, offset: u64, length: u64) -> Result<(), StoreError> {
+        let object_end = self.bytes.len() as u64;
+        let end = offset + length;
+        for block in blocks_of(offset, length, BLOCK_BYTES) {
+            let start = block * BLOCK_BYTES;
+            let present_end = (start + BLOCK_BYTES).min(object_end);
+            let whole = offset <= start && present_end <= end;
+            if !whole && self.damaged.contains(&block) {
+                return Err(StoreError::Corrupt { block });
+            }
+        }
+        for block in blocks_of(offset, length, BLOCK_BYTES) {
+            self.damaged.remove(&block);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, data: &Bytes) -> Result<(), StoreError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.check_overwrite(offset, data.len() as u64)?;
+        let change = Change::Write {
+            offset: to_index(offset)?,
+            data: data.clone(),
+        };
+        to_index(offset + data.len() as u64)?;
+        self.change(change);
+        Ok(())
+    }
+}
+
+impl ObjectStore for MemoryStore {
+    fn open(&mut self, key: ObjectKey) -> Result<Option<Header>, StoreError> {
+        let mut inner = self.inner();
+        Ok(inner.objects.get_mut(&key).map(|object| {
+            if !object.record.clean {
+                // Checksums are made anew from the bytes, whatever they are.
+                object.damaged.clear();
+            }
+            Header {
+                record: object.record.clone(),
+                length_bytes: object.bytes.len() as u64,
+            }
+        }))
+    }
+
+    fn create(&mut self, key: ObjectKey, record: &Record) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        if inner.poisoned {
+            return Err(StoreError::Poisoned);
+        }
+        let object = Object {
+            record: record.clone(),
+            ..Object::default()
+        };
+        inner.objects.insert(key, object);
+        Ok(())
+    }
+
+    fn length(&mut self, key: ObjectKey) -> u64 {
+        let mut inner = self.inner();
+        inner
+            .object(key)
+            .map_or(0, |object| object.bytes.len() as u64)
+    }
+
+    fn write(&mut self, key: ObjectKey, offset: u64, data: &Bytes) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        let length = inner.changeable(key)?.bytes.len() as u64;
+        let end = offset + data.len() as u64;
+        let room = inner.room(end, length);
+        let object = inner.object(key)?;
+        if room == u64::MAX {
+            return object.write(offset, data);
+        }
+        let written_bytes = match offset <= length {
+            true => (length - offset + room).min(data.len() as u64),
+            false => 0,
+        };
+        object.write(offset, &data.slice(..to_index(written_bytes)?))?;
+        Err(StoreError::NoSpace { written_bytes })
+    }
+
+    fn write_zeros(&mut self, key: ObjectKey, offset: u64, length: u64) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        let object = inner.changeable(key)?;
+        if length == 0 {
+            return Ok(());
+        }
+        object.check_overwrite(offset, length)?;
+        to_index(offset + length)?;
+        object.change(Change::Zeros {
+            offset: to_index(offset)?,
+            length: to_index(length)?,
+        });
+        Ok(())
+    }
+
+    fn read(&mut self, key: ObjectKey, offset: u64, length: u32) -> Result<Bytes, StoreError> {
+        let mut inner = self.inner();
+        let object = inner.object(key)?;
+        let end = offset
+            .saturating_add(length.into())
+            .min(object.bytes.len() as u64);
+        if offset >= end {
+            return Ok(Bytes::new());
+        }
+        let blocks = blocks_of(offset, end - offset, BLOCK_BYTES);
+        if let Some(block) = object.damaged.range(blocks).next() {
+            return Err(StoreError::Corrupt { block: *block });
+        }
+        let range = to_index(offset)?..to_index(end)?;
+        Ok(Bytes::copy_from_slice(
+            object.bytes.get(range).unwrap_or_default(),
+        ))
+    }
+
+    fn truncate(&mut self, key: ObjectKey, length: u64) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        let object = inner.changeable(key)?;
+        let block = length / BLOCK_BYTES;
+        let cuts = length < object.bytes.len() as u64 && length % BLOCK_BYTES != 0;
+        if cuts && object.damaged.contains(&block) {
+            return Err(StoreError::Corrupt { block });
+        }
+        object.damaged.retain(|block| block * BLOCK_BYTES < length);
+        let length = to_index(length)?;
+        object.change(Change::Truncate { length });
+        Ok(())
+    }
+
+    fn sums(&mut self, key: ObjectKey, first: u64, count: u32) -> Result<Vec<u32>, StoreError> {
+        let mut inner = self.inner();
+        let object = inner.object(key)?;
+        let start = to_index(first.saturating_mul(SUM_BYTES)).unwrap_or(usize::MAX);
+        let bytes = object.bytes.get(start..).unwrap_or_default();
+        let blocks = bytes.chunks(SUM_BYTES as usize).take(count as usize);
+        Ok(blocks.map(crc32c::crc32c).collect())
+    }
+
+    fn sync(
+        &mut self,
+        key: ObjectKey,
+        data: bool,
+        record: &Record,
+    ) -> Result<Box<dyn SyncJob>, StoreError> {
+        let mut inner = self.inner();
+        let upto = inner.changeable(key)?.last_change;
+        Ok(Box::new(Job {
+            store: self.clone(),
+            key,
+            upto: data.then_some(upto),
+            record: record.clone(),
+        }))
+    }
+
+    fn delete(&mut self, key: ObjectKey) -> Result<(), StoreError> {
+        self.inner().objects.remove(&key);
+        Ok(())
+    }
+
+    fn close(&mut self, _: ObjectKey) {}
+
+    fn list(
+        &mut self,
+        pg: PgKey,
+        after: Option<ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<(ObjectId, Header)>, StoreError> {
+        let inner = self.inner();
+        let objects = inner.objects.iter().filter(|(key, _)| {
+            key.pg == pg.pg
+                && key.object.volume == pg.volume
+                && after.is_none_or(|after| key.object > after)
+        });
+        let lines = objects.map(|(key, object)| {
+            let header = Header {
+                record: object.record.clone(),
+                length_bytes: object.bytes.len() as u64,
+            };
+            (key.object, header)
+        });
+        Ok(lines.take(limit).collect())
+    }
+}
+
+#[derive(Debug)]
+struct Job {
+    store: MemoryStore,
+    key: ObjectKey,
+    /// The newest change to make stable, if any are.
+    upto: Option<u64>,
+    record: Record,
+}
+
+impl Job {
+    fn object<'a>(&self, inner: &'a mut Inner) -> Result<&'a mut Object, StoreError> {
+        if inner.fail_syncs {
+            inner.poisoned = true;
+        }
+        inner.changeable(self.key)
+    }
+}
+
+impl SyncJob for Job {
+    fn write_data(&mut self, sync: bool) -> Result<(), StoreError> {
+        let mut inner = self.store.inner();
+        let object = self.object(&mut inner)?;
+        let Some(upto) = self.upto.filter(|_| sync) else {
+            return Ok(());
+        };
+        let stable = object.stable.get_or_insert_default();
+        for (_, change) in object
+            .unstable
+            .extract_if(.., |(number, _)| *number <= upto)
+        {
+            change.apply(&mut stable.bytes);
+        }
+        Ok(())
+    }
+
+    fn write_record(&mut self, sync: bool) -> Result<(), StoreError> {
+        let mut inner = self.store.inner();
+        let object = self.object(&mut inner)?;
+        object.record = self.record.clone();
+        if sync {
+            object.stable.get_or_insert_default().record = self.record.clone();
+        }
+        Ok(())
+    }
+}
