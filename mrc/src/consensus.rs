@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// Raft as the metadata servers use it.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-pub struct TypeConfig;
+pub(crate) struct TypeConfig;
 
 impl openraft::RaftTypeConfig for TypeConfig {
     type D = Proposal;
@@ -37,28 +37,28 @@ impl openraft::RaftTypeConfig for TypeConfig {
 }
 
 /// Position of an entry in the log.
-pub type LogId = LogIdOf<TypeConfig>;
+pub(crate) type LogId = LogIdOf<TypeConfig>;
 /// A leader as log positions name it.
-pub type LeaderId = CommittedLeaderIdOf<TypeConfig>;
+pub(crate) type LeaderId = CommittedLeaderIdOf<TypeConfig>;
 /// An entry of the log.
-pub type Entry = EntryOf<TypeConfig>;
+pub(crate) type Entry = EntryOf<TypeConfig>;
 /// What a member has promised to whom.
-pub type Vote = VoteOf<TypeConfig>;
+pub(crate) type Vote = VoteOf<TypeConfig>;
 /// A membership and the entry it came from.
-pub type StoredMembership = StoredMembershipOf<TypeConfig>;
+pub(crate) type StoredMembership = StoredMembershipOf<TypeConfig>;
 /// What a checkpoint contains.
-pub type CheckpointMeta = SnapshotMetaOf<TypeConfig>;
+pub(crate) type CheckpointMeta = SnapshotMetaOf<TypeConfig>;
 /// A set of members as an entry carries it.
-pub type Membership = openraft::Membership<u64, Member>;
+pub(crate) type Membership = openraft::Membership<u64, Member>;
 /// What an entry carries.
-pub type Payload = openraft::EntryPayload<Proposal, u64, Member>;
+pub(crate) type Payload = openraft::EntryPayload<Proposal, u64, Member>;
 
 /// A metadata server as the replicated membership knows it.
 ///
 /// Raft's own number for it is drawn anew with every fresh directory, because a member that lost
 /// its disk has forgotten its votes and must not be taken for the one that gave them.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Member {
+pub(crate) struct Member {
     /// Number of the server in the configuration files.
     pub id: u64,
     /// Where it listens.
@@ -73,7 +73,7 @@ impl fmt::Display for Member {
 
 /// An encoded `index::Command`.
 #[derive(Clone, Eq, PartialEq)]
-pub struct Proposal(pub Bytes);
+pub(crate) struct Proposal(pub Bytes);
 
 impl fmt::Debug for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,12 +111,12 @@ impl<'de> Deserialize<'de> for Proposal {
 
 /// What applying an entry answered; of interest only where the entry was proposed.
 #[derive(Clone, Debug)]
-pub struct Outcome(pub Result<proto::mrc::Response, types::Fault>);
+pub(crate) struct Outcome(pub Result<proto::mrc::Response, types::Fault>);
 
 impl Outcome {
     /// The answer to entries that are no commands.
     #[must_use]
-    pub fn done() -> Self {
+    pub(crate) fn done() -> Self {
         Self(Ok(proto::mrc::Response {
             reply: Some(proto::mrc::response::Reply::Done(proto::mrc::Done {})),
         }))
@@ -137,11 +137,11 @@ impl<'de> Deserialize<'de> for Outcome {
 }
 
 /// Calls back from where an entry was applied, without another task in between.
-pub struct Answer<T>(Box<dyn FnOnce(T) + Send>);
+pub(crate) struct Answer<T>(Box<dyn FnOnce(T) + Send>);
 
 impl<T> Answer<T> {
     /// Calls `on_complete` once; not at all if Raft stops before the entry is decided.
-    pub fn new(on_complete: impl FnOnce(T) + Send + 'static) -> Self {
+    pub(crate) fn new(on_complete: impl FnOnce(T) + Send + 'static) -> Self {
         Self(Box::new(on_complete))
     }
 }

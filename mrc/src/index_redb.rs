@@ -19,7 +19,7 @@ const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("inde
 type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 /// The index of one metadata server.
-pub struct RedbIndex {
+pub(crate) struct RedbIndex {
     database: Database,
     /// The newest state. Opening it costs more than reading from it, so readers share one.
     newest: RwLock<Arc<Table>>,
@@ -37,7 +37,7 @@ impl RedbIndex {
     /// # Errors
     ///
     /// [`IndexError::Engine`]: the file is no index, of a newer version, damaged, or in use.
-    pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, IndexError> {
+    pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self, IndexError> {
         let database = Database::builder()
             .set_cache_size(cache_bytes)
             .create(path)

@@ -64,8 +64,6 @@ pub(crate) struct Record {
     pub entry: Entry,
     /// Bytes from its first to the next record's first.
     pub length: u32,
-    /// How far the segment was stable when this was written.
-    pub stable: u32,
 }
 
 /// Appends the record of `entry` to `out` and returns its length.
@@ -134,7 +132,6 @@ pub(crate) fn decode(bytes: &[u8], segment: u64) -> Option<Record> {
     Some(Record {
         entry: Entry::new(LogId::new(leader_id, u64_at(bytes, 16)?), payload),
         length,
-        stable: u32_at(bytes, 12)?,
     })
 }
 
@@ -202,7 +199,7 @@ mod tests {
         let record = decode(&bytes, 2).unwrap();
         assert_eq!(record.entry.log_id.index, 5);
         assert_eq!(record.entry.payload, entry(5, b"hello").payload);
-        assert_eq!((record.length, record.stable), (length, 64));
+        assert_eq!(record.length, length);
         assert_eq!(bytes.len() % ALIGN, 0);
     }
 

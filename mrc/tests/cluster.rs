@@ -1,5 +1,11 @@
 //! Metadata servers over real links: one alone, three together, killed, wiped and left behind.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test may fail anywhere"
+)]
+
 mod common;
 
 use common::{Client, Cluster, create, heartbeat, inode_of, lookup, make_dir};

@@ -1,5 +1,11 @@
 //! Housekeeping of the leader against an object server that only answers.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test may fail anywhere"
+)]
+
 mod common;
 
 use std::sync::{Arc, Mutex};

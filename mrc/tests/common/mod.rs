@@ -2,6 +2,13 @@
 //! client that finds the leader.
 
 #![allow(dead_code, reason = "each test uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test may fail anywhere"
+)]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,16 +26,16 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use types::{ClusterId, Fault, Remedy, Secret};
 
-pub const CLUSTER: ClusterId = ClusterId(0xabc);
+pub(crate) const CLUSTER: ClusterId = ClusterId(0xabc);
 /// Far more than anything here takes on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-pub fn secret() -> Secret {
+pub(crate) fn secret() -> Secret {
     Secret::from_bytes([7; 32])
 }
 
 /// Servers 1..=n; `None` while one is down.
-pub struct Cluster {
+pub(crate) struct Cluster {
     pub dir: TempDir,
     pub addresses: Vec<SocketAddr>,
     servers: Vec<Option<Running>>,
@@ -41,7 +48,7 @@ struct Running {
     ended: oneshot::Receiver<Result<(), mrc::Error>>,
 }
 
-pub fn config(dir: &Path, id: u64, addresses: &[SocketAddr]) -> Config {
+pub(crate) fn config(dir: &Path, id: u64, addresses: &[SocketAddr]) -> Config {
     Config {
         cluster: CLUSTER.to_string(),
         secret_file: dir.join("secret"),
@@ -69,11 +76,11 @@ pub fn config(dir: &Path, id: u64, addresses: &[SocketAddr]) -> Config {
 }
 
 impl Cluster {
-    pub fn start(count: usize) -> Self {
+    pub(crate) fn start(count: usize) -> Self {
         Self::start_tuned(count, |_| {})
     }
 
-    pub fn start_tuned(count: usize, tune: fn(&mut Config)) -> Self {
+    pub(crate) fn start_tuned(count: usize, tune: fn(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         write_secret(dir.path());
         let listeners: Vec<_> = (0..count)
@@ -95,7 +102,7 @@ impl Cluster {
         cluster
     }
 
-    pub fn config(&self, id: u64) -> Config {
+    pub(crate) fn config(&self, id: u64) -> Config {
         let mut config = config(self.dir.path(), id, &self.addresses);
         (self.tune)(&mut config);
         config
@@ -130,7 +137,7 @@ impl Cluster {
     }
 
     /// Starts a server that is down.
-    pub fn restart(&mut self, id: u64) {
+    pub(crate) fn restart(&mut self, id: u64) {
         let address = self.addresses[id as usize - 1];
         let deadline = Instant::now() + DEADLINE;
         let listener = loop {
@@ -150,14 +157,14 @@ impl Cluster {
     }
 
     /// Ends a server without letting it do anything more.
-    pub fn kill(&mut self, id: u64) {
+    pub(crate) fn kill(&mut self, id: u64) {
         if let Some(server) = self.servers[id as usize - 1].take() {
             server.runtime.shutdown_background();
         }
     }
 
     /// Ends a server as its operator would.
-    pub fn stop(&mut self, id: u64) -> Result<(), mrc::Error> {
+    pub(crate) fn stop(&mut self, id: u64) -> Result<(), mrc::Error> {
         let server = self.servers[id as usize - 1].take().unwrap();
         let _ = server.stop.send(());
         let result = server.ended.blocking_recv().unwrap();
@@ -165,15 +172,15 @@ impl Cluster {
         result
     }
 
-    pub fn wipe(&self, id: u64) {
+    pub(crate) fn wipe(&self, id: u64) {
         std::fs::remove_dir_all(self.dir_of(id)).unwrap();
     }
 
-    pub fn dir_of(&self, id: u64) -> PathBuf {
+    pub(crate) fn dir_of(&self, id: u64) -> PathBuf {
         self.config(id).dir
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(&self.addresses, Role::Mount, 1)
     }
 }
@@ -199,7 +206,7 @@ fn is_free(dir: &Path) -> bool {
     })
 }
 
-pub fn write_secret(dir: &Path) {
+pub(crate) fn write_secret(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let path = dir.join("secret");
     std::fs::write(&path, secret().to_hex()).unwrap();
@@ -207,7 +214,7 @@ pub fn write_secret(dir: &Path) {
 }
 
 /// Asks until somebody answers for good.
-pub struct Client {
+pub(crate) struct Client {
     runtime: Runtime,
     links: Vec<Arc<Link>>,
     pub session: u64,
@@ -215,7 +222,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(addresses: &[SocketAddr], role: Role, id: u64) -> Self {
+    pub(crate) fn new(addresses: &[SocketAddr], role: Role, id: u64) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -249,7 +256,7 @@ impl Client {
     }
 
     /// What one server says, whatever it is.
-    pub fn ask_one(&self, server: u64, request: &Request) -> Result<Reply, CallError> {
+    pub(crate) fn ask_one(&self, server: u64, request: &Request) -> Result<Reply, CallError> {
         let link = &self.links[server as usize - 1];
         let timeout = Duration::from_secs(5);
         let call = link.call::<_, Response>(request, Payload::none(), timeout);
@@ -258,7 +265,7 @@ impl Client {
     }
 
     /// Asks all servers in turn until one answers or refuses for good.
-    pub fn ask(&self, request: &Request) -> Result<Reply, Fault> {
+    pub(crate) fn ask(&self, request: &Request) -> Result<Reply, Fault> {
         let deadline = Instant::now() + DEADLINE;
         for server in (1..=self.links.len() as u64).cycle() {
             match self.ask_one(server, request) {
@@ -274,7 +281,7 @@ impl Client {
         unreachable!("the cycle never ends")
     }
 
-    pub fn read(&self, op: Op) -> Result<Reply, Fault> {
+    pub(crate) fn read(&self, op: Op) -> Result<Reply, Fault> {
         self.ask(&Request {
             session: self.session,
             slot: 0,
@@ -284,7 +291,7 @@ impl Client {
     }
 
     /// The next request of slot 0.
-    pub fn next(&mut self, op: Op) -> Request {
+    pub(crate) fn next(&mut self, op: Op) -> Request {
         self.slot_seq += 1;
         Request {
             session: self.session,
@@ -294,17 +301,17 @@ impl Client {
         }
     }
 
-    pub fn change(&mut self, op: Op) -> Result<Reply, Fault> {
+    pub(crate) fn change(&mut self, op: Op) -> Result<Reply, Fault> {
         let request = self.next(op);
         self.ask(&request)
     }
 
     /// A volume on one object server, and a session on it.
-    pub fn open_volume(&mut self, osd: &Client) {
+    pub(crate) fn open_volume(&mut self, osd: &Client) {
         self.open_volume_on(osd, heartbeat(1));
     }
 
-    pub fn open_volume_on(&mut self, osd: &Client, beat: wire::OsdHeartbeat) {
+    pub(crate) fn open_volume_on(&mut self, osd: &Client, beat: wire::OsdHeartbeat) {
         osd.read(Op::OsdHeartbeat(beat)).unwrap();
         let create = wire::VolumeCreate {
             name: "v".to_owned(),
@@ -315,7 +322,7 @@ impl Client {
         self.open_session(9);
     }
 
-    pub fn open_session(&mut self, nonce: u64) {
+    pub(crate) fn open_session(&mut self, nonce: u64) {
         let open = wire::OpenSession {
             volume: "v".to_owned(),
             client: "test".to_owned(),
@@ -331,7 +338,7 @@ impl Client {
     }
 
     /// Id of the leader, when all servers are up and agree.
-    pub fn leader(&self) -> u64 {
+    pub(crate) fn leader(&self) -> u64 {
         self.wait(|| {
             let Ok(Reply::ClusterStatus(status)) = self.read(Op::Status(wire::Status {})) else {
                 return None;
@@ -344,7 +351,7 @@ impl Client {
     }
 
     /// Polls until there is something.
-    pub fn wait<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+    pub(crate) fn wait<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(found) = look() {
@@ -356,7 +363,7 @@ impl Client {
     }
 }
 
-pub fn heartbeat(osd: u64) -> wire::OsdHeartbeat {
+pub(crate) fn heartbeat(osd: u64) -> wire::OsdHeartbeat {
     wire::OsdHeartbeat {
         osd,
         address: format!("127.0.0.1:{}", 40_000 + osd),
@@ -370,7 +377,7 @@ pub fn heartbeat(osd: u64) -> wire::OsdHeartbeat {
     }
 }
 
-pub fn make_dir(name: &str) -> Op {
+pub(crate) fn make_dir(name: &str) -> Op {
     Op::MkDir(wire::MkDir {
         parent: 1,
         name: name.as_bytes().to_vec().into(),
@@ -379,14 +386,14 @@ pub fn make_dir(name: &str) -> Op {
     })
 }
 
-pub fn lookup(name: &str) -> Op {
+pub(crate) fn lookup(name: &str) -> Op {
     Op::Lookup(wire::Lookup {
         parent: 1,
         name: name.as_bytes().to_vec().into(),
     })
 }
 
-pub fn create(name: &str, write: bool) -> Op {
+pub(crate) fn create(name: &str, write: bool) -> Op {
     Op::Create(wire::Create {
         parent: 1,
         name: name.as_bytes().to_vec().into(),
@@ -397,7 +404,7 @@ pub fn create(name: &str, write: bool) -> Op {
     })
 }
 
-pub fn inode_of(reply: Reply) -> u64 {
+pub(crate) fn inode_of(reply: Reply) -> u64 {
     match reply {
         Reply::Entry(entry) => entry.attr.unwrap().inode,
         Reply::Opened(opened) => opened.attr.unwrap().inode,
