@@ -198,11 +198,6 @@ impl Host {
             return;
         }
         let create = is_question.then_some(message.view);
-        let full = self.cells.len() >= self.config.cells_max;
-        if is_question && full && !self.cells.contains_key(&message.cell) {
-            self.counters.cells_full += 1;
-            return;
-        }
         self.visit(now, message.cell, create, out, |cell, context| {
             if is_question {
                 cell.question(context, from, &message);
@@ -395,17 +390,20 @@ impl Host {
         if self.stopped {
             return;
         }
-        if let Some(view) = create
-            && !self.cells.contains_key(&id)
-        {
-            if self.cells.len() >= self.config.cells_max {
-                self.counters.cells_full += 1;
-                return;
+        let full = self.cells.len() >= self.config.cells_max;
+        let cell = match create {
+            // One search of the map instead of two, on the path of every message.
+            Some(view) if !full => {
+                let cell = self.cells.entry(id);
+                cell.or_insert_with(|| Cell::new(id, view, now))
             }
-            self.cells.insert(id, Cell::new(id, view, now));
-        }
-        let Some(cell) = self.cells.get_mut(&id) else {
-            return;
+            Some(_) | None => match self.cells.get_mut(&id) {
+                Some(cell) => cell,
+                None => {
+                    self.counters.cells_full += u64::from(create.is_some());
+                    return;
+                }
+            },
         };
         let mut context = Context {
             now,

@@ -5,6 +5,7 @@ mod exclusion;
 mod extension;
 mod host;
 mod newborn;
+mod noise;
 mod quarantine;
 mod release;
 mod table;
