@@ -9,9 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use osd_core::ObjectKey;
 use proto::mrc;
 use tokio::sync::Notify;
-use types::{ObjectId, OsdId, PgKey};
+use types::{Instant, ObjectId, OsdId, PgKey};
 
-use crate::config::RECOVERIES_MAX;
+use crate::config::{BRING_UP_PAUSE, RECOVERIES_MAX};
 use crate::map::Map;
 
 /// The notes of all threads.
@@ -26,6 +26,9 @@ pub(crate) struct Board {
 struct Notes {
     /// Replicas that this server, as primary, knows to be behind.
     behind: HashMap<ObjectKey, Vec<OsdId>>,
+    /// Of these, objects whose primary went idle meanwhile, and when it was last asked to bring the
+    /// others up.
+    left: HashMap<ObjectKey, Option<Instant>>,
     /// Copies here that are to be brought up: waiting and under way.
     waiting: VecDeque<ObjectKey>,
     wanted: HashSet<ObjectKey>,
@@ -48,9 +51,35 @@ impl Board {
         let mut notes = self.lock();
         if replicas.is_empty() {
             notes.behind.remove(&key);
+            notes.left.remove(&key);
         } else {
             notes.behind.insert(key, replicas);
         }
+    }
+
+    /// An object is idle, but not all its replicas are up.
+    pub(crate) fn note_left(&self, key: ObjectKey) {
+        self.lock().left.entry(key).or_default();
+        self.changed.notify_one();
+    }
+
+    /// Takes idle objects with replicas to bring up that can be reached.
+    pub(crate) fn next_left(&self, now: Instant, is_up: impl Fn(OsdId) -> bool) -> Vec<ObjectKey> {
+        let mut notes = self.lock();
+        let Notes { behind, left, .. } = &mut *notes;
+        left.iter_mut()
+            .filter(|(key, asked)| {
+                let can = behind
+                    .get(key)
+                    .is_some_and(|replicas| replicas.iter().any(|osd| is_up(*osd)));
+                can && asked.is_none_or(|asked| now.since(asked) >= BRING_UP_PAUSE)
+            })
+            .take(RECOVERIES_MAX)
+            .map(|(key, asked)| {
+                *asked = Some(now);
+                *key
+            })
+            .collect()
     }
 
     /// These copies here have to be brought up.
@@ -87,13 +116,6 @@ impl Board {
             }
         }
         next
-    }
-
-    /// Copies of a group that still have to be brought up.
-    pub(crate) fn wanted_of(&self, group: PgKey) -> u64 {
-        let notes = self.lock();
-        let wanted = notes.wanted.iter().filter(|key| group_of(**key) == group);
-        wanted.count() as u64
     }
 
     /// A group was compared with enough others. True if that is news.
@@ -203,7 +225,6 @@ mod tests {
         }
 
         assert_eq!(board.next_recoveries().len(), 5);
-        assert_eq!(board.wanted_of(group_of(key(1))), 5);
     }
 
     #[test]
@@ -223,6 +244,23 @@ mod tests {
         assert_eq!(state().lagging, [2]);
         board.forget(key(8));
         assert!(state().lagging.is_empty());
+    }
+
+    #[test]
+    fn idle_object_with_a_replica_behind_is_looked_after_once_that_can_be_reached() {
+        let board = Board::default();
+        let at = |seconds| Instant::ZERO + types::Duration::from_secs(seconds);
+        board.note_behind(key(1), vec![OsdId(2), OsdId(3)]);
+        assert!(board.next_left(at(1), |_| true).is_empty());
+
+        board.note_left(key(1));
+        assert!(board.next_left(at(1), |_| false).is_empty());
+        assert_eq!(board.next_left(at(1), |osd| osd == OsdId(3)), [key(1)]);
+        assert!(board.next_left(at(1), |_| true).is_empty());
+        assert_eq!(board.next_left(at(9), |_| true), [key(1)]);
+
+        board.note_behind(key(1), Vec::new());
+        assert!(board.next_left(at(99), |_| true).is_empty());
     }
 
     #[test]

@@ -34,6 +34,18 @@ pub struct Config {
     /// death is known within a second.
     #[serde(default = "defaults::heartbeat_ms")]
     pub heartbeat_ms: u64,
+    /// How long a new primary waits for replicas that did not crash before it decides without them,
+    /// in milliseconds. Default 3000: longer than a server needs to restart.
+    #[serde(default = "defaults::trust_grace_ms")]
+    pub trust_grace_ms: u64,
+    /// How long a backup may keep quiet before writes go on without it, in milliseconds. Default
+    /// 1000: shorter than a lease.
+    #[serde(default = "defaults::backup_timeout_ms")]
+    pub backup_timeout_ms: u64,
+    /// Time without requests after which an object is made clean and its lease given back, in
+    /// milliseconds. Default 10,000: covers the pauses of programs.
+    #[serde(default = "defaults::idle_ms")]
+    pub idle_ms: u64,
     /// Threads that serve objects. Default 4: memory copies of two cores are saturated by two, the
     /// rest covers blocking reads.
     #[serde(default = "defaults::shards")]
@@ -49,6 +61,15 @@ mod defaults {
     }
     pub(super) const fn heartbeat_ms() -> u64 {
         500
+    }
+    pub(super) const fn trust_grace_ms() -> u64 {
+        3000
+    }
+    pub(super) const fn backup_timeout_ms() -> u64 {
+        1000
+    }
+    pub(super) const fn idle_ms() -> u64 {
+        10_000
     }
     pub(super) const fn shards() -> usize {
         4
@@ -103,6 +124,9 @@ impl Config {
             ("id", self.id, 1, u64::from(u32::MAX)),
             ("lease_ttl_ms", self.lease_ttl_ms, 100, 60_000),
             ("heartbeat_ms", self.heartbeat_ms, 10, 10_000),
+            ("trust_grace_ms", self.trust_grace_ms, 10, 600_000),
+            ("backup_timeout_ms", self.backup_timeout_ms, 10, 60_000),
+            ("idle_ms", self.idle_ms, 100, 3_600_000),
             ("shards", self.shards as u64, 1, 256),
             ("sync_threads", self.sync_threads as u64, 1, 256),
         ];
@@ -145,6 +169,16 @@ impl Config {
     pub(crate) const fn lease_ttl(&self) -> Duration {
         Duration::from_millis(self.lease_ttl_ms)
     }
+
+    pub(crate) fn replica(&self) -> osd_core::Config {
+        osd_core::Config {
+            trust_grace: Duration::from_millis(self.trust_grace_ms),
+            backup_timeout: Duration::from_millis(self.backup_timeout_ms),
+            idle_after: Duration::from_millis(self.idle_ms),
+            backup_idle_after: Duration::from_millis(self.idle_ms.saturating_mul(3)),
+            ..osd_core::Config::default()
+        }
+    }
 }
 
 /// Tables of sums an object may keep in memory. 1024 of 4 KiB: 4 GiB of a file at a time.
@@ -171,8 +205,13 @@ pub(crate) const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Waiting syncs that each go alone; with more, the whole file system is synced at once. 8: then two
 /// syncs of everything cost less than sixteen of single files.
 pub(crate) const SYNC_ALONE_MAX: usize = 8;
+/// Replicas per shard beyond which idle ones are not kept. 10,000: some 20 MB.
+pub(crate) const IDLE_REPLICAS_MAX: usize = 10_000;
 /// Copies being brought up at a time. 32: each moves up to 2 MiB at a time, and clients want room.
 pub(crate) const RECOVERIES_MAX: usize = 32;
+/// Time between two attempts to bring up the replicas of an idle object. 2 s: an attempt that finds
+/// somebody else's lease costs a round trip.
+pub(crate) const BRING_UP_PAUSE: Duration = Duration::from_secs(2);
 /// Placement groups being compared at a time. 2: listing is disk work beside the clients'.
 pub(crate) const COMPARES_MAX: usize = 2;
 /// Objects in one page of a listing. 4096: about 200 KB.

@@ -127,6 +127,10 @@ impl Recovery {
             for key in self.board.next_recoveries() {
                 shards.deliver(key.object, Item::Recover(key));
             }
+            let up = self.lock().up.clone();
+            for key in self.board.next_left(boottime(), |osd| up.contains(&osd)) {
+                shards.deliver(key.object, Item::BringUp(key));
+            }
             let cluster = wall.newest();
             if self.conclude(&cluster) {
                 on_recovered();

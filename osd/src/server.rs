@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use lease::{Host, Saved};
 use lease_shell::{LeaseDoor, LeaseShell};
-use osd_core::Config as ReplicaConfig;
 use proto::mrc;
 use shell::clock::boottime;
 use shell::link::{Identity, Role, Server, ServiceKind};
@@ -79,9 +78,14 @@ pub enum Error {
 pub(crate) enum MapSource {
     /// The metadata cluster.
     Metadata,
-    /// A channel of tests.
+    /// A channel of tests, which look at the board themselves.
     #[cfg(test)]
-    Channel(watch::Receiver<mrc::OsdMap>),
+    Channel {
+        /// The newest map.
+        maps: watch::Receiver<mrc::OsdMap>,
+        /// Where the states of groups are noted.
+        board: Arc<Board>,
+    },
 }
 
 const LEASES: &str = "LEASES";
@@ -118,9 +122,8 @@ pub(crate) async fn run_with(
     running.stop().await
 }
 
-/// Everything that runs.
+/// Everything that runs. Dropped without [`Running::stop`], it ends at once, as in a crash.
 struct Running {
-    dir: StateDir,
     boot: Boot,
     root: Arc<Root>,
     shards: Shards,
@@ -129,8 +132,25 @@ struct Running {
     threads: Vec<JoinHandle<()>>,
     tasks: Vec<Task<()>>,
     server: Task<Result<(), shell::link::LinkError>>,
-    stop_server: oneshot::Sender<()>,
+    stop_server: Option<oneshot::Sender<()>>,
     failed: watch::Receiver<bool>,
+    /// Last: the directory is unlocked when nothing uses it any more.
+    dir: StateDir,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.server.abort();
+        self.leases.halt();
+        self.shards.close();
+        self.pool.stop();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Running {
@@ -182,8 +202,12 @@ impl Running {
         let (pool, mut threads) =
             SyncPool::start(Arc::clone(&root), config.sync_threads).map_err(Error::Thread)?;
         threads.push(lease_thread);
-        let board = Arc::new(Board::default());
-        let replica_config = ReplicaConfig::default();
+        let board = match &maps {
+            MapSource::Metadata => Arc::new(Board::default()),
+            #[cfg(test)]
+            MapSource::Channel { board, .. } => Arc::clone(board),
+        };
+        let replica_config = config.replica();
         threads.extend(
             shards
                 .start(&root, &leases, &pool, &board, me, &replica_config)
@@ -241,7 +265,7 @@ impl Running {
                 tasks.push(tokio::spawn(heartbeats.run(client, map_sender)));
             }
             #[cfg(test)]
-            MapSource::Channel(mut maps) => tasks.push(tokio::spawn(async move {
+            MapSource::Channel { mut maps, .. } => tasks.push(tokio::spawn(async move {
                 loop {
                     let map = maps.borrow_and_update().clone();
                     if map_sender.send(map).await.is_err() || maps.changed().await.is_err() {
@@ -286,7 +310,6 @@ impl Running {
         });
         tracing::info!(osd = %me, boot = boot.number(), clean = boot.was_clean(), "object server runs");
         Ok(Self {
-            dir,
             boot,
             root,
             shards,
@@ -295,8 +318,9 @@ impl Running {
             threads,
             tasks,
             server,
-            stop_server,
+            stop_server: Some(stop_server),
             failed,
+            dir,
         })
     }
 
@@ -306,43 +330,20 @@ impl Running {
         let _ = failed.wait_for(|failed| *failed).await;
     }
 
-    async fn stop(self) -> Result<(), Error> {
+    async fn stop(mut self) -> Result<(), Error> {
         tracing::info!("stopping: making all objects clean");
-        let mut clean = Vec::new();
-        let answers = std::sync::Mutex::new(&mut clean);
-        self.shards.tell_all(|| {
-            let (answer, answered) = oneshot::channel();
-            if let Ok(mut answers) = answers.lock() {
-                answers.push(answered);
-            }
-            Item::Shutdown(answer)
-        });
-        let all = async {
-            for answered in clean {
-                let _ = answered.await;
-            }
-        };
-        if tokio::time::timeout(SHUTDOWN_TIME, all).await.is_err() {
+        let clean = self.shards.shut_down();
+        if tokio::time::timeout(SHUTDOWN_TIME, clean).await.is_err() {
             tracing::warn!(
                 "some objects could not be made clean in time; they are compared at the next start"
             );
         }
         let saved = self.leases.stop();
-        for task in &self.tasks {
-            task.abort();
+        if let Some(stop) = self.stop_server.take() {
+            let _ = stop.send(());
         }
-        let _ = self.stop_server.send(());
-        let served = self.server.await;
-        self.shards.close();
-        self.pool.stop();
-        let (dir, boot, root) = (self.dir, self.boot, self.root);
-        let threads = self.threads;
-        let finished = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                let _ = thread.join();
-            }
-            finish(&dir, &boot, &root, saved)
-        });
+        let served = (&mut self.server).await;
+        let finished = tokio::task::spawn_blocking(move || self.finish(saved));
         match finished.await {
             Ok(result) => result?,
             Err(error) => return Err(Error::Thread(io::Error::other(error))),
@@ -352,25 +353,34 @@ impl Running {
             Err(error) => Err(Error::Thread(io::Error::other(error))),
         }
     }
-}
 
-/// Leaves the store so that the next start trusts it.
-fn finish(dir: &StateDir, boot: &Boot, root: &Root, saved: Option<Saved>) -> Result<(), Error> {
-    let failed = |doing| {
-        let path = dir.path().to_owned();
-        move |cause| Error::Store { doing, path, cause }
-    };
-    if root.is_poisoned() {
-        // Nobody knows what is stable, so nothing may be called clean.
-        return Ok(());
+    /// Ends the threads and leaves the store so that the next start trusts it.
+    fn finish(mut self, saved: Option<Saved>) -> Result<(), Error> {
+        self.shards.close();
+        self.pool.stop();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        if self.root.is_poisoned() {
+            // Nobody knows what is stable, so nothing may be called clean.
+            return Ok(());
+        }
+        let path = self.dir.path();
+        let failed = |doing| {
+            move |cause| Error::Store {
+                doing,
+                path: path.to_owned(),
+                cause,
+            }
+        };
+        self.root.sync_all().map_err(failed("sync the store in"))?;
+        if let Some(saved) = saved {
+            replace_file(&path.join(LEASES), &saved.encode())
+                .map_err(failed("save the leases in"))?;
+        }
+        self.boot.mark_clean()?;
+        Ok(())
     }
-    root.sync_all().map_err(failed("sync the store in"))?;
-    if let Some(saved) = saved {
-        replace_file(&dir.path().join(LEASES), &saved.encode())
-            .map_err(failed("save the leases in"))?;
-    }
-    boot.mark_clean()?;
-    Ok(())
 }
 
 /// Reads the votes of the last run and removes them durably: they may be used once.
@@ -442,21 +452,17 @@ impl MapKeeper {
             "new map"
         );
         if first && self.new_store {
-            // The metadata cluster marks them, too, once it knows that the store is new.
+            // They may hold objects that this store lacks. The metadata cluster marks them, too, once
+            // it knows that the store is new; alone, there is nobody to compare with.
             self.incomplete = self
                 .map
                 .groups_of(self.me)
                 .into_iter()
-                .filter(|group| self.existed_before(*group))
+                .filter(|group| self.map.pgs.get(group).is_some_and(|pg| pg.osds.len() > 1))
                 .collect();
         }
         self.peers.follow(&self.map.addresses);
         self.publish();
-    }
-
-    /// Whether a group may hold objects that this new store lacks: its view is not the first.
-    fn existed_before(&self, group: PgKey) -> bool {
-        self.map.pgs.get(&group).is_some_and(|pg| pg.view > 1)
     }
 
     fn publish(&mut self) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lease_shell::LeaseShell;
 use osd_core::{
     AnswerId, Config as ReplicaConfig, Done, Effect, Input, LeaseEvent, Membership, ObjectKey,
-    ObjectReplica, RequestId, StoreError, deleted_response, expired,
+    ObjectReplica, RequestId, Role, StoreError, deleted_response, expired,
 };
 use proto::{osd, peer};
 use shell::clock::boottime;
@@ -16,6 +16,7 @@ use types::{Fault, Instant, ObjectId, OsdId};
 
 use crate::board::{Board, group_of};
 use crate::cluster::Cluster;
+use crate::config::IDLE_REPLICAS_MAX;
 use crate::inbox::Inbox;
 use crate::shard_item::{DeleteBatch, Item};
 use crate::store_dir::DirectoryStore;
@@ -53,6 +54,12 @@ struct Slot {
     key: ObjectKey,
     replica: ObjectReplica,
     alarm: Option<Instant>,
+    /// When there is no need to keep it any more; none if there is one.
+    leave_at: Option<Instant>,
+    /// Replicas that are behind, as last reported.
+    behind: bool,
+    /// The others are to be brought up, as soon as it is primary.
+    bringing_up: bool,
 }
 
 /// Who waits for a replica's reply.
@@ -149,6 +156,7 @@ impl Shard {
             } => self.step(object, Input::StoreDone { ticket, result }),
             Item::Cluster(cluster) => self.set_cluster(cluster),
             Item::Recover(key) => self.recover(key),
+            Item::BringUp(key) => self.bring_up(key),
             Item::States { keys, answer } => {
                 let states = keys
                     .iter()
@@ -213,6 +221,17 @@ impl Shard {
         }
     }
 
+    fn bring_up(&mut self, key: ObjectKey) {
+        if self.tombstones.contains(key.object, boottime()) {
+            return self.around.board.forget(key);
+        }
+        if let Err(fault) = self.step_opened(key, Input::BringUp) {
+            tracing::debug!(%key, %fault, "other copies can't be brought up now");
+        } else if let Some(slot) = self.replicas.get_mut(&key.object) {
+            slot.bringing_up = true;
+        }
+    }
+
     fn membership(&self, key: ObjectKey) -> Option<Membership> {
         self.cluster.memberships.get(&group_of(key)).cloned()
     }
@@ -256,6 +275,9 @@ impl Shard {
             key,
             replica,
             alarm: None,
+            leave_at: None,
+            behind: false,
+            bringing_up: false,
         };
         self.replicas.insert(key.object, slot);
         Ok(())
@@ -277,10 +299,12 @@ impl Shard {
             return;
         };
         let key = slot.key;
+        tracing::trace!(osd = %self.around.me, %object, ?input, "input");
         let mut effects = std::mem::take(&mut self.effects);
         slot.replica
             .step(boottime(), input, &mut self.store, &mut effects);
         for effect in effects.drain(..) {
+            tracing::trace!(osd = %self.around.me, %object, ?effect, "effect");
             self.perform(key, effect);
         }
         self.effects = effects;
@@ -289,10 +313,27 @@ impl Shard {
 
     /// After a step: when to step next, or that there is no need to keep it in memory.
     fn settle(&mut self, object: ObjectId) {
+        let crowded = self.stopping.is_some() || self.replicas.len() > IDLE_REPLICAS_MAX;
         let Some(slot) = self.replicas.get_mut(&object) else {
             return;
         };
-        let alarm = slot.replica.next_wakeup();
+        if slot.bringing_up && !slot.behind && slot.replica.status().role == Role::Primary {
+            slot.bringing_up = false;
+            self.around.board.note_behind(slot.key, Vec::new());
+        }
+        // An idle one is kept for a while: the primary it follows may have told it things that are
+        // not worth a record, and finds it as it was.
+        slot.leave_at = slot
+            .replica
+            .is_idle()
+            .then(|| boottime() + self.around.config.backup_idle_after);
+        if slot.leave_at.is_some() && crowded {
+            return self.drop_replica(object);
+        }
+        let alarm = [slot.replica.next_wakeup(), slot.leave_at]
+            .into_iter()
+            .flatten()
+            .min();
         if alarm != slot.alarm {
             if let Some(old) = slot.alarm {
                 self.alarms.remove(&(old, object));
@@ -301,9 +342,6 @@ impl Shard {
                 self.alarms.insert((new, object));
             }
             slot.alarm = alarm;
-        }
-        if slot.replica.is_idle() {
-            self.drop_replica(object);
         }
     }
 
@@ -364,7 +402,7 @@ impl Shard {
             },
             Effect::ReleaseLease => self.around.leases.release(object.cell()),
             Effect::SetFloor { epoch } => self.around.leases.set_floor(object.cell(), epoch),
-            Effect::Behind { replicas } => self.around.board.note_behind(key, replicas),
+            Effect::Behind { replicas } => self.note_behind(key, replicas),
             Effect::Recovered { position } => {
                 tracing::debug!(%key, ?position, "copy brought up");
                 self.around.board.done(key);
@@ -374,6 +412,19 @@ impl Shard {
                 self.around.board.forget(key);
                 self.drop_replica(object);
             }
+        }
+    }
+
+    fn note_behind(&mut self, key: ObjectKey, replicas: Vec<OsdId>) {
+        let Some(slot) = self.replicas.get_mut(&key.object) else {
+            return;
+        };
+        slot.behind = !replicas.is_empty();
+        if replicas.is_empty() && slot.replica.status().role != Role::Primary {
+            // It stopped being primary; the others are as far behind as before.
+            self.around.board.note_left(key);
+        } else {
+            self.around.board.note_behind(key, replicas);
         }
     }
 
@@ -461,7 +512,11 @@ impl Shard {
             .map(|(_, object)| *object)
             .collect();
         for object in due {
-            self.step(object, Input::Tick);
+            let slot = self.replicas.get(&object);
+            match slot.and_then(|slot| slot.leave_at) {
+                Some(leave_at) if leave_at <= now => self.drop_replica(object),
+                Some(_) | None => self.step(object, Input::Tick),
+            }
         }
     }
 

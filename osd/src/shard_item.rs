@@ -59,6 +59,8 @@ pub(crate) enum Item {
     Cluster(Arc<Cluster>),
     /// The copy here may be behind: bring it up.
     Recover(ObjectKey),
+    /// Other copies are behind: become primary and bring them up.
+    BringUp(ObjectKey),
     /// Which of these objects are in memory, and in what state.
     States {
         keys: Vec<ObjectKey>,

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use lease_shell::LeaseShell;
 use osd_core::{Config as ReplicaConfig, LeaseEvent};
+use tokio::sync::oneshot;
 use types::{ObjectId, OsdId};
 
 use crate::board::{Board, shard_of};
@@ -89,6 +90,21 @@ impl Shards {
 
     pub(crate) fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// Asks all shards to make their objects clean and release their leases; resolves when they have.
+    pub(crate) fn shut_down(&self) -> impl Future<Output = ()> + use<> {
+        let mut answers = Vec::new();
+        for inbox in self.0.iter() {
+            let (answer, answered) = oneshot::channel();
+            inbox.deliver(Item::Shutdown(answer));
+            answers.push(answered);
+        }
+        async move {
+            for answered in answers {
+                let _ = answered.await;
+            }
+        }
     }
 
     /// Ends the threads once they have done what waits.

@@ -135,7 +135,6 @@ impl Root {
         Ok(names)
     }
 
-
     /// The placement groups that have a directory.
     pub(crate) fn groups(&self) -> io::Result<Vec<PgKey>> {
         let parse = |path: PathBuf| {
