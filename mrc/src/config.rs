@@ -385,3 +385,7 @@ pub(crate) const OSD_LINKS_MAX: usize = mrc_core::config::OSDS_MAX;
 
 /// How long one round may settle sizes. 10 s: two rounds of questions to servers that are silent.
 pub(crate) const SETTLE_ROUND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of one command. 256 KiB: the longest, an xattr, has 64 KiB, and it must fit into the
+/// smallest segment of the log with room.
+pub(crate) const PROPOSAL_BYTES_MAX: usize = 256 << 10;

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use futures::{Stream, StreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::{oneshot, watch};
@@ -126,6 +127,11 @@ impl LogStore {
         log.slots.is_empty() && log.promises.purged.is_none()
     }
 
+    /// Whether this member never promised anything to anybody.
+    pub(crate) fn promised_nothing(&self) -> bool {
+        self.is_pristine() && lock(&self.shared).promises.vote.is_none()
+    }
+
     /// Position of the newest entry that was purged.
     pub(crate) fn purged(&self) -> Option<LogId> {
         lock(&self.shared).promises.purged
@@ -151,16 +157,7 @@ impl LogStore {
         let mut found = Vec::new();
         {
             let log = lock(&self.shared);
-            let start = match range.start_bound() {
-                Bound::Included(start) => *start,
-                Bound::Excluded(start) => start.saturating_add(1),
-                Bound::Unbounded => 0,
-            };
-            let end = match range.end_bound() {
-                Bound::Included(end) => end.saturating_add(1),
-                Bound::Excluded(end) => *end,
-                Bound::Unbounded => u64::MAX,
-            };
+            let (start, end) = bounds(&range);
             let skip = start.saturating_sub(log.first) as usize;
             let take = end.saturating_sub(start.max(log.first)) as usize;
             let mut bytes = 0;
@@ -195,6 +192,21 @@ impl LogStore {
         })?;
         Ok(record.entry)
     }
+}
+
+/// The range as half-open.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(start) => start.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(end) => end.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
 }
 
 enum Found {
@@ -376,6 +388,35 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
         self.read(range, usize::MAX)
+    }
+
+    /// In pieces: after a restart the range may be the whole log.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = bounds(&range);
+        let log = self.clone();
+        let pieces = stream::unfold(Some(start), move |start| {
+            let piece = start.filter(|start| *start < end).map(|start| {
+                let piece = log.read(start..end, LOG_READ_BYTES_MAX);
+                let next = match &piece {
+                    Ok(entries) => entries.last().map(|entry| entry.log_id.index + 1),
+                    Err(_) => None,
+                };
+                (piece, next)
+            });
+            std::future::ready(piece)
+        });
+        pieces.flat_map(|piece| {
+            stream::iter(match piece {
+                Ok(entries) => entries.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            })
+        })
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
+use openraft::{ChangeMembers, Instant as _};
 use proto::raft::request::Op;
 use proto::raft::{Greeting, Hello, Join, Request, Response};
 use shell::link::{Payload, Responder};
@@ -146,6 +146,24 @@ async fn admit(node: &Node, join: &Join) -> Result<bool, Fault> {
     let membership = metrics.membership_config.membership();
     if membership.voter_ids().any(|voter| voter == join.number) {
         return Ok(true);
+    }
+    let silent = |number: &u64| {
+        let heard = metrics
+            .heartbeat
+            .as_ref()
+            .and_then(|heard| heard.get(number).copied().flatten());
+        heard.is_none_or(|heard| heard.elapsed() > 2 * node.lease())
+    };
+    let mut same_id = membership.voter_ids().filter(|voter| {
+        membership
+            .get_node(voter)
+            .is_some_and(|member| member.id == join.id)
+    });
+    if join.id == node.me.id || same_id.any(|voter| !silent(&voter)) {
+        return Err(Fault::retry(format!(
+            "metadata server {} is alive with another directory; give each server its own id",
+            join.id
+        )));
     }
     // One at a time: changes of the membership exclude each other anyway.
     if node.admitting.swap(true, Ordering::Relaxed) {

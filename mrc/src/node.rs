@@ -1,7 +1,7 @@
 //! This server's part in Raft: proposing, knowing whether it may answer reads, who leads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use proto::index::command::Op;
 use tokio::sync::mpsc;
 use types::{Fault, Remedy, UnixNanos};
 
-use crate::config::{Config, PROPOSALS_IN_FLIGHT_MAX, READ_INDEX_TIMEOUT};
+use crate::config::{Config, PROPOSAL_BYTES_MAX, PROPOSALS_IN_FLIGHT_MAX, READ_INDEX_TIMEOUT};
 use crate::consensus::{Answer, LeaderId, Member, Proposal, TypeConfig};
 use crate::log_store::LogStore;
 use crate::raft_link::Peers;
@@ -60,6 +60,7 @@ pub(crate) struct Node {
     proposals: mpsc::UnboundedSender<(Bytes, Callback)>,
     in_flight: Arc<AtomicUsize>,
     last_time: AtomicI64,
+    sleep: Sleep,
     /// A membership change is in progress.
     pub admitting: AtomicBool,
 }
@@ -111,6 +112,7 @@ impl Node {
             in_flight: Arc::default(),
             last_time: AtomicI64::new(0),
             admitting: AtomicBool::new(false),
+            sleep: Sleep::new(),
             peers: peers.clone(),
             raft: raft.clone(),
         });
@@ -120,6 +122,11 @@ impl Node {
 
     pub(crate) fn index(&self) -> &Arc<dyn Index> {
         self.machine.index()
+    }
+
+    /// How long the leader's lease lasts.
+    pub(crate) const fn lease(&self) -> Duration {
+        self.lease
     }
 
     /// The wall clock, but never the same or an earlier time than before.
@@ -160,7 +167,8 @@ impl Node {
             .last_quorum_acked
             .is_some_and(|acked| acked.elapsed() < self.lease.mul_f64(0.9));
         drop(metrics);
-        if !(alone || fresh) || self.machine.applied().map(|id| id.leader_id) != Some(leader) {
+        let trusted = alone || (fresh && !self.sleep.happened_within(self.lease));
+        if !trusted || self.machine.applied().map(|id| id.leader_id) != Some(leader) {
             return Err(NotNow::Unproved);
         }
         Ok(leader)
@@ -199,6 +207,12 @@ impl Node {
             ))));
         }
         let bytes = Bytes::from(command.encode_to_vec());
+        if bytes.len() > PROPOSAL_BYTES_MAX {
+            return on_reply(Err(Fault::surface(
+                libc::E2BIG,
+                format!("a request of {} bytes is too long", bytes.len()),
+            )));
+        }
         let callback: Callback = Box::new(move |reply| {
             drop(counted);
             on_reply(reply);
@@ -309,5 +323,72 @@ impl Silence {
 
     pub(crate) async fn over(self) {
         tokio::time::sleep_until(self.until.into()).await;
+    }
+}
+
+/// Notices that the machine was suspended: Raft's clock stood still then, the others' did not.
+#[derive(Debug)]
+struct Sleep {
+    started: Instant,
+    /// By how many nanoseconds the clock that counts suspension is ahead of the other.
+    ahead: AtomicU64,
+    /// When it was last seen to jump, in nanoseconds since `started`; 0 for never.
+    jumped: AtomicU64,
+}
+
+/// Less than this between the two clocks is the time between reading them.
+const JUMP_NANOS: u64 = 20_000_000;
+
+impl Sleep {
+    fn new() -> Self {
+        let started = Instant::now();
+        Self {
+            started,
+            ahead: AtomicU64::new(shell::clock::boottime().as_nanos()),
+            jumped: AtomicU64::new(0),
+        }
+    }
+
+    fn happened_within(&self, time: Duration) -> bool {
+        let boottime = shell::clock::boottime().as_nanos();
+        let running = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.look(boottime.saturating_sub(running), running, time)
+    }
+
+    fn look(&self, ahead: u64, running: u64, time: Duration) -> bool {
+        let before = self.ahead.fetch_max(ahead, Ordering::Relaxed);
+        if ahead > before.saturating_add(JUMP_NANOS) {
+            self.jumped.store(running.max(1), Ordering::Relaxed);
+        }
+        match self.jumped.load(Ordering::Relaxed) {
+            0 => false,
+            jumped => u128::from(running.saturating_sub(jumped)) < time.as_nanos(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suspension_is_noticed_for_the_length_of_a_lease_and_drift_is_not() {
+        let lease = Duration::from_nanos(500);
+        let sleep = Sleep {
+            started: Instant::now(),
+            ahead: AtomicU64::new(1_000),
+            jumped: AtomicU64::new(0),
+        };
+
+        assert!(!sleep.look(1_000 + JUMP_NANOS / 2, 10, lease));
+        assert!(!sleep.look(1_000 + JUMP_NANOS, 20, lease));
+        assert!(sleep.look(1_001 + 3 * JUMP_NANOS, 30, lease));
+        assert!(sleep.look(1_001 + 3 * JUMP_NANOS, 529, lease));
+        assert!(!sleep.look(1_001 + 3 * JUMP_NANOS, 530, lease));
+    }
+
+    #[test]
+    fn clocks_of_this_machine_run_together() {
+        assert!(!Sleep::new().happened_within(Duration::from_secs(3600)));
     }
 }

@@ -68,6 +68,9 @@ pub enum Error {
     /// Writing the log failed; what was being written may be lost, so the server stops.
     #[error("writing the log failed ({0}); check the disk, then start the server again")]
     LogWrite(String),
+    /// Flushing the index failed; what a checkpoint promises can't be kept.
+    #[error("writing the index failed ({0}); check the disk, then start the server again")]
+    IndexWrite(String),
     /// Raft stopped.
     #[error("the consensus core stopped: {0}")]
     Raft(String),
@@ -141,8 +144,7 @@ async fn start(config: &Config, identity: &Identity) -> Result<Running, Error> {
             purged: purged.index,
         });
     }
-    // Whoever never logged anything has promised nothing.
-    let silence = if log.is_pristine() {
+    let silence = if log.promised_nothing() {
         Silence::none()
     } else {
         Silence::after_restart(config.lease())
@@ -259,18 +261,24 @@ async fn flush_regularly(node: &Node, flush_ms: u64) {
             () = tokio::time::sleep(Duration::from_millis(flush_ms)) => {}
             () = events.flush.notified() => {}
         }
-        if let Err(error) = node.machine.flush().await {
-            tracing::error!(%error, "flushing the index failed; the log keeps everything");
-        }
+        // A failure stops the server: see `failure`.
+        let _failed = node.machine.flush().await;
     }
 }
 
 /// Ends when the server must.
 async fn failure(node: &Node) -> Error {
     let mut log = node.log.failure();
+    let mut index = node.machine.failure();
     let mut metrics = node.raft.metrics();
     loop {
         tokio::select! {
+            changed = index.changed() => {
+                let reason = index.borrow().clone();
+                if changed.is_err() || reason.is_some() {
+                    return Error::IndexWrite(reason.unwrap_or_default());
+                }
+            }
             changed = log.changed() => {
                 let reason = log.borrow().clone();
                 if changed.is_err() || reason.is_some() {

@@ -18,7 +18,7 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use prost::Message as _;
 use proto::index::Command;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::checkpoint;
 use crate::config::{APPLY_ENTRIES_MAX, FLUSH_BYTES};
@@ -69,6 +69,9 @@ pub(crate) struct StateMachine {
     changing: Arc<tokio::sync::Mutex<()>>,
     dirty_bytes: Arc<AtomicU64>,
     events: Arc<Events>,
+    /// Why the index could not be flushed, for good: what failed to reach the disk once may be
+    /// taken for written the next time.
+    failure: Arc<watch::Sender<Option<String>>>,
 }
 
 /// What the shell looks after when entries were applied.
@@ -114,6 +117,7 @@ impl StateMachine {
             changing: Arc::default(),
             dirty_bytes: Arc::default(),
             events: Arc::default(),
+            failure: Arc::new(watch::Sender::new(None)),
         })
     }
 
@@ -138,11 +142,22 @@ impl StateMachine {
     pub(crate) async fn flush(&self) -> io::Result<Position> {
         let _changing = self.changing.lock().await;
         let position = self.position();
+        if let Some(failure) = &*self.failure.borrow() {
+            return Err(io::Error::other(failure.clone()));
+        }
         if self.dirty_bytes.swap(0, Ordering::Relaxed) > 0 {
             let index = Arc::clone(&self.index);
-            blocking(move || index.flush()).await?;
+            let flushed = blocking(move || index.flush()).await;
+            flushed.inspect_err(|error| {
+                self.failure.send_replace(Some(error.to_string()));
+            })?;
         }
         Ok(position)
+    }
+
+    /// Becomes `Some` when the index can't be flushed any more; the server must stop then.
+    pub(crate) fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.failure.subscribe()
     }
 
     fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
