@@ -254,6 +254,8 @@ impl ObjectReplica {
             && tenure.joined() >= tenure.majority()
         {
             tenure.writable = !reading;
+            // Confirmed: from now on it is an epoch like any other.
+            tenure.newborn = false;
             tenure.phase = Phase::Serving;
             self.recovered(step);
         }
@@ -277,17 +279,30 @@ impl ObjectReplica {
 
     /// Reports who is behind, if that changed.
     pub(crate) fn report_behind(&mut self, step: &mut Step<'_>) {
-        let Some(tenure) = self.tenure.as_ref().filter(|tenure| tenure.is_serving()) else {
-            return;
-        };
-        let behind = || tenure.peers.iter().filter(|peer| !peer.is_joined());
-        let same = behind().count() == self.behind_reported.len()
-            && behind().all(|peer| self.behind_reported.contains(&peer.id));
-        if !same {
-            self.behind_reported = behind().map(|peer| peer.id).collect();
+        if let Some(tenure) = self.tenure.as_ref().filter(|tenure| tenure.is_serving()) {
+            let behind = tenure.peers.iter().filter(|peer| !peer.is_joined());
+            let behind: Vec<_> = behind.map(|peer| peer.id).collect();
+            self.report(step, behind);
+        }
+    }
+
+    /// Reports who lacks something at the end of a tenure.
+    pub(crate) fn report_left_behind(&mut self, step: &mut Step<'_>, tenure: &Tenure) {
+        if tenure.writable {
+            let seq = self.copy.position.seq;
+            let peers = tenure.peers.iter();
+            let behind = peers.filter(|peer| !peer.is_joined() || peer.applied < seq);
+            let behind: Vec<_> = behind.map(|peer| peer.id).collect();
+            self.report(step, behind);
+        }
+    }
+
+    fn report(&mut self, step: &mut Step<'_>, behind: Vec<OsdId>) {
+        if behind != self.behind_reported {
             step.effects.push(Effect::Behind {
-                replicas: self.behind_reported.clone(),
+                replicas: behind.clone(),
             });
+            self.behind_reported = behind;
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Within one attempt of one primary the messages come in order or not at all; what is left over
 //! from an earlier attempt carries a smaller number and is refused.
 
-use types::{OsdId, SUM_BYTES};
+use types::{BLOCK_BYTES, OsdId, SUM_BYTES};
 
 use crate::config::{
     DURABLE_WAITING_MAX, MARKS_MAX, OBJECT_BYTES_MAX, READ_BYTES_MAX, SUMS_WINDOW,
@@ -277,7 +277,7 @@ impl ObjectReplica {
             self.following.leave();
             if !matches!(error, StoreError::Corrupt { .. }) {
                 // Half a change may be there.
-                self.copy.trust = Trust::Suspect;
+                self.copy.trust = Trust::CatchingUp;
             }
             return Err(error.into());
         }
@@ -360,7 +360,7 @@ impl ObjectReplica {
 
     fn repair(&mut self, step: &mut Step<'_>, message: peer::Repair, payload: Payload) -> Outcome {
         let bytes = message.zero_bytes.max(payload.bytes.len() as u64);
-        let sound = message.offset.is_multiple_of(SUM_BYTES)
+        let sound = message.offset.is_multiple_of(BLOCK_BYTES)
             && (1..=SUM_BYTES).contains(&bytes)
             && (message.zero_bytes == 0 || payload.bytes.is_empty())
             && message.offset <= OBJECT_BYTES_MAX - SUM_BYTES;

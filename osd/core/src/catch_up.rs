@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use types::SUM_BYTES;
+use types::{BLOCK_BYTES, SUM_BYTES};
 
 use crate::block_plan::BlockPlan;
 use crate::config::REPAIRS_MAX;
@@ -17,9 +17,10 @@ use crate::event::{CallKind, Payload};
 use crate::mutant::Mutant;
 use crate::peer_state::{CatchUp, PeerState};
 use crate::position::{NEWBORN_EPOCH_MAX, Position};
+use crate::recent::Span;
 use crate::replica::{ObjectReplica, Step};
 use crate::store::StoreError;
-use crate::tenure::Phase;
+use crate::tenure::{Phase, Tenure};
 use proto::peer;
 use proto::peer::request::Op;
 
@@ -54,15 +55,16 @@ impl ObjectReplica {
             self.ask(step, false);
             return;
         }
-        let plan = match missed {
-            _ if self.config.has(Mutant::CatchUpSkipped) => BlockPlan::default(),
-            Some(spans) => BlockPlan::of_spans(&spans, length_bytes),
-            None => BlockPlan::whole(length_bytes),
-        };
-        self.begin_peer(step, index, plan);
+        self.begin_peer(step, index, missed);
     }
 
-    fn begin_peer(&mut self, step: &mut Step<'_>, index: usize, plan: BlockPlan) {
+    fn begin_peer(&mut self, step: &mut Step<'_>, index: usize, missed: Option<Vec<Span>>) {
+        let length_bytes = self.copy.length_bytes;
+        let plan = match &missed {
+            _ if self.config.has(Mutant::CatchUpSkipped) => BlockPlan::default(),
+            Some(spans) => BlockPlan::of_spans(spans, length_bytes),
+            None => BlockPlan::whole(length_bytes),
+        };
         let seq = self.copy.position.seq;
         let Some(tenure) = self.tenure.as_mut() else {
             return;
@@ -72,15 +74,13 @@ impl ObjectReplica {
         };
         peer.state = PeerState::CatchingUp(CatchUp {
             plan,
+            spans: missed,
             comparing: false,
             differing: VecDeque::new(),
             repairs: 0,
         });
         peer.sent = seq;
-        let begin = peer::BeginCatchUp {
-            seq,
-            length_bytes: self.copy.length_bytes,
-        };
+        let begin = peer::BeginCatchUp { seq, length_bytes };
         if let Some(peer) = tenure.peers.get(index) {
             let call = (CallKind::Begin, Op::BeginCatchUp(begin));
             let timeout = self.config.step_timeout;
@@ -151,24 +151,52 @@ impl ObjectReplica {
 
     /// Sends a block as it is here; false if that has to wait.
     fn send_repair(&mut self, step: &mut Step<'_>, index: usize, offset: u64) -> bool {
-        let bytes = match step.store.read(self.key, offset, SUM_BYTES as u32) {
-            Ok(bytes) => bytes,
+        match step.store.read(self.key, offset, SUM_BYTES as u32) {
+            Ok(bytes) => self.send_block(step, index, offset, bytes),
+            // Cut off meanwhile, there as here.
+            Err(StoreError::Missing) => {}
             Err(StoreError::Corrupt { block }) => {
-                if let Some(catch_up) = self.catching_up(index) {
-                    catch_up.differing.push_front(offset);
+                let joined = self.tenure.as_ref().map_or(0, Tenure::joined);
+                if joined > 1 {
+                    if let Some(catch_up) = self.catching_up(index) {
+                        catch_up.differing.push_front(offset);
+                    }
+                    self.mend(step, block, None);
+                    return false;
                 }
-                self.mend(step, block, None);
-                return false;
+                return self.send_sound_parts(step, index, offset);
             }
-            Err(StoreError::Missing) => Bytes::new(),
             Err(_) => {
                 self.fail(step);
                 return false;
             }
-        };
+        }
+        true
+    }
+
+    /// Part of the block is damaged and nobody is there to mend it: what is sound is sent, and the
+    /// rest must be bytes that the replica has right. False if it may not.
+    fn send_sound_parts(&mut self, step: &mut Step<'_>, index: usize, offset: u64) -> bool {
+        for part in (offset..offset + SUM_BYTES).step_by(BLOCK_BYTES as usize) {
+            if let Ok(bytes) = step.store.read(self.key, part, BLOCK_BYTES as u32) {
+                self.send_block(step, index, part, bytes);
+                continue;
+            }
+            let spans = self
+                .catching_up(index)
+                .and_then(|catch_up| catch_up.spans.as_ref());
+            let lacks = |span: &Span| span.0 < part + BLOCK_BYTES && part < span.1;
+            if spans.is_none_or(|spans| spans.iter().any(lacks)) {
+                self.leave_behind(step, index);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn send_block(&mut self, step: &mut Step<'_>, index: usize, offset: u64, bytes: Bytes) {
         if bytes.is_empty() {
-            // Cut off meanwhile, there as here.
-            return true;
+            return;
         }
         let zeros = bytes.iter().all(|byte| *byte == 0);
         let repair = peer::Repair {
@@ -185,7 +213,6 @@ impl ObjectReplica {
         }
         let call = (CallKind::Repair { offset }, Op::Repair(repair));
         self.send_to(step, index, call, payload);
-        true
     }
 
     /// Tells a replica that it is where this primary is.

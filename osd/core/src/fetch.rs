@@ -8,6 +8,7 @@ use types::{Instant, OsdId, SUM_BYTES};
 use crate::block_plan::BlockPlan;
 use crate::config::REPAIRS_MAX;
 use crate::event::{CallKind, Payload};
+use crate::faults;
 use crate::marks::Marks;
 use crate::position::Position;
 use crate::recent::Span;
@@ -216,6 +217,21 @@ impl ObjectReplica {
             }
         }
         self.pump_fetching(step);
+    }
+
+    /// A block of the source is damaged. If no other replica is as far, the source itself is the best
+    /// primary: it need not compare that block with anybody, and can have it mended.
+    pub(crate) fn source_damaged(&mut self, step: &mut Step<'_>, from: OsdId) {
+        let last = |fetching: &mut Fetching| fetching.is_from(from) && fetching.sources.is_empty();
+        if !self.fetching().is_some_and(last) {
+            self.source_failed(step, from);
+            return;
+        }
+        self.bring_up = false;
+        while let Some(queued) = self.waiting.pop() {
+            step.refuse(queued.request, faults::redirect(from));
+        }
+        self.step_down(step, true);
     }
 
     /// The source can't go on: the next one, if it was the present one.

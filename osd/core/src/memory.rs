@@ -4,7 +4,7 @@
 //! write survive, vanish or arrive in part, as the caller chooses; a killed process loses nothing
 //! but its jobs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -15,6 +15,9 @@ use crate::store::{Header, ObjectKey, ObjectStore, StoreError, SyncJob};
 
 /// Smallest unit that is written wholly or not at all.
 const SECTOR_BYTES: usize = 512;
+
+/// The bit that rots.
+const ROT: u8 = 0x10;
 
 /// The store; clones share their objects.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +38,8 @@ struct Object {
     stable: Option<Stable>,
     unstable: Vec<(u64, Change)>,
     last_change: u64,
-    damaged: BTreeSet<u64>,
+    /// Blocks that rotted, with the index of the bit's byte.
+    damaged: BTreeMap<u64, usize>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -180,8 +184,14 @@ impl MemoryStore {
         let Some(byte) = object.bytes.get_mut(at) else {
             return false;
         };
-        *byte ^= 0x10;
-        object.damaged.insert(block);
+        match object.damaged.remove(&block) {
+            // The same bit again: sound as before.
+            Some(_) => *byte ^= ROT,
+            None => {
+                *byte ^= ROT;
+                object.damaged.insert(block, at);
+            }
+        }
         true
     }
 
@@ -247,7 +257,7 @@ impl Object {
             let start = block * BLOCK_BYTES;
             let present_end = (start + BLOCK_BYTES).min(object_end);
             let whole = offset <= start && present_end <= end;
-            if !whole && self.damaged.contains(&block) {
+            if !whole && self.damaged.contains_key(&block) {
                 return Err(StoreError::Corrupt { block });
             }
         }
@@ -349,7 +359,7 @@ impl ObjectStore for MemoryStore {
             return Ok(Bytes::new());
         }
         let blocks = blocks_of(offset, end - offset, BLOCK_BYTES);
-        if let Some(block) = object.damaged.range(blocks).next() {
+        if let Some((block, _)) = object.damaged.range(blocks).next() {
             return Err(StoreError::Corrupt { block: *block });
         }
         let range = to_index(offset)?..to_index(end)?;
@@ -363,10 +373,12 @@ impl ObjectStore for MemoryStore {
         let object = inner.changeable(key)?;
         let block = length / BLOCK_BYTES;
         let cuts = length < object.bytes.len() as u64 && length % BLOCK_BYTES != 0;
-        if cuts && object.damaged.contains(&block) {
+        if cuts && object.damaged.contains_key(&block) {
             return Err(StoreError::Corrupt { block });
         }
-        object.damaged.retain(|block| block * BLOCK_BYTES < length);
+        object
+            .damaged
+            .retain(|block, _| block * BLOCK_BYTES < length);
         let length = to_index(length)?;
         object.change(Change::Truncate { length });
         Ok(())
@@ -376,7 +388,13 @@ impl ObjectStore for MemoryStore {
         let mut inner = self.inner();
         let object = inner.object(key)?;
         let start = to_index(first.saturating_mul(SUM_BYTES)).unwrap_or(usize::MAX);
-        let bytes = object.bytes.get(start..).unwrap_or_default();
+        // The sums are those of the bytes as they were before they rotted.
+        let mut bytes = object.bytes.get(start..).unwrap_or_default().to_vec();
+        for at in object.damaged.values() {
+            if let Some(byte) = at.checked_sub(start).and_then(|at| bytes.get_mut(at)) {
+                *byte ^= ROT;
+            }
+        }
         let blocks = bytes.chunks(SUM_BYTES as usize).take(count as usize);
         Ok(blocks.map(crc32c::crc32c).collect())
     }

@@ -6,6 +6,7 @@ use types::{Instant, OsdId};
 
 use crate::block_plan::BlockPlan;
 use crate::copy::Answer;
+use crate::recent::Span;
 
 /// Another replica of the object.
 #[derive(Debug)]
@@ -54,6 +55,8 @@ pub(crate) enum PeerState {
 #[derive(Debug)]
 pub(crate) struct CatchUp {
     pub(crate) plan: BlockPlan,
+    /// All bytes it can lack, if that is known.
+    pub(crate) spans: Option<Vec<Span>>,
     /// Its sums of a window are under way.
     pub(crate) comparing: bool,
     /// First bytes of blocks that differ.

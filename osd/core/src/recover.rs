@@ -3,6 +3,7 @@
 use types::{Instant, OsdId};
 
 use crate::backup::{Outcome, Refused, plain};
+use crate::copy::Trust;
 use crate::event::{Call, CallKind, Effect, Payload, PeerFailure};
 use crate::replica::{ObjectReplica, Step};
 use proto::peer;
@@ -30,6 +31,23 @@ impl ObjectReplica {
             primary: None,
         });
         self.ask_for_catch_up(step);
+    }
+
+    /// When a copy whose repair was broken off asks for it by itself: whoever began it may be gone.
+    pub(crate) fn recovers_itself_at(&self) -> Option<Instant> {
+        let abandoned = self.copy.trust == Trust::CatchingUp
+            && self.tenure.is_none()
+            && self.recovery.is_none()
+            && !self.copy.failed
+            && !self.shutting_down;
+        let heard_at = self.following.heard_at.unwrap_or(Instant::ZERO);
+        abandoned.then(|| heard_at + self.config.backup_idle_after)
+    }
+
+    pub(crate) fn recover_if_abandoned(&mut self, step: &mut Step<'_>) {
+        if self.recovers_itself_at().is_some_and(|at| at <= step.now) {
+            self.start_recovery(step);
+        }
     }
 
     /// Asks the primary, or whoever's turn it is, if it is time to.

@@ -4,7 +4,7 @@ use types::{Instant, OsdId};
 
 use crate::backup::Following;
 use crate::config::Config;
-use crate::copy::LocalCopy;
+use crate::copy::{LocalCopy, Trust};
 use crate::durable::{Durable, Need, Who};
 use crate::event::{Effect, Input, Membership, Op, RequestId};
 use crate::faults;
@@ -219,18 +219,19 @@ impl ObjectReplica {
             && (!self.copy.exists || self.copy.record.clean || self.is_forgettably_suspect())
     }
 
-    /// An untrusted copy nobody is working on: opening it again finds it the same.
+    /// A copy that was suspect when it was opened, and nobody is working on: opening it again finds
+    /// it the same.
     fn is_forgettably_suspect(&self) -> bool {
-        !self.copy.is_trusted(&self.membership) && !self.following.is_followed()
+        self.copy.trust == Trust::Suspect && !self.following.is_followed()
     }
 
     /// What must happen after any input.
     pub(crate) fn follow_up(&mut self, step: &mut Step<'_>) {
         self.drain(step);
+        self.report_behind(step);
         self.close_if_idle(step);
         self.pump_durable(step);
         self.want_lease(step);
-        self.report_behind(step);
     }
 
     pub(crate) fn pump_durable(&mut self, step: &mut Step<'_>) {

@@ -151,7 +151,16 @@ impl ObjectReplica {
                 peer.leave_behind(retry_at);
                 self.retry_peers(step);
             }
-            Refusal::Corrupt => {}
+            Refusal::Corrupt => {
+                let mending = match kind {
+                    CallKind::Fetch { offset } => self.is_mending(from, offset),
+                    _ => true,
+                };
+                if !mending {
+                    self.source_damaged(step, from);
+                    return;
+                }
+            }
             Refusal::NoSpace => {
                 peer.is_full = true;
                 self.leave_behind(step, index);

@@ -144,8 +144,9 @@ pub trait ObjectStore: Send {
     fn truncate(&mut self, key: ObjectKey, length: u64) -> Result<(), StoreError>;
 
     /// CRC-32C of the present bytes of blocks of [`types::SUM_BYTES`], the last one up to the
-    /// object's end; fewer than asked for mean that the object ends there. A damaged block's sum is
-    /// that of the damaged bytes.
+    /// object's end; fewer than asked for mean that the object ends there. If the checksums at rest
+    /// tell, a damaged block counts as it was before the damage: then it needs no repair where it
+    /// is only compared.
     ///
     /// # Errors
     ///

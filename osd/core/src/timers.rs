@@ -26,7 +26,8 @@ impl ObjectReplica {
             own.chain(peers).chain([tenure.until]).min()
         });
         let clean = self.cleans_itself_at();
-        [queue, recovery, lease, tenure, clean]
+        let abandoned = self.recovers_itself_at();
+        [queue, recovery, lease, tenure, clean, abandoned]
             .into_iter()
             .flatten()
             .min()
@@ -90,6 +91,7 @@ impl ObjectReplica {
         self.retry_peers(step);
         self.ask_for_catch_up(step);
         self.clean_self_if_idle(step);
+        self.recover_if_abandoned(step);
     }
 
     fn expire_requests(&mut self, step: &mut Step<'_>) {

@@ -1,0 +1,344 @@
+//! Clients: each writes its own registers (or appends), reads everybody's, and repeats what was not
+//! answered with a new change id, at another server.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use osd_core::{Op, Payload};
+use types::Remedy;
+
+use crate::faults::Plan;
+use crate::lease_model::MS;
+use crate::oracle::{
+    Known, OFFSETS, Oracle, REGISTER_BYTES, REGISTERS, Record, length_of, register_bytes,
+};
+use crate::world::{Event, Reply, Target, World};
+
+pub(crate) const CLIENTS: usize = 3;
+
+#[derive(Clone, Debug)]
+enum Goal {
+    Write {
+        register: usize,
+        value: u64,
+    },
+    Length {
+        value: u64,
+    },
+    Append {
+        id: u64,
+        append_id: u64,
+        bytes: Vec<u8>,
+    },
+    Read {
+        register: usize,
+    },
+    ReadRecord {
+        record: Record,
+    },
+    Stat,
+    Sync,
+}
+
+#[derive(Debug)]
+struct Client {
+    goal: Option<Goal>,
+    request: u64,
+    sent_at: u64,
+    begun_at: u64,
+    known: Known,
+    node: usize,
+    change_id: u64,
+    append_id: u64,
+    /// Turns planned before the newest one are void.
+    turn: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Clients {
+    pub(crate) oracle: Oracle,
+    pub(crate) quiet_until: u64,
+    pub(crate) done: u64,
+    pub(crate) longest: u64,
+    pub(crate) stopping: bool,
+    pub(crate) ids: BTreeMap<u64, usize>,
+    clients: Vec<Client>,
+    appends: bool,
+    next_request: u64,
+    next_id: u64,
+}
+
+impl Clients {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let clients = (0..CLIENTS).map(|_| Client {
+            goal: None,
+            request: 0,
+            sent_at: 0,
+            begun_at: 0,
+            known: Known::default(),
+            node: 0,
+            change_id: 0,
+            append_id: 0,
+            turn: 0,
+        });
+        Self {
+            oracle: Oracle::new(),
+            quiet_until: 0,
+            done: 0,
+            longest: 0,
+            stopping: false,
+            ids: BTreeMap::new(),
+            clients: clients.collect(),
+            appends: plan.appends,
+            next_request: 0,
+            next_id: 0,
+        }
+    }
+
+    pub(crate) fn idle(&self) -> bool {
+        self.clients.iter().all(|client| client.goal.is_none())
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        let clients = self.clients.iter();
+        let lines = clients.map(|client| format!("{:?} since {}", client.goal, client.begun_at));
+        lines.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl World {
+    pub(crate) fn begin_clients(&mut self) {
+        for client in 0..CLIENTS {
+            self.plan_turn(client, self.now);
+        }
+    }
+
+    pub(crate) fn world_event(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::ClientTurn { client, turn } => {
+                if self.clients.clients[client].turn == turn {
+                    self.client_turn(client);
+                }
+            }
+            Event::ClientReply { request, result } => self.client_reply(request, result)?,
+            Event::Inject(fault) => self.inject(fault),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn client_turn(&mut self, index: usize) {
+        let now = self.now;
+        let quiet = self.clients.quiet_until;
+        let client = &self.clients.clients[index];
+        if client.goal.is_some() {
+            // Without an answer: somewhere else.
+            if client.sent_at + 2_500 * MS <= now {
+                let nodes = self.nodes.len() as u64;
+                self.clients.clients[index].node = self.rng.below(nodes) as usize;
+                self.client_send(index);
+            }
+        } else if self.clients.stopping {
+            return;
+        } else if now >= quiet {
+            self.client_begin(index);
+        }
+        let pause = match self.clients.clients[index].goal {
+            Some(_) => 500 * MS,
+            None => quiet.saturating_sub(now) + MS,
+        };
+        self.plan_turn(index, now + pause);
+    }
+
+    fn plan_turn(&mut self, client: usize, at: u64) {
+        self.clients.clients[client].turn += 1;
+        let turn = self.clients.clients[client].turn;
+        self.schedule(at, Target::World, Event::ClientTurn { client, turn });
+    }
+
+    fn client_begin(&mut self, index: usize) {
+        let goal = match self.clients.appends {
+            true => self.append_goal(index),
+            false => self.register_goal(index),
+        };
+        let now = self.now;
+        let client = &mut self.clients.clients[index];
+        client.goal = Some(goal);
+        client.begun_at = now;
+        client.append_id += 1;
+        self.client_send(index);
+    }
+
+    fn append_goal(&mut self, index: usize) -> Goal {
+        let oracle = &self.clients.oracle;
+        match self.rng.below(8) {
+            0 => Goal::Sync,
+            1 => Goal::Stat,
+            2 | 3 if !oracle.appended.is_empty() => {
+                let record = self.rng.below(oracle.appended.len() as u64) as usize;
+                let record = oracle.appended[record].clone();
+                Goal::ReadRecord { record }
+            }
+            _ => {
+                self.clients.next_id += 1;
+                let id = 0xa77e_0000_0000_0000 | self.clients.next_id;
+                let words = self.rng.between(1, 400) as usize;
+                self.clients.ids.insert(id, words);
+                Goal::Append {
+                    id,
+                    append_id: self.clients.clients[index].append_id + 1,
+                    bytes: id.to_le_bytes().repeat(words),
+                }
+            }
+        }
+    }
+
+    fn register_goal(&mut self, index: usize) -> Goal {
+        match self.rng.below(12) {
+            0 => Goal::Sync,
+            1 => Goal::Stat,
+            2 if index == 0 => {
+                let value = self.clients.oracle.length.asked + 1;
+                self.clients.oracle.length.asked = value;
+                Goal::Length { value }
+            }
+            3..=6 => Goal::Read {
+                register: self.rng.below(REGISTERS as u64) as usize,
+            },
+            _ => {
+                let mine = self.rng.below((REGISTERS / CLIENTS) as u64) as usize;
+                let register = mine * CLIENTS + index;
+                let value = self.clients.oracle.registers[register].asked + 1;
+                self.clients.oracle.registers[register].asked = value;
+                Goal::Write { register, value }
+            }
+        }
+    }
+
+    fn client_send(&mut self, index: usize) {
+        self.clients.next_request += 1;
+        let request = self.clients.next_request * CLIENTS as u64 + index as u64;
+        let now = self.now;
+        let client = &mut self.clients.clients[index];
+        let Some(goal) = client.goal.clone() else {
+            return;
+        };
+        client.change_id += 1;
+        client.request = request;
+        client.sent_at = now;
+        let change_id = client.change_id;
+        let register = match &goal {
+            Goal::Read { register } | Goal::Write { register, .. } => *register,
+            _ => 0,
+        };
+        client.known = self.clients.oracle.known(register);
+        let write = |offset: u64, bytes: Vec<u8>, append: Option<u64>| Op::Write {
+            offset,
+            data: Payload::of(Bytes::from(bytes)),
+            change_id,
+            append,
+        };
+        let op = match goal {
+            Goal::Write { register, value } => {
+                write(OFFSETS[register], register_bytes(register, value), None)
+            }
+            Goal::Length { value } => Op::Truncate {
+                length_bytes: length_of(value),
+                change_id,
+            },
+            Goal::Append {
+                append_id, bytes, ..
+            } => write(0, bytes, Some(append_id)),
+            Goal::Read { register } => Op::Read {
+                offset: OFFSETS[register],
+                length_bytes: REGISTER_BYTES as u32,
+            },
+            Goal::ReadRecord { record } => Op::Read {
+                offset: record.offset,
+                length_bytes: record.bytes.len() as u32,
+            },
+            Goal::Stat => Op::Stat,
+            Goal::Sync => Op::Sync,
+        };
+        let node = client.node;
+        let session = index as u64 + 1;
+        // A slow network delays requests for long, so that old ones come late.
+        let at = match self.now < self.faults_end && self.rng.once_in(100) {
+            true => self.now + self.rng.between(100, 6_000) * MS,
+            false => self.now + self.delay(),
+        };
+        let target = self.for_node(node);
+        self.schedule(
+            at,
+            target,
+            Event::Client {
+                request,
+                session,
+                op,
+            },
+        );
+    }
+
+    fn client_reply(&mut self, request: u64, result: Reply) -> Result<(), String> {
+        let index = (request % CLIENTS as u64) as usize;
+        let now = self.now;
+        let client = &mut self.clients.clients[index];
+        if client.request != request {
+            return Ok(());
+        }
+        let Some(goal) = client.goal.clone() else {
+            return Ok(());
+        };
+        let done = match result {
+            Ok(done) => done,
+            Err(fault) if fault.remedy == Remedy::Surface => {
+                return Err(format!("client {index}: {fault:?}"));
+            }
+            Err(fault) => {
+                let nodes = self.nodes.len() as u64;
+                let elsewhere = match fault.osd_hint {
+                    Some(hint) => hint.0 as usize - 1,
+                    None if fault.remedy == Remedy::Retry && self.rng.once_in(2) => client.node,
+                    None => self.rng.below(nodes) as usize,
+                };
+                client.node = elsewhere;
+                // Sent again at the client's next turn, or soon.
+                client.request = 0;
+                client.sent_at = now.saturating_sub(2_500 * MS);
+                let at = now + self.rng.between(5, 60) * MS;
+                self.plan_turn(index, at);
+                return Ok(());
+            }
+        };
+        let known = std::mem::take(&mut client.known);
+        client.goal = None;
+        self.clients.longest = self.clients.longest.max(now - client.begun_at);
+        self.clients.done += 1;
+        let oracle = &mut self.clients.oracle;
+        let lost = known.losses != oracle.losses;
+        match goal {
+            Goal::Write { register, value } if !lost => oracle.write_acked(register, value),
+            Goal::Length { value } if !lost => oracle.length_acked(value),
+            Goal::Append { id, bytes, .. } if !lost => {
+                let offset = done.offset;
+                oracle.append_acked(Record { id, offset, bytes })?;
+            }
+            Goal::Write { .. } | Goal::Length { .. } | Goal::Append { .. } => {}
+            Goal::Read { register } => oracle.read(register, &known, &done.payload)?,
+            Goal::ReadRecord { record } => {
+                if !lost && done.payload != record.bytes {
+                    return Err(format!("append {:#x} is not read as written", record.id));
+                }
+            }
+            Goal::Stat if self.clients.appends => {}
+            Goal::Stat => oracle.stat(&known, done.length_bytes)?,
+            Goal::Sync => oracle.synced(&known),
+        }
+        let pause = match self.rng.below(20) {
+            0 => self.rng.between(50, 300) * MS,
+            _ => self.rng.between(100, 20_000) * 1_000,
+        };
+        self.plan_turn(index, now + pause);
+        Ok(())
+    }
+}

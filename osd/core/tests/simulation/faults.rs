@@ -1,0 +1,176 @@
+//! What goes wrong in a run, drawn from its seed.
+
+use crate::lease_model::MS;
+use crate::rng::Rng;
+use crate::world::{Event, KEY, Target, World};
+
+/// A run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) replicas: usize,
+    pub(crate) appends: bool,
+    pub(crate) crashes: bool,
+    pub(crate) total_losses: bool,
+    pub(crate) partitions: bool,
+    pub(crate) pauses: bool,
+    pub(crate) damage: bool,
+    pub(crate) wipes: bool,
+    pub(crate) record_before_data: bool,
+    pub(crate) strict_timers: bool,
+    pub(crate) faults_end: u64,
+}
+
+impl Plan {
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0xfa_17);
+        let damage = rng.once_in(8);
+        Self {
+            seed,
+            replicas: if rng.once_in(4) { 5 } else { 3 },
+            appends: rng.once_in(3),
+            crashes: !damage && !rng.once_in(4),
+            total_losses: !damage && rng.once_in(3),
+            partitions: !rng.once_in(4),
+            pauses: !rng.once_in(4),
+            wipes: !damage && rng.once_in(4),
+            damage,
+            record_before_data: false,
+            strict_timers: true,
+            faults_end: 1_000 * MS + 20_000 * MS,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// Time to think of one.
+    Next,
+    Start(usize),
+    Reconnect(usize, usize),
+    Quiet,
+}
+
+impl World {
+    pub(crate) fn begin_faults(&mut self) {
+        self.schedule(
+            self.now + 500 * MS,
+            Target::World,
+            Event::Inject(Fault::Next),
+        );
+        self.schedule(
+            self.now + 5_000 * MS,
+            Target::World,
+            Event::Inject(Fault::Quiet),
+        );
+    }
+
+    pub(crate) fn inject(&mut self, fault: Fault) {
+        match fault {
+            Fault::Start(node) => {
+                if !self.nodes[node].up {
+                    self.start(node);
+                }
+            }
+            Fault::Reconnect(a, b) => {
+                if self.nodes[a].up && self.nodes[b].up {
+                    self.connect(a, b);
+                }
+            }
+            Fault::Quiet => {
+                // Long enough for the object to be closed.
+                self.clients.quiet_until = self.now + 3_500 * MS;
+                if self.now < self.faults_end {
+                    let at = self.now + 8_000 * MS;
+                    self.schedule(at, Target::World, Event::Inject(Fault::Quiet));
+                }
+            }
+            Fault::Next => {
+                if self.now >= self.faults_end {
+                    return;
+                }
+                let at = self.now + self.rng.between(50, 2_500) * MS;
+                self.schedule(at, Target::World, Event::Inject(Fault::Next));
+                self.one_fault();
+            }
+        }
+    }
+
+    fn one_fault(&mut self) {
+        let count = self.nodes.len();
+        let node = self.rng.below(count as u64) as usize;
+        let other = (node + 1 + self.rng.below(count as u64 - 1) as usize) % count;
+        match self.rng.below(10) {
+            0..=2 if self.plan.crashes => self.crash_one(node),
+            3 if self.plan.total_losses => self.lose_all(),
+            4 | 5 if self.plan.partitions => self.cut(node, other),
+            6 if self.plan.partitions => self.isolate(node),
+            7 if self.plan.pauses && self.nodes[node].up => {
+                let length = self.rng.between(10, 4_000) * MS;
+                self.nodes[node].paused_until = self.now + length;
+            }
+            8 if self.plan.damage => {
+                let block = self.rng.below(70);
+                self.nodes[0].store.damage(KEY, block);
+            }
+            _ => self.disconnect_for_a_moment(node, other),
+        }
+    }
+
+    /// A crash that the promises cover: a majority keeps what it has in memory.
+    fn crash_one(&mut self, node: usize) {
+        let sound = |node: &crate::world::Node| {
+            node.up
+                && node
+                    .replica
+                    .as_ref()
+                    .is_some_and(|replica| replica.status().trusted)
+        };
+        let unsound = self.nodes.iter().filter(|node| !sound(node)).count();
+        if !self.nodes[node].up || unsound + 1 > (self.nodes.len() - 1) / 2 {
+            return;
+        }
+        let power = self.rng.once_in(2);
+        self.crash(node, power);
+        if self.plan.wipes && self.rng.once_in(4) {
+            self.wipe(node);
+        }
+        let at = self.now + self.rng.between(1, 4_000) * MS;
+        self.schedule(at, Target::World, Event::Inject(Fault::Start(node)));
+    }
+
+    fn lose_all(&mut self) {
+        if self.nodes.iter().any(|node| !node.up || node.incomplete) {
+            return;
+        }
+        let power = !self.rng.once_in(4);
+        for node in 0..self.nodes.len() {
+            self.crash(node, power);
+            let at = self.now + self.rng.between(1, 2_000) * MS;
+            self.schedule(at, Target::World, Event::Inject(Fault::Start(node)));
+        }
+        self.clients.oracle.power_lost();
+    }
+
+    fn cut(&mut self, a: usize, b: usize) {
+        let until = self.now + self.rng.between(100, 5_000) * MS;
+        if self.rng.once_in(2) {
+            self.stall(a, b, until);
+        } else {
+            self.disconnect(a, b);
+            self.schedule(until, Target::World, Event::Inject(Fault::Reconnect(a, b)));
+        }
+    }
+
+    fn isolate(&mut self, node: usize) {
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            self.cut(node, other);
+        }
+    }
+
+    fn disconnect_for_a_moment(&mut self, a: usize, b: usize) {
+        self.disconnect(a, b);
+        let at = self.now + self.rng.between(1, 50) * MS;
+        self.schedule(at, Target::World, Event::Inject(Fault::Reconnect(a, b)));
+    }
+}

@@ -1,0 +1,199 @@
+//! Replicas of one object against everything that may happen to them, from a seed.
+//!
+//! A run has two phases: faults, during which no answer may contradict what was promised; then calm,
+//! in which every request must be answered and all replicas must become equal.
+
+mod clients;
+mod faults;
+mod lease_model;
+mod oracle;
+mod rng;
+mod world;
+
+use faults::Plan;
+use lease_model::MS;
+use osd_core::Config;
+use types::Duration;
+use world::{KEY, World, replica_debug};
+
+/// Longest time a request may take once everything is well again.
+const CALM_ANSWER_MAX: u64 = 40_000 * MS;
+
+struct Outcome {
+    trace: u64,
+    done: u64,
+    longest: u64,
+}
+
+fn config() -> Config {
+    Config {
+        // Longer than any pause or partition here: a shorter one trades acknowledged writes of a
+        // frozen replica for availability.
+        trust_grace: Duration::from_secs(12),
+        idle_after: Duration::from_secs(2),
+        backup_idle_after: Duration::from_secs(6),
+        ..Config::default()
+    }
+}
+
+fn run(plan: Plan, config: Config) -> Result<Outcome, String> {
+    let mut world = World::new(plan, config);
+    world.begin_clients();
+    world.begin_faults();
+    let end = world.faults_end;
+    while world.advance(end)? {}
+    calm(&mut world)?;
+    let begun = world.now;
+    while !world.clients.idle() {
+        if !world.advance(begun + CALM_ANSWER_MAX)? {
+            return Err(format!(
+                "a request is not answered: {}\n{}",
+                world.clients.describe(),
+                dump(&world)
+            ));
+        }
+    }
+    let rest = world.now + 60_000 * MS;
+    while world.advance(rest)? {}
+    converged(&mut world)?;
+    Ok(Outcome {
+        trace: world.trace,
+        done: world.clients.done,
+        longest: world.clients.longest,
+    })
+}
+
+/// All faults end; requests under way are to be answered, new ones are not made.
+fn calm(world: &mut World) -> Result<(), String> {
+    world.now = world.now.max(world.faults_end);
+    world.clients.stopping = true;
+    let nodes = world.nodes.len();
+    for node in 0..nodes {
+        world.nodes[node].paused_until = 0;
+        for other in 0..node {
+            world.stall(node, other, 0);
+        }
+    }
+    for node in 0..nodes {
+        if !world.nodes[node].up {
+            world.start(node);
+        }
+    }
+    for node in 0..nodes {
+        for other in 0..node {
+            world.connect(node, other);
+        }
+    }
+    Ok(())
+}
+
+fn dump(world: &World) -> String {
+    let nodes = world.nodes.iter();
+    nodes
+        .map(|node| replica_debug(node.replica.as_ref()))
+        .collect()
+}
+
+fn converged(world: &mut World) -> Result<(), String> {
+    let copies: Vec<_> = world
+        .nodes
+        .iter()
+        .map(|node| node.store.bytes(KEY))
+        .collect();
+    for (index, node) in world.nodes.iter().enumerate() {
+        let Some(replica) = node.replica.as_ref() else {
+            return Err(format!("node {index} is down"));
+        };
+        let status = replica.status();
+        let clean = status.clean || copies[index].is_none();
+        if !status.trusted || !clean || !node.recovered || node.incomplete {
+            return Err(format!(
+                "node {index} did not settle: {status:?}\n{}",
+                replica_debug(node.replica.as_ref())
+            ));
+        }
+    }
+    if !world.plan.damage && copies.iter().any(|copy| *copy != copies[0]) {
+        let lengths: Vec<_> = copies
+            .iter()
+            .map(|copy| copy.as_ref().map(Vec::len))
+            .collect();
+        return Err(format!(
+            "replicas differ, lengths {lengths:?}\n{}",
+            dump(world)
+        ));
+    }
+    let bytes = copies[0].clone().unwrap_or_default();
+    if world.plan.appends {
+        appended_once(world, &bytes)?;
+    } else if !world.plan.damage {
+        world.clients.oracle.whole(&bytes)?;
+    }
+    Ok(())
+}
+
+fn appended_once(world: &World, bytes: &[u8]) -> Result<(), String> {
+    let oracle = &world.clients.oracle;
+    for record in &oracle.appended {
+        let start = record.offset as usize;
+        if bytes.get(start..start + record.bytes.len()) != Some(&record.bytes[..])
+            && !world.plan.damage
+        {
+            return Err(format!(
+                "append {:#x} at {start} is gone or damaged",
+                record.id
+            ));
+        }
+    }
+    if oracle.losses > 0 {
+        return Ok(());
+    }
+    let mut found = std::collections::BTreeMap::<u64, usize>::new();
+    for word in bytes.as_chunks::<8>().0 {
+        *found.entry(u64::from_le_bytes(*word)).or_default() += 1;
+    }
+    for (id, words) in &world.clients.ids {
+        let count = found.get(id).copied().unwrap_or(0);
+        if count != 0 && count != *words {
+            return Err(format!(
+                "append {id:#x} of {words} words is there {count} words long"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn seeds(variable: &str, default: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    let first = number("OXFS_SEED").unwrap_or(0);
+    first..first + number(variable).unwrap_or(default)
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    let mut total = 0;
+    let mut longest = 0;
+    for seed in seeds("OXFS_SEEDS", 60) {
+        match run(Plan::of(seed), config()) {
+            Ok(outcome) => {
+                total += outcome.done;
+                longest = longest.max(outcome.longest);
+            }
+            Err(error) => panic!("seed {seed}: {:?}\n{error}", Plan::of(seed)),
+        }
+    }
+    assert!(total > 0, "nothing was done");
+    println!("{total} requests, longest {} ms", longest / MS);
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    for seed in [1, 2, 3] {
+        let trace = || run(Plan::of(seed), config()).map(|outcome| outcome.trace);
+        assert_eq!(trace(), trace(), "seed {seed}");
+    }
+}

@@ -1,0 +1,815 @@
+//! Object servers, their network, their disks and their leases, in one thread and virtual time.
+
+use std::collections::BTreeMap;
+
+use osd_core::{
+    Call, Config, Effect, Input, LeaseEvent, Membership, MemoryStore, ObjectKey, ObjectReplica,
+    Payload, PeerFailure, Role, SyncJob, expired,
+};
+use proto::peer;
+use types::{Duration, Fault, Inode, Instant, ObjectId, OsdId, PgId, VolumeId};
+
+use crate::clients::Clients;
+use crate::faults::{Fault as InjectedFault, Plan};
+use crate::lease_model::{LeaseModel, MS, Outcome, TTL, USED};
+use crate::rng::Rng;
+
+pub(crate) const KEY: ObjectKey = ObjectKey {
+    pg: PgId(1),
+    object: ObjectId {
+        volume: VolumeId(1),
+        inode: Inode(42),
+        column: 0,
+    },
+};
+
+pub(crate) type Reply = Result<osd_core::Done, Fault>;
+
+pub(crate) struct Node {
+    pub(crate) replica: Option<ObjectReplica>,
+    pub(crate) store: MemoryStore,
+    /// Counts starts; 0 while it is down.
+    pub(crate) incarnation: u64,
+    pub(crate) boot: u64,
+    pub(crate) up: bool,
+    pub(crate) paused_until: u64,
+    pub(crate) recovered: bool,
+    pub(crate) incomplete: bool,
+    pub(crate) behind: Vec<OsdId>,
+    jobs: BTreeMap<u64, Box<dyn SyncJob>>,
+    calls: BTreeMap<u64, (usize, Call)>,
+    answers: BTreeMap<u64, (usize, u64, u64)>,
+    wake: Option<u64>,
+}
+
+pub(crate) enum Event {
+    Request {
+        from: usize,
+        connection: u64,
+        call: u64,
+        message: peer::Request,
+        payload: Payload,
+    },
+    Response {
+        from: usize,
+        connection: u64,
+        call: u64,
+        response: peer::Response,
+        payload: Payload,
+    },
+    CallFailed {
+        call: u64,
+        failure: PeerFailure,
+    },
+    Acquire {
+        newborn: bool,
+        floor: u64,
+    },
+    Lease(LeaseEvent),
+    Renew {
+        epoch: u64,
+    },
+    JobData(u64),
+    JobRecord(u64),
+    Wake,
+    Shell,
+    Client {
+        request: u64,
+        session: u64,
+        op: osd_core::Op,
+    },
+    SendReply {
+        request: u64,
+        result: Reply,
+        valid_until: Option<Instant>,
+    },
+    PeerUp(usize),
+    PeerLost(usize),
+    // Not of a node:
+    ClientReply {
+        request: u64,
+        result: Reply,
+    },
+    ClientTurn {
+        client: usize,
+        turn: u64,
+    },
+    Inject(InjectedFault),
+}
+
+/// Whom an event is for: a node in one of its lives, or the world.
+#[derive(Clone, Copy)]
+pub(crate) enum Target {
+    Node { node: usize, incarnation: u64 },
+    World,
+}
+
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) rng: Rng,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) lease: LeaseModel,
+    pub(crate) clients: Clients,
+    pub(crate) config: Config,
+    pub(crate) plan: Plan,
+    pub(crate) faults_end: u64,
+    pub(crate) trace: u64,
+    pub(crate) events: u64,
+    queue: BTreeMap<(u64, u64), (Target, Event)>,
+    next_event: u64,
+    next_id: u64,
+    /// Generation of the connection between two nodes; even while it is down.
+    connections: BTreeMap<(usize, usize), u64>,
+    stalled_until: BTreeMap<(usize, usize), u64>,
+    last_arrival: BTreeMap<(usize, usize, u64), u64>,
+}
+
+fn pair(a: usize, b: usize) -> (usize, usize) {
+    (a.min(b), a.max(b))
+}
+
+pub(crate) fn osd(node: usize) -> OsdId {
+    OsdId(node as u64 + 1)
+}
+
+fn node_of(id: OsdId) -> usize {
+    id.0 as usize - 1
+}
+
+impl World {
+    pub(crate) fn new(plan: Plan, config: Config) -> Self {
+        let nodes = (0..plan.replicas).map(|_| Node {
+            replica: None,
+            store: MemoryStore::new(),
+            incarnation: 0,
+            boot: 0,
+            up: false,
+            paused_until: 0,
+            recovered: true,
+            incomplete: false,
+            behind: Vec::new(),
+            jobs: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            wake: None,
+        });
+        let mut world = Self {
+            now: 1_000 * MS,
+            rng: Rng::new(plan.seed),
+            nodes: nodes.collect(),
+            lease: LeaseModel::new(plan.replicas),
+            clients: Clients::new(&plan),
+            config,
+            faults_end: plan.faults_end,
+            trace: 0xcbf2_9ce4_8422_2325,
+            events: 0,
+            queue: BTreeMap::new(),
+            next_event: 0,
+            next_id: 0,
+            connections: BTreeMap::new(),
+            stalled_until: BTreeMap::new(),
+            last_arrival: BTreeMap::new(),
+            plan,
+        };
+        for node in 0..world.nodes.len() {
+            for other in 0..node {
+                world.connections.insert(pair(node, other), 1);
+            }
+        }
+        for node in 0..world.nodes.len() {
+            world.start(node);
+        }
+        world
+    }
+
+    // ---- time
+
+    pub(crate) fn schedule(&mut self, at: u64, target: Target, event: Event) {
+        self.next_event += 1;
+        let at = at.max(self.now);
+        self.queue.insert((at, self.next_event), (target, event));
+    }
+
+    pub(crate) fn for_node(&self, node: usize) -> Target {
+        Target::Node {
+            node,
+            incarnation: self.nodes[node].incarnation,
+        }
+    }
+
+    /// Performs the next event; false if there is none before `until`.
+    pub(crate) fn advance(&mut self, until: u64) -> Result<bool, String> {
+        let Some(entry) = self.queue.first_entry() else {
+            return Ok(false);
+        };
+        let (at, number) = *entry.key();
+        if at > until {
+            return Ok(false);
+        }
+        let (target, event) = entry.remove();
+        self.now = at;
+        let node = match target {
+            Target::World => {
+                self.world_event(event)?;
+                return Ok(true);
+            }
+            Target::Node { node, incarnation } => {
+                if self.nodes[node].incarnation != incarnation || !self.nodes[node].up {
+                    return Ok(true);
+                }
+                node
+            }
+        };
+        let resumes = self.nodes[node].paused_until;
+        if resumes > self.now {
+            // Kept in order: numbers are as before.
+            self.queue.insert((resumes, number), (target, event));
+            return Ok(true);
+        }
+        if let Event::Request { from, .. } | Event::Response { from, .. } = event {
+            let stalled = self.stalled_until.get(&pair(node, from)).copied();
+            if let Some(stalled) = stalled.filter(|stalled| *stalled > self.now) {
+                self.queue.insert((stalled, number), (target, event));
+                return Ok(true);
+            }
+        }
+        self.node_event(node, event)?;
+        Ok(true)
+    }
+
+    fn note(&mut self, what: u64) {
+        for byte in [what, self.now] {
+            self.trace = (self.trace ^ byte).wrapping_mul(0x100_0000_01b3);
+        }
+        self.events += 1;
+    }
+
+    // ---- servers
+
+    fn membership(&self, node: usize) -> Membership {
+        Membership {
+            view: 1,
+            members: (0..self.nodes.len()).map(osd).collect::<Vec<_>>().into(),
+            incomplete: self.nodes[node].incomplete,
+            recovered: self.nodes[node].recovered,
+        }
+    }
+
+    pub(crate) fn start(&mut self, node: usize) {
+        let membership = self.membership(node);
+        let config = self.config.clone();
+        let state = &mut self.nodes[node];
+        state.up = true;
+        state.boot += 1;
+        state.incarnation += 1;
+        state.paused_until = 0;
+        state.store.restart();
+        let mut store = state.store.clone();
+        let replica = ObjectReplica::open(osd(node), KEY, membership, config, &mut store);
+        state.replica = Some(replica.expect("the store opens"));
+        let target = self.for_node(node);
+        self.schedule(self.now + 50 * MS, target, Event::Shell);
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            if self.nodes[other].up {
+                self.connect(node, other);
+            }
+        }
+    }
+
+    pub(crate) fn crash(&mut self, node: usize, power: bool) {
+        let rng = &mut self.rng;
+        let state = &mut self.nodes[node];
+        state.up = false;
+        state.replica = None;
+        state.recovered = false;
+        state.behind.clear();
+        state.wake = None;
+        // A job that was under way may have got anywhere.
+        for (_, mut job) in std::mem::take(&mut state.jobs) {
+            let got = rng.below(3);
+            if got > 0 {
+                let _ = job.write_data(true);
+            }
+            if got > 1 {
+                let _ = job.write_record(true);
+            }
+        }
+        if power {
+            state.store.lose_power(&mut |bound| rng.below(bound));
+        }
+        state.calls.clear();
+        state.answers.clear();
+        self.lease.floors[node] = 0;
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            self.disconnect(node, other);
+        }
+    }
+
+    pub(crate) fn wipe(&mut self, node: usize) {
+        self.nodes[node].store = MemoryStore::new();
+        self.nodes[node].incomplete = true;
+    }
+
+    pub(crate) fn reachable(&self, node: usize) -> Vec<usize> {
+        let others = 0..self.nodes.len();
+        others
+            .filter(|other| {
+                let up = self.nodes[*other].up && self.nodes[*other].paused_until <= self.now;
+                up && (*other == node || self.is_connected(node, *other))
+            })
+            .collect()
+    }
+
+    fn is_connected(&self, a: usize, b: usize) -> bool {
+        let stalled = self.stalled_until.get(&pair(a, b));
+        self.connections[&pair(a, b)] % 2 == 1 && stalled.is_none_or(|until| *until <= self.now)
+    }
+
+    pub(crate) fn connect(&mut self, a: usize, b: usize) {
+        let connection = self.connections.entry(pair(a, b)).or_default();
+        if *connection % 2 == 0 {
+            *connection += 1;
+            for (node, other) in [(a, b), (b, a)] {
+                let target = self.for_node(node);
+                self.schedule(self.now + MS, target, Event::PeerUp(other));
+            }
+        }
+    }
+
+    /// The connection breaks: whoever waits for an answer hears of it, and some of what was under way
+    /// arrives all the same.
+    pub(crate) fn disconnect(&mut self, a: usize, b: usize) {
+        let connection = self.connections.entry(pair(a, b)).or_default();
+        if *connection % 2 == 0 {
+            return;
+        }
+        *connection += 1;
+        for (node, other) in [(a, b), (b, a)] {
+            if !self.nodes[node].up {
+                continue;
+            }
+            let target = self.for_node(node);
+            self.schedule(self.now, target, Event::PeerLost(other));
+            let calls = self.nodes[node].calls.iter();
+            let lost = calls.filter(|(_, (to, _))| *to == other);
+            for call in lost.map(|(call, _)| *call).collect::<Vec<_>>() {
+                let failure = PeerFailure::Disconnected;
+                self.schedule(self.now, target, Event::CallFailed { call, failure });
+            }
+        }
+    }
+
+    pub(crate) fn stall(&mut self, a: usize, b: usize, until: u64) {
+        self.stalled_until.insert(pair(a, b), until);
+    }
+
+    fn node_event(&mut self, node: usize, event: Event) -> Result<(), String> {
+        let input = match event {
+            Event::Request {
+                from,
+                connection,
+                call,
+                message,
+                payload,
+            } => {
+                let current = self.connections[&pair(node, from)];
+                if connection != current && !self.rng.once_in(3) {
+                    return Ok(());
+                }
+                self.next_id += 1;
+                let answer = self.next_id;
+                let asked = (from, connection, call);
+                self.nodes[node].answers.insert(answer, asked);
+                Input::PeerRequest {
+                    from: osd(from),
+                    answer,
+                    message,
+                    payload,
+                }
+            }
+            Event::Response {
+                from,
+                connection,
+                call,
+                response,
+                payload,
+            } => {
+                if connection != self.connections[&pair(node, from)] {
+                    return Ok(());
+                }
+                let Some((_, call)) = self.nodes[node].calls.remove(&call) else {
+                    return Ok(());
+                };
+                Input::PeerReply {
+                    from: osd(from),
+                    call,
+                    reply: Ok((response, payload)),
+                }
+            }
+            Event::CallFailed { call, failure } => {
+                let Some((to, call)) = self.nodes[node].calls.remove(&call) else {
+                    return Ok(());
+                };
+                Input::PeerReply {
+                    from: osd(to),
+                    call,
+                    reply: Err(failure),
+                }
+            }
+            Event::Acquire { newborn, floor } => {
+                self.acquire(node, newborn, floor);
+                return Ok(());
+            }
+            Event::Lease(event) => Input::Lease(event),
+            Event::Renew { epoch } => {
+                self.renew(node, epoch);
+                return Ok(());
+            }
+            Event::JobData(ticket) => {
+                let at = self.now + self.disk_delay();
+                let target = self.for_node(node);
+                if let Some(job) = self.nodes[node].jobs.get_mut(&ticket) {
+                    let done = match self.plan.record_before_data {
+                        true => job.write_record(true),
+                        false => job.write_data(true),
+                    };
+                    done.map_err(|error| format!("sync: {error}"))?;
+                    self.schedule(at, target, Event::JobRecord(ticket));
+                }
+                return Ok(());
+            }
+            Event::JobRecord(ticket) => {
+                let Some(mut job) = self.nodes[node].jobs.remove(&ticket) else {
+                    return Ok(());
+                };
+                let result = match self.plan.record_before_data {
+                    true => job.write_data(true),
+                    false => job.write_record(true),
+                };
+                Input::StoreDone { ticket, result }
+            }
+            Event::Wake => {
+                if self.nodes[node].wake.is_none_or(|at| at > self.now) {
+                    return Ok(());
+                }
+                self.nodes[node].wake = None;
+                Input::Tick
+            }
+            Event::Shell => {
+                self.shell(node)?;
+                return Ok(());
+            }
+            Event::Client {
+                request,
+                session,
+                op,
+            } => Input::Client {
+                request,
+                session: types::SessionId(session),
+                op,
+            },
+            Event::SendReply {
+                request,
+                result,
+                valid_until,
+            } => {
+                // The shell's look at the clock, just before the answer leaves.
+                let now = Instant::from_nanos(self.now);
+                let result = match valid_until.is_some_and(|until| until <= now) {
+                    true => Err(expired()),
+                    false => result,
+                };
+                let at = self.now + self.delay();
+                self.schedule(at, Target::World, Event::ClientReply { request, result });
+                return Ok(());
+            }
+            Event::PeerUp(other) => Input::PeerUp(osd(other)),
+            Event::PeerLost(other) => Input::PeerLost(osd(other)),
+            Event::ClientReply { .. } | Event::ClientTurn { .. } | Event::Inject(_) => {
+                return Ok(());
+            }
+        };
+        self.step(node, input)
+    }
+
+    pub(crate) fn step(&mut self, node: usize, input: Input) -> Result<(), String> {
+        let now = Instant::from_nanos(self.now);
+        let mut effects = Vec::new();
+        let state = &mut self.nodes[node];
+        let Some(replica) = state.replica.as_mut() else {
+            return Ok(());
+        };
+        replica.step(now, input, &mut state.store, &mut effects);
+        // What a pause between the decision and its consequences would do.
+        if self.now < self.faults_end && self.plan.pauses && self.rng.once_in(3_000) {
+            let length = self.rng.between(10, 4_000) * MS;
+            self.nodes[node].paused_until = self.now + length;
+        }
+        for effect in effects {
+            self.perform(node, effect);
+        }
+        self.plan_wake(node)
+    }
+
+    fn plan_wake(&mut self, node: usize) -> Result<(), String> {
+        let Some(replica) = self.nodes[node].replica.as_ref() else {
+            return Ok(());
+        };
+        let Some(at) = replica.next_wakeup() else {
+            return Ok(());
+        };
+        let at = at.as_nanos();
+        if at <= self.now {
+            // Once more at this instant is allowed, over and over is not.
+            let state = &mut self.nodes[node];
+            let status = replica_debug(state.replica.as_ref());
+            let again = self.now + 1;
+            if state.wake == Some(again) {
+                return Ok(());
+            }
+            if self.plan.strict_timers {
+                return Err(format!(
+                    "node {node} wants to be woken in the past: {status}"
+                ));
+            }
+            state.wake = Some(again);
+            let target = self.for_node(node);
+            self.schedule(again, target, Event::Wake);
+            return Ok(());
+        }
+        if self.nodes[node]
+            .wake
+            .is_none_or(|wake| wake > at || wake <= self.now)
+        {
+            self.nodes[node].wake = Some(at);
+            let target = self.for_node(node);
+            self.schedule(at, target, Event::Wake);
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, node: usize, effect: Effect) {
+        let target = self.for_node(node);
+        match effect {
+            Effect::Reply {
+                request,
+                result,
+                valid_until,
+            } => {
+                self.note(request);
+                self.schedule(
+                    self.now,
+                    target,
+                    Event::SendReply {
+                        request,
+                        result,
+                        valid_until,
+                    },
+                );
+            }
+            Effect::AnswerPeer {
+                answer,
+                response,
+                payload,
+            } => {
+                if let Some((to, connection, call)) = self.nodes[node].answers.remove(&answer) {
+                    let at = self.arrival(node, to, connection);
+                    let target = self.for_node(to);
+                    let from = node;
+                    self.schedule(
+                        at,
+                        target,
+                        Event::Response {
+                            from,
+                            connection,
+                            call,
+                            response,
+                            payload,
+                        },
+                    );
+                }
+            }
+            Effect::Send {
+                to,
+                call,
+                message,
+                payload,
+                timeout,
+            } => self.send(node, node_of(to), call, (message, payload), timeout),
+            Effect::Sync { ticket, job, lazy } => {
+                self.nodes[node].jobs.insert(ticket, job);
+                let patience = if lazy { self.rng.below(200) * MS } else { 0 };
+                let at = self.now + patience + self.disk_delay();
+                self.schedule(at, target, Event::JobData(ticket));
+            }
+            Effect::AcquireLease { newborn, floor } => {
+                let at = self.now + self.rng.between(1, 20) * MS;
+                self.schedule(at, target, Event::Acquire { newborn, floor });
+            }
+            Effect::ReleaseLease => self.lease.release(node),
+            Effect::SetFloor { epoch } => {
+                let floor = &mut self.lease.floors[node];
+                *floor = (*floor).max(epoch);
+            }
+            Effect::Behind { replicas } => self.nodes[node].behind = replicas,
+            Effect::Recovered { .. } => {
+                self.nodes[node].recovered = true;
+                self.nodes[node].incomplete = false;
+                self.tell_membership(node);
+            }
+            Effect::Deleted => {}
+        }
+    }
+
+    fn tell_membership(&mut self, node: usize) {
+        let membership = self.membership(node);
+        let now = Instant::from_nanos(self.now);
+        let state = &mut self.nodes[node];
+        let mut effects = Vec::new();
+        if let Some(replica) = state.replica.as_mut() {
+            let input = Input::Membership(membership);
+            replica.step(now, input, &mut state.store, &mut effects);
+        }
+        for effect in effects {
+            self.perform(node, effect);
+        }
+    }
+
+    fn send(
+        &mut self,
+        from: usize,
+        to: usize,
+        call: Call,
+        (message, payload): (peer::Request, Payload),
+        timeout: Duration,
+    ) {
+        self.next_id += 1;
+        let id = self.next_id;
+        self.note(call.attempt);
+        self.nodes[from].calls.insert(id, (to, call));
+        let me = self.for_node(from);
+        let connection = self.connections[&pair(from, to)];
+        if connection % 2 == 0 {
+            let failure = PeerFailure::Disconnected;
+            let failed = Event::CallFailed { call: id, failure };
+            self.schedule(self.now + MS, me, failed);
+            return;
+        }
+        let failure = PeerFailure::Timeout;
+        let timed_out = Event::CallFailed { call: id, failure };
+        self.schedule(self.now + timeout.as_nanos(), me, timed_out);
+        let at = self.arrival(from, to, connection);
+        let target = self.for_node(to);
+        self.schedule(
+            at,
+            target,
+            Event::Request {
+                from,
+                connection,
+                call: id,
+                message,
+                payload,
+            },
+        );
+    }
+
+    /// When a message sent now arrives: in order on one connection.
+    fn arrival(&mut self, from: usize, to: usize, connection: u64) -> u64 {
+        let at = self.now + self.delay();
+        let last = self.last_arrival.entry((from, to, connection)).or_default();
+        *last = at.max(*last + 1);
+        *last
+    }
+
+    pub(crate) fn delay(&mut self) -> u64 {
+        let calm = self.now >= self.faults_end;
+        match self.rng.below(200) {
+            0 if !calm => self.rng.between(20, 400) * MS,
+            1..=10 if !calm => self.rng.between(1, 20) * MS,
+            _ => self.rng.between(50, 500) * 1_000,
+        }
+    }
+
+    fn disk_delay(&mut self) -> u64 {
+        match self.rng.below(50) {
+            0 => self.rng.between(20, 500) * MS,
+            _ => self.rng.between(100, 3_000) * 1_000,
+        }
+    }
+
+    // ---- leases
+
+    fn acquire(&mut self, node: usize, newborn: bool, floor: u64) {
+        let reachable = self.reachable(node);
+        let boot = self.nodes[node].boot;
+        let asked = (newborn, floor, boot);
+        let outcome = self.lease.acquire(self.now, node, &reachable, asked);
+        let target = self.for_node(node);
+        let (at, event) = match outcome {
+            Outcome::Granted { epoch, newborn } => {
+                let renew = Event::Renew { epoch };
+                self.schedule(self.now + TTL / 3, target, renew);
+                let until = Instant::from_nanos(self.now + USED);
+                let held = LeaseEvent::Held {
+                    epoch,
+                    until,
+                    newborn,
+                };
+                (self.now + self.rng.below(2) * MS, held)
+            }
+            Outcome::Taken { node, remaining } => {
+                let member = osd(node);
+                let remaining = Duration::from_nanos(remaining);
+                (self.now, LeaseEvent::HeldBy { member, remaining })
+            }
+            Outcome::NoQuorum => (self.now + 500 * MS, LeaseEvent::NoQuorum),
+        };
+        self.schedule(at, target, Event::Lease(event));
+    }
+
+    fn renew(&mut self, node: usize, epoch: u64) {
+        let reachable = self.reachable(node).len();
+        let target = self.for_node(node);
+        let Some(holder) = self.lease.holder else {
+            return;
+        };
+        if holder.node != node || holder.epoch != epoch {
+            return;
+        }
+        if self.lease.renew(self.now, node, reachable).is_some() {
+            let until = Instant::from_nanos(self.now + USED);
+            let newborn = epoch == self.nodes[node].boot;
+            let held = LeaseEvent::Held {
+                epoch,
+                until,
+                newborn,
+            };
+            self.schedule(self.now, target, Event::Lease(held));
+        } else if holder.expires <= self.now {
+            self.schedule(self.now, target, Event::Lease(LeaseEvent::Lost { epoch }));
+            return;
+        }
+        self.schedule(self.now + TTL / 3, target, Event::Renew { epoch });
+    }
+
+    // ---- what a shell does besides
+
+    fn shell(&mut self, node: usize) -> Result<(), String> {
+        let target = self.for_node(node);
+        self.schedule(self.now + 100 * MS, target, Event::Shell);
+        let everybody = self.reachable(node).len() == self.nodes.len();
+        if !self.nodes[node].recovered && everybody {
+            let others = self.nodes.iter().enumerate();
+            let exists = others
+                .filter(|(other, _)| *other != node)
+                .any(|(_, other)| other.store.bytes(KEY).is_some());
+            if exists || self.nodes[node].store.bytes(KEY).is_some() {
+                self.step(node, Input::Recover)?;
+            } else {
+                self.nodes[node].recovered = true;
+                self.nodes[node].incomplete = false;
+                self.tell_membership(node);
+            }
+        }
+        let backup = |node: &Node| {
+            let replica = node.replica.as_ref();
+            replica.is_some_and(|replica| replica.status().role == Role::Backup)
+        };
+        let reachable = self.reachable(node);
+        let state = &self.nodes[node];
+        let back = |id: &OsdId| reachable.contains(&node_of(*id));
+        if !state.behind.is_empty() && state.behind.iter().all(back) && backup(state) {
+            self.nodes[node].behind.clear();
+            self.step(node, Input::BringUp)?;
+        }
+        self.drop_if_idle(node);
+        Ok(())
+    }
+
+    /// An idle replica may be dropped and opened again at any time.
+    fn drop_if_idle(&mut self, node: usize) {
+        let membership = self.membership(node);
+        let idle = self.nodes[node]
+            .replica
+            .as_ref()
+            .is_some_and(ObjectReplica::is_idle);
+        if idle && self.rng.once_in(3) {
+            let config = self.config.clone();
+            let state = &mut self.nodes[node];
+            let mut store = state.store.clone();
+            let replica = ObjectReplica::open(osd(node), KEY, membership, config, &mut store);
+            state.replica = Some(replica.expect("the store opens"));
+        }
+    }
+}
+
+pub(crate) fn replica_debug(replica: Option<&ObjectReplica>) -> String {
+    replica.map_or_else(String::new, |replica| {
+        let text = format!("{replica:?}");
+        let from = text.find(", failed:").unwrap_or(0);
+        let trust = text.find("trust: ").unwrap_or(0);
+        let end = (from + 1_500).min(text.len());
+        let trust = &text[trust..(trust + 16).min(text.len())];
+        format!("{trust} {}\n{:?}\n", &text[from..end], replica.status())
+    })
+}
