@@ -253,6 +253,13 @@ fn correct(servers: &mut Vec<Server>, local: &[Local]) {
         let found = servers
             .iter_mut()
             .find(|server| server.role == known.role && server.id == known.id);
+        let mut found = found;
+        // Nobody else knows the directory of a metadata server that is down.
+        if let Some(server) = &mut found
+            && server.dir.is_empty()
+        {
+            server.dir.clone_from(&known.dir);
+        }
         match (found, known.process) {
             (Some(server), Known::Running(pid)) => server.pid = pid,
             (Some(server), Known::Dead) => down(server),

@@ -13,6 +13,11 @@ use crate::launch;
 /// Asks `up` to end everything, or does it if `up` is gone.
 pub(crate) fn run(dir: &Path) -> Result<()> {
     let cluster = LocalCluster::open(dir)?;
+    let processes = cluster.processes();
+    let running = processes
+        .iter()
+        .filter(|process| process.process.is_running())
+        .count();
     if let Some(up) = cluster.running("up") {
         let pid = up.process.pid;
         up.process.signal(Signal::SIGTERM);
@@ -26,11 +31,6 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
             std::thread::sleep(LOOK_AGAIN);
         }
     }
-    let running = cluster
-        .processes()
-        .iter()
-        .filter(|process| process.process.is_running())
-        .count();
     let killed = launch::end_all(&cluster, &mut []);
     launch::tidy(&cluster);
     if !killed.is_empty() {
