@@ -46,8 +46,8 @@ pub(crate) const KERNEL_THREADS_MAX: usize = 8;
 /// Directory entries asked for at once. 1,000: one message of some 100 KiB.
 pub(crate) const LIST_PAGE: u32 = 1_000;
 
-/// Open inodes told to a new leader in one message. 50,000: half a MiB.
-pub(crate) const REGISTER_CHUNK: usize = 50_000;
+/// Open inodes told to a new leader, in one message. 400,000: at most 4 MiB, the largest message.
+pub(crate) const REGISTER_MAX: usize = 400_000;
 
 /// Largest range whose hole is punched by writing zeros. 1 GiB: more would take too long for a
 /// call that programs expect to be cheap.

@@ -66,7 +66,27 @@ impl Door {
         reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
     ) {
         self.runtime
-            .spawn(interrupt::answer(request.pid(), work, reply));
+            .spawn(interrupt::answer(request.pid(), work, reply, async |_| {}));
+    }
+
+    /// As [`Door::serve`] for work that opens a descriptor: nobody will close it if the program
+    /// was killed meanwhile.
+    pub(crate) fn serve_open<T: Send + 'static>(
+        &self,
+        request: &Request,
+        work: impl Future<Output = Result<T, Errno>> + Send + 'static,
+        handle_of: impl FnOnce(&T) -> u64 + Send + 'static,
+        reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) {
+        let (fs, pid) = (self.fs.clone(), request.pid());
+        self.runtime.spawn(async move {
+            let undo = async |opened: T| {
+                let handle = handle_of(&opened);
+                // There is nobody to tell.
+                let _ = fs.release(handle).await;
+            };
+            interrupt::answer(pid, work, reply, undo).await;
+        });
     }
 }
 

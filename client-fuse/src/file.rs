@@ -538,26 +538,42 @@ impl File {
 
     /// Fetches a new grant.
     async fn renew(&self) {
-        let (write, renewals) = {
+        let renewals = {
             let mut state = lock(&self.state);
             state.renewals += 1;
-            (state.grant.write, state.renewals)
+            state.renewals
         };
         if renewals > 1 {
             // Servers that refuse what the metadata cluster just granted need a moment, too.
             tokio::time::sleep(METADATA_BACKOFF_MAX).await;
         }
+        if let Err(errno) = self.fetch_grant().await {
+            tracing::warn!(inode = self.inode, %errno, "can't get a new grant for an open file");
+            self.step(|state, out| state.changes.abandon(errno.0, out));
+        }
+    }
+
+    async fn fetch_grant(&self) -> Result<(), Errno> {
+        let write = {
+            let state = lock(&self.state);
+            state.grant.write && (state.writers > 0 || !state.changes.is_idle())
+        };
+        if !write {
+            return self.register_read().await.map(|_| ());
+        }
         let op = Op::Open(mrc::Open {
             inode: self.inode,
-            renew_write: write,
+            renew_write: true,
         });
         match self.shared.metadata.ask(op).await {
-            Ok(Reply::Opened(opened)) => self.opened(&opened, write),
-            Ok(_) => self.step(|state, out| state.changes.abandon(libc::EIO, out)),
-            Err(errno) => {
-                tracing::warn!(inode = self.inode, %errno, "can't get a new grant for an open file");
-                self.step(|state, out| state.changes.abandon(errno.0, out));
+            Ok(Reply::Opened(opened)) => {
+                self.opened(&opened, true);
+                Ok(())
             }
+            Ok(_) => Err(Errno(libc::EPROTO)),
+            // Not recorded as a writer: closed by a duplicate, or the session is a new one.
+            Err(Errno(libc::EBADF)) => self.register_write().await.map(|_| ()),
+            Err(errno) => Err(errno),
         }
     }
 
@@ -598,24 +614,9 @@ impl File {
                     if renewed > 1 {
                         tokio::time::sleep(METADATA_BACKOFF_MAX).await;
                     }
-                    self.renew_for_read().await?;
+                    self.fetch_grant().await?;
                 }
             }
-        }
-    }
-
-    async fn renew_for_read(&self) -> Result<(), Errno> {
-        let write = lock(&self.state).grant.write;
-        let op = Op::Open(mrc::Open {
-            inode: self.inode,
-            renew_write: write,
-        });
-        match self.shared.metadata.ask(op).await? {
-            Reply::Opened(opened) => {
-                self.opened(&opened, write);
-                Ok(())
-            }
-            _ => Err(Errno(libc::EIO)),
         }
     }
 

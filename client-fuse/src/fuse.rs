@@ -233,10 +233,15 @@ impl Filesystem for Door {
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let fs = self.fs.clone();
         let work = async move { fs.open(ino.0, flags.0).await };
-        self.serve(request, work, move |outcome| match outcome {
-            Ok(handle) => reply.opened(FileHandle(handle), open_flags(writes(flags.0))),
-            Err(errno) => reply.error(errno.into()),
-        });
+        self.serve_open(
+            request,
+            work,
+            |handle| *handle,
+            move |outcome| match outcome {
+                Ok(handle) => reply.opened(FileHandle(handle), open_flags(writes(flags.0))),
+                Err(errno) => reply.error(errno.into()),
+            },
+        );
     }
 
     fn create(
@@ -256,16 +261,21 @@ impl Filesystem for Door {
             owner: caller_of(request),
         };
         let work = async move { fs.create(parent.0, name, new).await };
-        self.serve(request, work, move |outcome| match outcome {
-            Ok((attr, handle)) => reply.created(
-                &TTL,
-                &to_kernel(&attr),
-                GENERATION,
-                FileHandle(handle),
-                open_flags(writes(flags)),
-            ),
-            Err(errno) => reply.error(errno.into()),
-        });
+        self.serve_open(
+            request,
+            work,
+            |made| made.1,
+            move |outcome| match outcome {
+                Ok((attr, handle)) => reply.created(
+                    &TTL,
+                    &to_kernel(&attr),
+                    GENERATION,
+                    FileHandle(handle),
+                    open_flags(writes(flags)),
+                ),
+                Err(errno) => reply.error(errno.into()),
+            },
+        );
     }
 
     fn read(

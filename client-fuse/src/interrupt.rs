@@ -18,11 +18,12 @@ const LOOK: Duration = Duration::from_millis(500);
 const SIGKILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
 
 /// Runs `work` to its end; `reply` gets its outcome, or EINTR before, if thread `caller` was
-/// killed.
+/// killed. What `work` brought about then is given to `undo`.
 pub(crate) async fn answer<T>(
     caller: u32,
     work: impl Future<Output = Result<T, Errno>>,
     reply: impl FnOnce(Result<T, Errno>),
+    undo: impl AsyncFnOnce(T),
 ) {
     tokio::pin!(work);
     loop {
@@ -37,7 +38,9 @@ pub(crate) async fn answer<T>(
     }
     reply(Err(Errno(libc::EINTR)));
     // Half-done work would leave a slot or a count behind.
-    let _ = work.await;
+    if let Ok(done) = work.await {
+        undo(done).await;
+    }
 }
 
 /// Whether a SIGKILL waits for the thread.
@@ -83,8 +86,9 @@ mod tests {
     async fn outcome_of_work_that_ends_in_time_is_the_reply() {
         let mut seen = None;
 
-        answer(std::process::id(), async { Ok(7) }, |outcome| {
-            seen = Some(outcome);
+        let reply = |outcome| seen = Some(outcome);
+        answer(std::process::id(), async { Ok(7) }, reply, async |_| {
+            panic!("nothing is to be undone");
         })
         .await;
 

@@ -66,13 +66,17 @@ impl OxFs {
     /// As open(2).
     pub async fn open(&self, inode: u64, flags: i32) -> Result<u64, Errno> {
         let write = writes(flags);
-        let file = self.inner.files.enter(inode);
-        let outcome = self.softly(Self::open_file(&file, write)).await;
-        if let Err(errno) = outcome {
-            self.inner.files.leave(inode);
-            return Err(errno);
-        }
-        Ok(self.descriptor(file, write))
+        let fs = self.clone();
+        let work = async move {
+            let file = fs.inner.files.enter(inode);
+            if let Err(errno) = Self::open_file(&file, write).await {
+                fs.inner.files.leave(inode);
+                return Err(errno);
+            }
+            Ok(fs.descriptor(file, write))
+        };
+        // A descriptor that a `soft` mount opens too late stays open until the mount ends.
+        self.softly_done(work).await
     }
 
     async fn open_file(file: &Arc<File>, write: bool) -> Result<(), Errno> {

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, Semaphore};
 use types::{Fault, Remedy};
 
 use crate::config::{
-    METADATA_BACKOFF_MAX, METADATA_BACKOFF_MIN, METADATA_PATIENCE, REGISTER_CHUNK, STALL_REPORT,
+    METADATA_BACKOFF_MAX, METADATA_BACKOFF_MIN, METADATA_PATIENCE, REGISTER_MAX, STALL_REPORT,
 };
 use crate::errno::Errno;
 use crate::peer::Reach;
@@ -347,22 +347,23 @@ impl Metadata {
     }
 
     /// Tells a new leader what is open here.
-    async fn register(&self, term: u64, inodes: Vec<u64>) {
-        let mut rest = inodes;
-        loop {
-            let later = rest.split_off(rest.len().min(REGISTER_CHUNK));
-            let complete = later.is_empty();
-            let part = KeepAlive {
-                registered_term: term,
-                open_inodes: rest,
-                complete,
-            };
-            // Answered or not: the next beat asks again whether something is missing.
-            if self.ask(Op::KeepAlive(part)).await.is_err() || complete {
-                return;
-            }
-            rest = later;
+    async fn register(&self, term: u64, mut inodes: Vec<u64>) {
+        if inodes.len() > REGISTER_MAX {
+            tracing::error!(
+                open = inodes.len(),
+                limit = REGISTER_MAX,
+                "too many files are open to tell the new leader of all; \
+                 those that are unlinked may go"
+            );
+            inodes.truncate(REGISTER_MAX);
         }
+        let all = KeepAlive {
+            registered_term: term,
+            open_inodes: inodes,
+            complete: true,
+        };
+        // Answered or not: the next beat asks again whether something is missing.
+        let _ = self.ask(Op::KeepAlive(all)).await;
     }
 }
 

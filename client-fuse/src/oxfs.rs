@@ -183,21 +183,14 @@ impl OxFs {
         self.softly(self.inner.shared.metadata.ask(op)).await
     }
 
-    /// Asks for a change. On a `soft` mount that gives up, it goes on in the background: the slot
-    /// it holds can't be used before its outcome is known.
+    /// Asks for a change.
     pub(crate) async fn change(&self, op: Op) -> Result<Reply, Errno> {
-        let Some(soft) = self.inner.soft else {
-            return self.inner.shared.metadata.change(op).await;
-        };
         let shared = self.inner.shared.clone();
-        let task = tokio::spawn(async move { shared.metadata.change(op).await });
-        match tokio::time::timeout(soft, task).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) | Err(_) => Err(Errno(libc::EIO)),
-        }
+        self.softly_done(async move { shared.metadata.change(op).await })
+            .await
     }
 
-    /// Gives up after the mount's `soft` time, if it has one.
+    /// Gives up after the mount's `soft` time, if it has one. For work that may be dropped.
     pub(crate) async fn softly<T>(
         &self,
         work: impl Future<Output = Result<T, Errno>>,
@@ -207,6 +200,21 @@ impl OxFs {
             Some(soft) => tokio::time::timeout(soft, work)
                 .await
                 .unwrap_or(Err(Errno(libc::EIO))),
+        }
+    }
+
+    /// As [`OxFs::softly`] for work that must come to its end, without the caller if need be: it
+    /// holds a slot or a count.
+    pub(crate) async fn softly_done<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Errno>> + Send + 'static,
+    ) -> Result<T, Errno> {
+        match self.inner.soft {
+            None => work.await,
+            Some(soft) => match tokio::time::timeout(soft, tokio::spawn(work)).await {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(_)) | Err(_) => Err(Errno(libc::EIO)),
+            },
         }
     }
 

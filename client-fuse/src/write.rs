@@ -106,7 +106,8 @@ impl OxFs {
         if !descriptor.write {
             return Ok(());
         }
-        self.softly(flush(&descriptor)).await
+        self.softly_done(async move { flush(&descriptor).await })
+            .await
     }
 
     /// Makes what was written, and unless `data_only` its times, durable.
@@ -116,7 +117,8 @@ impl OxFs {
     /// Errors of earlier writes, EIO if a quorum can't make it durable.
     pub async fn fsync(&self, handle: u64, data_only: bool) -> Result<(), Errno> {
         let descriptor = self.open_descriptor(handle)?;
-        self.softly(fsync(&descriptor, data_only)).await
+        self.softly_done(async move { fsync(&descriptor, data_only).await })
+            .await
     }
 
     /// Sets the length of a file, and other attributes with it.
@@ -129,17 +131,27 @@ impl OxFs {
         if size > FILE_BYTES_MAX {
             return Err(Errno(libc::EFBIG));
         }
-        let file = self.inner.files.enter(inode);
-        let work = async {
-            enter_write(&file).await?;
-            let outcome = self.truncate_open(&file, size, set).await;
-            let _gate = file.gate.lock().await;
-            let closed = file.close_descriptor(true).await;
-            outcome.and_then(|attr| closed.map(|()| attr))
+        let fs = self.clone();
+        let work = async move {
+            let file = fs.inner.files.enter(inode);
+            let outcome = fs.truncate_as_writer(&file, size, set).await;
+            fs.inner.files.leave(inode);
+            outcome
         };
-        let outcome = self.softly(work).await;
-        self.inner.files.leave(inode);
-        outcome
+        self.softly_done(work).await
+    }
+
+    async fn truncate_as_writer(
+        &self,
+        file: &Arc<File>,
+        size: u64,
+        set: SetAttributes,
+    ) -> Result<Attr, Errno> {
+        enter_write(file).await?;
+        let outcome = self.truncate_open(file, size, set).await;
+        let _gate = file.gate.lock().await;
+        let closed = file.close_descriptor(true).await;
+        outcome.and_then(|attr| closed.map(|()| attr))
     }
 
     async fn truncate_open(

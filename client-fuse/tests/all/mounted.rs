@@ -1,12 +1,10 @@
 //! Programs on a mount: what they see is what a local file system shows.
 
-mod common;
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
-use common::{Cluster, blocking, read};
+use crate::common::{Cluster, blocking, read};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_directories_and_links_behave() {

@@ -17,18 +17,18 @@ use types::{Capability, Fault, Inode, PgId, Rights, SessionId, UnixNanos, Volume
 
 use super::{CLUSTER, secret};
 
-pub struct Metadata {
+pub(crate) struct Metadata {
     index: Mutex<MemoryIndex>,
     replicas: Vec<Replica>,
     /// Requests to do without answering, as if the reply were lost.
-    pub lose_replies: AtomicU32,
+    pub(crate) lose_replies: AtomicU32,
     /// Requests served.
-    pub served: AtomicU32,
-    pub valid_ms: AtomicU32,
+    pub(crate) served: AtomicU32,
+    pub(crate) valid_ms: AtomicU32,
 }
 
 impl Metadata {
-    pub fn new(osds: &[(u64, String)]) -> Self {
+    pub(crate) fn new(osds: &[(u64, String)]) -> Self {
         let metadata = Self {
             index: Mutex::new(MemoryIndex::new()),
             replicas: osds
@@ -71,7 +71,7 @@ impl Metadata {
     }
 
     /// Ends a session as if its mount had been silent for too long.
-    pub fn expire(&self, session: u64) {
+    pub(crate) fn expire(&self, session: u64) {
         self.change(CommandOp::ExpireSession(proto::index::ExpireSession {
             session,
         }))
@@ -129,6 +129,13 @@ impl Metadata {
             }),
             Op::Release(_) => Reply::Done(proto::mrc::Done {}),
             Op::Open(open) => {
+                if open.renew_write {
+                    let (inode, session) = (Inode(open.inode), SessionId(request.session));
+                    let key = mrc_core::keys::open(volume, inode, session);
+                    if mrc_core::IndexRead::get(&*index, &key).unwrap().is_none() {
+                        return Err(Fault::surface(libc::EBADF, "not open for writing"));
+                    }
+                }
                 let get = Op::GetAttr(proto::mrc::GetAttr { inode: open.inode });
                 let got = query::answer(&*index, volume, &get).unwrap().unwrap()?;
                 let Some(Reply::Entry(entry)) = got.reply else {

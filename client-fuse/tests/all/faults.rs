@@ -1,14 +1,12 @@
 //! What programs notice when replies are lost and servers freeze, break or change: nothing, or
 //! one clear error.
 
-mod common;
-
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::common::{Cluster, Mood, ROOT, create};
 use bytes::Bytes;
 use client_fuse::{Caller, ConnectError, Errno, OxFs};
-use common::{Cluster, Mood, ROOT, create};
 
 const RW: i32 = libc::O_RDWR;
 

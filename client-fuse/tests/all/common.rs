@@ -1,8 +1,6 @@
 //! A cluster in this process: the real metadata core without Raft, and object servers that keep
 //! one shared copy in memory. What the network and the servers do to a mount can be arranged.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 mod metadata;
 mod objects;
 
@@ -17,26 +15,26 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use types::{ClusterId, Secret};
 
-pub use metadata::Metadata;
-pub use objects::{Mood, Objects};
+pub(crate) use metadata::Metadata;
+pub(crate) use objects::{Mood, Objects};
 
-pub const CLUSTER: ClusterId = ClusterId(0x1234);
-pub const ROOT: u64 = 1;
+pub(crate) const CLUSTER: ClusterId = ClusterId(0x1234);
+pub(crate) const ROOT: u64 = 1;
 
-pub fn secret() -> Secret {
+pub(crate) fn secret() -> Secret {
     Secret::from_bytes([7; 32])
 }
 
-pub struct Cluster {
-    pub metadata: Arc<Metadata>,
-    pub objects: Arc<Objects>,
-    pub addresses: Vec<String>,
-    stops: Vec<oneshot::Sender<()>>,
+pub(crate) struct Cluster {
+    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) addresses: Vec<String>,
+    _stops: Vec<oneshot::Sender<()>>,
 }
 
 impl Cluster {
     /// One metadata server, three object servers, one volume "default".
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let mut stops = Vec::new();
         let objects = Arc::new(Objects::default());
         let mut osds = Vec::new();
@@ -54,11 +52,11 @@ impl Cluster {
             metadata,
             objects,
             addresses: vec![address],
-            stops,
+            _stops: stops,
         }
     }
 
-    pub fn connect_options(&self) -> ConnectOptions {
+    pub(crate) fn connect_options(&self) -> ConnectOptions {
         ConnectOptions {
             addresses: self.addresses.clone(),
             volume: "default".to_owned(),
@@ -71,15 +69,15 @@ impl Cluster {
         }
     }
 
-    pub async fn client(&self) -> OxFs {
+    pub(crate) async fn client(&self) -> OxFs {
         OxFs::connect(self.connect_options()).await.unwrap()
     }
 
-    pub async fn mount(&self) -> Mounted {
+    pub(crate) async fn mount(&self) -> Mounted {
         self.mount_with(Flags::default()).await
     }
 
-    pub async fn mount_with(&self, flags: Flags) -> Mounted {
+    pub(crate) async fn mount_with(&self, flags: Flags) -> Mounted {
         let dir = tempfile::tempdir().unwrap();
         let options = MountOptions {
             addresses: self.addresses.clone(),
@@ -107,18 +105,18 @@ impl Cluster {
     }
 }
 
-pub struct Mounted {
+pub(crate) struct Mounted {
     dir: tempfile::TempDir,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<Result<(), client_fuse::MountError>>,
 }
 
 impl Mounted {
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().to_owned()
     }
 
-    pub async fn unmount(self) {
+    pub(crate) async fn unmount(self) {
         let _ = self.stop.send(());
         self.task.await.unwrap().unwrap();
     }
@@ -150,11 +148,11 @@ async fn serve(
 }
 
 /// Runs file system calls of a program off the runtime's threads.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-pub async fn create(fs: &OxFs, name: &str) -> (u64, u64) {
+pub(crate) async fn create(fs: &OxFs, name: &str) -> (u64, u64) {
     let new = NewFile {
         mode: 0o644,
         flags: libc::O_RDWR | libc::O_CREAT,
@@ -166,6 +164,6 @@ pub async fn create(fs: &OxFs, name: &str) -> (u64, u64) {
 }
 
 /// Reads a whole file of a mount.
-pub fn read(path: &Path) -> Vec<u8> {
+pub(crate) fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }

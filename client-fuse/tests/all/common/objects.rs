@@ -16,7 +16,7 @@ use super::secret;
 
 /// How a server treats what reaches it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Mood {
+pub(crate) enum Mood {
     #[default]
     Well,
     /// Never answers, and does nothing.
@@ -34,29 +34,29 @@ struct Object {
 
 /// What all object servers know.
 #[derive(Default)]
-pub struct Objects {
+pub(crate) struct Objects {
     objects: Mutex<HashMap<u64, Object>>,
     moods: Mutex<HashMap<u64, Mood>>,
     /// The primary of all objects; 0: the first that is asked.
-    pub primary: AtomicU64,
+    pub(crate) primary: AtomicU64,
     /// Errno for all writes from now on; 0: none.
-    pub write_errno: AtomicU64,
-    pub reads: AtomicU64,
-    pub writes: AtomicU64,
-    pub syncs: AtomicU64,
+    pub(crate) write_errno: AtomicU64,
+    pub(crate) reads: AtomicU64,
+    pub(crate) writes: AtomicU64,
+    pub(crate) syncs: AtomicU64,
     /// Changes refused because they were older than what was applied.
-    pub stale: AtomicU64,
+    pub(crate) stale: AtomicU64,
     /// Requests left unanswered.
     kept: Mutex<Vec<Responder>>,
 }
 
 impl Objects {
-    pub fn bytes(&self, inode: u64) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(&self, inode: u64) -> Option<Vec<u8>> {
         let objects = self.objects.lock().unwrap();
         objects.get(&inode).map(|object| object.bytes.clone())
     }
 
-    pub fn set_mood(&self, osd: u64, mood: Mood) {
+    pub(crate) fn set_mood(&self, osd: u64, mood: Mood) {
         self.moods.lock().unwrap().insert(osd, mood);
     }
 
@@ -159,13 +159,13 @@ impl Objects {
 }
 
 /// One of them.
-pub struct Osd {
+pub(crate) struct Osd {
     id: u64,
     all: Arc<Objects>,
 }
 
 impl Osd {
-    pub fn new(id: u64, all: Arc<Objects>) -> Self {
+    pub(crate) fn new(id: u64, all: Arc<Objects>) -> Self {
         Self { id, all }
     }
 }
