@@ -79,7 +79,8 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
 /// [`ConfigError::Invalid`].
 pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError> {
     toml::from_str(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start).min(text.len());
+        let span = error.span().unwrap_or(0..0);
+        let at = span.start.min(text.len());
         let before = text.get(..at).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
         let key = text
@@ -87,11 +88,17 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
             .nth(line - 1)
             .and_then(|line| line.split_once('='))
             .map(|(key, _)| key.trim().to_owned());
+        let mut reason = error.message().replace('\n', " ");
+        let found = text.get(span).unwrap_or_default();
+        // The text it is about, unless that is a whole table or named anyway.
+        if !found.is_empty() && !found.contains('\n') && !reason.contains(found.trim_matches('"')) {
+            reason = format!("{reason}: {found}");
+        }
         ConfigError::Invalid {
             path: path.to_owned(),
             line,
             key,
-            reason: error.message().replace('\n', " "),
+            reason,
         }
     })
 }
@@ -207,6 +214,9 @@ mod tests {
             "{unit}"
         );
         assert!(unit.contains("1.5 s"), "{unit}");
+
+        let address = refusal("listen = \"127.0.0.1\"\n");
+        assert!(address.ends_with("syntax: \"127.0.0.1\""), "{address}");
 
         assert!(refusal("listen = \n").starts_with("/etc/osd.toml, line 1"));
         assert!(refusal("lease_ttl_ms = 3\n").contains("missing field `listen`"));
