@@ -96,7 +96,7 @@ impl ObjectReplica {
             self.fail_request_for_space(step);
             return;
         }
-        if self.copy.is_writable() {
+        if self.is_writable() {
             self.answer_myself(step);
         } else {
             self.durable

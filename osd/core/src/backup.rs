@@ -187,7 +187,7 @@ impl ObjectReplica {
             self.copy.record.promised = promise;
             self.copy.record.clean = false;
         }
-        if self.copy.is_writable() {
+        if self.is_writable() {
             return plain(Reply::Activated(self.my_answer(asker)));
         }
         self.wait_for_disk(
@@ -268,7 +268,7 @@ impl ObjectReplica {
         let position = self.promised_position(message.seq);
         let have = self.copy.position.seq;
         let gap = message.seq > have.saturating_add(1) && !self.config.has(Mutant::GapsAllowed);
-        if !self.following.is_followed() || !self.copy.is_writable() || gap {
+        if !self.following.is_followed() || !self.is_writable() || gap {
             return Err(Refused(Refusal::Gap));
         }
         if message.seq > have
@@ -347,7 +347,7 @@ impl ObjectReplica {
         if message.length_bytes > OBJECT_BYTES_MAX {
             return Err(Refused(Refusal::Malformed));
         }
-        if !self.copy.is_writable() {
+        if !self.is_writable() {
             return Err(Refused(Refusal::Gap));
         }
         self.following.leave();

@@ -72,6 +72,11 @@ impl Durable {
         self.waiting.is_empty() && self.job.is_none()
     }
 
+    /// Whether a record that says "clean" is on its way to the disk.
+    pub(crate) fn is_cleaning(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.record.clean)
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }

@@ -225,6 +225,12 @@ impl ObjectReplica {
         self.copy.trust == Trust::Suspect && !self.following.is_followed()
     }
 
+    /// Whether changes may be made here under the promise: the disk says so, and nothing is on its way
+    /// to it that says otherwise.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.copy.is_writable() && !self.durable.is_cleaning()
+    }
+
     /// What must happen after any input.
     pub(crate) fn follow_up(&mut self, step: &mut Step<'_>) {
         self.drain(step);

@@ -158,7 +158,7 @@ impl ObjectReplica {
         let Some(tenure) = self.tenure.as_ref() else {
             return;
         };
-        if self.copy.is_writable() && promised == tenure.promise {
+        if self.is_writable() && promised == tenure.promise {
             self.answer_myself(step);
         }
         self.answer_synced(step);

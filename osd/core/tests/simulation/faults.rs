@@ -17,7 +17,6 @@ pub(crate) struct Plan {
     pub(crate) damage: bool,
     pub(crate) wipes: bool,
     pub(crate) record_before_data: bool,
-    pub(crate) strict_timers: bool,
     pub(crate) faults_end: u64,
 }
 
@@ -36,7 +35,6 @@ impl Plan {
             wipes: !damage && rng.once_in(4),
             damage,
             record_before_data: false,
-            strict_timers: true,
             faults_end: 1_000 * MS + 20_000 * MS,
         }
     }

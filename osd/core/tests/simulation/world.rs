@@ -495,6 +495,7 @@ impl World {
     pub(crate) fn step(&mut self, node: usize, input: Input) -> Result<(), String> {
         let now = Instant::from_nanos(self.now);
         let mut effects = Vec::new();
+        let ticked = matches!(input, Input::Tick);
         let state = &mut self.nodes[node];
         let Some(replica) = state.replica.as_mut() else {
             return Ok(());
@@ -508,10 +509,10 @@ impl World {
         for effect in effects {
             self.perform(node, effect);
         }
-        self.plan_wake(node)
+        self.plan_wake(node, ticked)
     }
 
-    fn plan_wake(&mut self, node: usize) -> Result<(), String> {
+    fn plan_wake(&mut self, node: usize, ticked: bool) -> Result<(), String> {
         let Some(replica) = self.nodes[node].replica.as_ref() else {
             return Ok(());
         };
@@ -520,17 +521,15 @@ impl World {
         };
         let at = at.as_nanos();
         if at <= self.now {
-            // Once more at this instant is allowed, over and over is not.
             let state = &mut self.nodes[node];
-            let status = replica_debug(state.replica.as_ref());
+            if ticked {
+                // It would be woken over and over.
+                let status = replica_debug(state.replica.as_ref());
+                return Err(format!("node {node} wants to be woken in the past: {status}"));
+            }
             let again = self.now + 1;
             if state.wake == Some(again) {
                 return Ok(());
-            }
-            if self.plan.strict_timers {
-                return Err(format!(
-                    "node {node} wants to be woken in the past: {status}"
-                ));
             }
             state.wake = Some(again);
             let target = self.for_node(node);
