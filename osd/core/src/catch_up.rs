@@ -42,8 +42,10 @@ impl ObjectReplica {
             return;
         }
         let length_bytes = self.copy.length_bytes;
-        let nothing_missed = missed.as_ref().is_some_and(Vec::is_empty);
-        if nothing_missed && answer.length_bytes == length_bytes {
+        // Some changes touch no bytes, but they count.
+        let missed_nothing = missed.as_ref().is_some_and(Vec::is_empty)
+            && answer.position.seq == self.copy.position.seq;
+        if missed_nothing && answer.length_bytes == length_bytes {
             self.adopt_peer(step, index);
             return;
         }
