@@ -21,6 +21,8 @@ cargo xtask VERB
                          simulate clusters from seeds
   bench fs --mount DIR [--json FILE] [--quick] [--processes NAME[,NAME...]]
                          file system benchmark of any directory
+  bench lease [--quick] [--json FILE] [--svg FILE] [--docs FILE] [--systems NAME[,NAME...]]
+                         leases of this system, ZooKeeper and etcd: throughput, contention, fail-over
 ";
 
 fn main() -> Result<()> {
@@ -37,26 +39,32 @@ fn main() -> Result<()> {
         ["sim", rest @ ..] => {
             run::cargo(&[&["run", "-q", "-p", "sim", "--", "sweep"], rest].concat())
         }
-        ["bench", "fs", rest @ ..] => run::cargo(
-            &[
-                &[
-                    "run",
-                    "-q",
-                    "--release",
-                    "-p",
-                    "benches",
-                    "--bin",
-                    "fsbench",
-                    "--",
-                ],
-                rest,
-            ]
-            .concat(),
-        ),
+        ["bench", "fs", rest @ ..] => bench("fsbench", rest),
+        ["bench", "lease", rest @ ..] => {
+            // Without them this system is measured alone.
+            if let Err(error) = packages::install_missing(packages::LEASE_PEERS) {
+                eprintln!("{error}");
+            }
+            bench("leasebench", rest)
+        }
         ["help" | "--help" | "-h"] | [] => {
             print!("{USAGE}");
             Ok(())
         }
         other => bail!("no such verb: {}\n\n{USAGE}", other.join(" ")),
     }
+}
+
+fn bench(program: &str, words: &[&str]) -> Result<()> {
+    let run = [
+        "run",
+        "-q",
+        "--release",
+        "-p",
+        "benches",
+        "--bin",
+        program,
+        "--",
+    ];
+    run::cargo(&[&run, words].concat())
 }

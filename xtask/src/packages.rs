@@ -43,20 +43,42 @@ pub(crate) const TEST: &[Need] = &[
     },
 ];
 
+/// What the lease benchmark compares with. ZooKeeper's program is no executable.
+pub(crate) const LEASE_PEERS: &[Need] = &[
+    Need {
+        program: "/usr/share/java/zookeeper.jar",
+        package: "zookeeper",
+    },
+    Need {
+        program: "etcd",
+        package: "etcd-server",
+    },
+];
+
 /// Installs the packages whose programs are missing.
 ///
 /// # Errors
 ///
 /// Without root: one sentence with the command to run. With root: what apt-get said.
-pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+pub(crate) fn install_missing(needs: &[Need]) -> Result<()> {
     let missing: Vec<&str> = needs
         .iter()
         .filter(|need| !on_path(need.program))
         .map(|need| need.package)
         .collect();
-    if !missing.is_empty() {
-        install(&missing)?;
+    if missing.is_empty() {
+        return Ok(());
     }
+    install(&missing)
+}
+
+/// As [`install_missing`], and sees to it that something can be mounted.
+///
+/// # Errors
+///
+/// As [`install_missing`]; one sentence if there is no FUSE.
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    install_missing(needs)?;
     if !Path::new("/dev/fuse").exists() {
         bail!(
             "/dev/fuse is missing: this kernel or container has no FUSE; `modprobe fuse`, or start the container with --device /dev/fuse"
