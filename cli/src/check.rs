@@ -27,10 +27,7 @@ pub(crate) fn run(file: &Path) -> Result<Done, Failure> {
         )));
     };
     Ok(Done {
-        text: format!(
-            "{} is a good configuration of an {role} server",
-            file.display()
-        ),
+        text: format!("{} is a good configuration of an {role}", file.display()),
         json: json!({ "file": file.display().to_string(), "role": role, "good": true }).to_string(),
         missing: Vec::new(),
     })

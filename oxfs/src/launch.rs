@@ -30,9 +30,14 @@ impl Started {
         self.child.try_wait().ok().flatten()
     }
 
-    /// What it said last: its error, if it ended at its start.
+    /// What it said last: its error, or else the end of its log.
     pub(crate) fn last_words(&self) -> String {
         tail(&self.log, self.log_start)
+    }
+
+    /// The error it ended with, if it said one.
+    pub(crate) fn error(&self) -> Option<String> {
+        error_in(&lines(&self.log, self.log_start))
     }
 }
 
@@ -104,8 +109,8 @@ fn spawn(mut command: Command, log: PathBuf) -> Result<(Child, PathBuf, u64)> {
     Ok((child, log, log_start))
 }
 
-/// The last lines of a log from `start` on, in one line.
-fn tail(log: &Path, start: u64) -> String {
+/// The lines of a log from `start` on.
+fn lines(log: &Path, start: u64) -> Vec<String> {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(log)?;
         file.seek(SeekFrom::Start(start))?;
@@ -113,15 +118,27 @@ fn tail(log: &Path, start: u64) -> String {
         file.read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let text = read().unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    // Its error is the one line that starts so; everything else is only context.
-    if let Some(error) = lines
+    read()
+        .unwrap_or_default()
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Every program of ours ends with one line that starts so, if it fails.
+fn error_in(lines: &[String]) -> Option<String> {
+    let mut errors = lines
         .iter()
         .rev()
-        .find_map(|line| line.strip_prefix("error: "))
-    {
-        return error.to_owned();
+        .filter_map(|line| line.strip_prefix("error: "));
+    errors.next().map(str::to_owned)
+}
+
+/// The error in a log from `start` on, or its last lines, in one line.
+fn tail(log: &Path, start: u64) -> String {
+    let lines = lines(log, start);
+    if let Some(error) = error_in(&lines) {
+        return error;
     }
     let first = lines.len().saturating_sub(LOG_LINES_SHOWN);
     let shown = lines.get(first..).unwrap_or_default().join(" | ");

@@ -48,7 +48,7 @@ fn find(cluster: &LocalCluster, name: &str) -> Result<LocalServer> {
 pub(crate) fn line(started: &launch::Started) -> String {
     let process = &started.process;
     format!(
-        "{:<8} pid {:<8} {:<17} {}",
+        "{:<14} pid {:<8} {:<17} {}",
         process.name,
         process.process.pid,
         process.address,

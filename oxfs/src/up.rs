@@ -308,10 +308,13 @@ impl Up {
         if dead.iter().any(|(other, _)| *other == name) {
             return;
         }
+        let words = mount
+            .error()
+            .map(|error| format!(": {error}"))
+            .unwrap_or_default();
         say!(
-            "the mount on {} ended ({status}): {}",
-            self.point.display(),
-            mount.last_words()
+            "the mount on {} ended ({status}){words}",
+            self.point.display()
         );
         dead.push((name, Instant::now()));
     }
