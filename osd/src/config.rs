@@ -209,9 +209,9 @@ pub(crate) const SYNC_ALONE_MAX: usize = 8;
 pub(crate) const IDLE_REPLICAS_MAX: usize = 10_000;
 /// Copies being brought up at a time. 32: each moves up to 2 MiB at a time, and clients want room.
 pub(crate) const RECOVERIES_MAX: usize = 32;
-/// Time between two attempts to bring up the replicas of an idle object. 2 s: an attempt that finds
+/// Time between two attempts to bring up the replicas of an idle object. 500 ms: an attempt that finds
 /// somebody else's lease costs a round trip.
-pub(crate) const BRING_UP_PAUSE: Duration = Duration::from_secs(2);
+pub(crate) const BRING_UP_PAUSE: Duration = Duration::from_millis(500);
 /// Placement groups being compared at a time. 2: listing is disk work beside the clients'.
 pub(crate) const COMPARES_MAX: usize = 2;
 /// Objects in one page of a listing. 4096: about 200 KB.

@@ -62,6 +62,13 @@ struct Slot {
     bringing_up: bool,
 }
 
+impl Slot {
+    /// Whether it holds the lease and has found out where the others are.
+    fn is_primary(&self) -> bool {
+        matches!(self.replica.status().role, Role::Primary | Role::Closing)
+    }
+}
+
 /// Who waits for a replica's reply.
 enum Waiting {
     Client(Responder),
@@ -161,7 +168,11 @@ impl Shard {
                 let states = keys
                     .iter()
                     .filter_map(|key| self.replicas.get(&key.object))
-                    .map(|slot| slot.replica.object_state())
+                    .map(|slot| peer::ObjectState {
+                        // In use is not suspect; what is not known to be the history is.
+                        suspect: !slot.replica.status().trusted,
+                        ..slot.replica.object_state()
+                    })
                     .collect();
                 // Whoever asked may have given up.
                 let _ = answer.send(states);
@@ -317,9 +328,14 @@ impl Shard {
         let Some(slot) = self.replicas.get_mut(&object) else {
             return;
         };
-        if slot.bringing_up && !slot.behind && slot.replica.status().role == Role::Primary {
+        if slot.bringing_up && !slot.behind && slot.is_primary() {
             slot.bringing_up = false;
             self.around.board.note_behind(slot.key, Vec::new());
+        }
+        if slot.behind && !slot.is_primary() {
+            // It stopped being primary; the others are as far behind as before.
+            slot.behind = false;
+            self.around.board.note_left(slot.key);
         }
         // An idle one is kept for a while: the primary it follows may have told it things that are
         // not worth a record, and finds it as it was.
@@ -420,12 +436,7 @@ impl Shard {
             return;
         };
         slot.behind = !replicas.is_empty();
-        if replicas.is_empty() && slot.replica.status().role != Role::Primary {
-            // It stopped being primary; the others are as far behind as before.
-            self.around.board.note_left(key);
-        } else {
-            self.around.board.note_behind(key, replicas);
-        }
+        self.around.board.note_behind(key, replicas);
     }
 
     fn send(
