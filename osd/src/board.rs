@@ -33,6 +33,8 @@ struct Notes {
     waiting: VecDeque<ObjectKey>,
     wanted: HashSet<ObjectKey>,
     under_way: HashSet<ObjectKey>,
+    /// Number of wanted copies per group; none is not listed.
+    lacking: HashMap<PgKey, u64>,
     /// Groups that were compared with enough others.
     recovered: BTreeSet<PgKey>,
 }
@@ -88,6 +90,7 @@ impl Board {
         for key in keys {
             if notes.wanted.insert(key) {
                 notes.waiting.push_back(key);
+                *notes.lacking.entry(group_of(key)).or_default() += 1;
             }
         }
     }
@@ -97,6 +100,12 @@ impl Board {
         let mut notes = self.lock();
         if notes.wanted.remove(&key) {
             notes.under_way.remove(&key);
+            if let Some(lacking) = notes.lacking.get_mut(&group_of(key)) {
+                *lacking -= 1;
+                if *lacking == 0 {
+                    notes.lacking.remove(&group_of(key));
+                }
+            }
             drop(notes);
             self.changed.notify_one();
         }
@@ -118,9 +127,11 @@ impl Board {
         next
     }
 
-    /// A group was compared with enough others. True if that is news.
+    /// A group was compared with enough others. True if that is news, and if all that was found
+    /// missing has been brought up: until then an absent object may well exist.
     pub(crate) fn note_recovered(&self, group: PgKey) -> bool {
-        self.lock().recovered.insert(group)
+        let mut notes = self.lock();
+        !notes.lacking.contains_key(&group) && notes.recovered.insert(group)
     }
 
     pub(crate) fn recovered(&self) -> BTreeSet<PgKey> {
@@ -130,10 +141,6 @@ impl Board {
     /// The state of all groups of this server, for the metadata cluster.
     pub(crate) fn reports(&self, me: OsdId, map: &Map) -> Vec<mrc::PgReport> {
         let notes = self.lock();
-        let mut lacking: HashMap<PgKey, u64> = HashMap::new();
-        for key in &notes.wanted {
-            *lacking.entry(group_of(*key)).or_default() += 1;
-        }
         let mut lagging: BTreeMap<PgKey, BTreeSet<OsdId>> = BTreeMap::new();
         for (key, replicas) in &notes.behind {
             lagging.entry(group_of(*key)).or_default().extend(replicas);
@@ -141,7 +148,7 @@ impl Board {
         map.groups_of(me)
             .into_iter()
             .map(|group| {
-                let objects_behind = lacking.get(&group).copied().unwrap_or_default();
+                let objects_behind = notes.lacking.get(&group).copied().unwrap_or_default();
                 let full = objects_behind == 0 && notes.recovered.contains(&group);
                 mrc::PgReport {
                     volume: group.volume.0,
@@ -233,12 +240,16 @@ mod tests {
         let state = || board.reports(OsdId(1), &map())[0].clone();
         board.want([key(7)]);
 
-        assert_eq!(state().state(), mrc::PgState::PgRecovering);
-        assert!(board.note_recovered(group_of(key(1))));
+        assert!(!board.note_recovered(group_of(key(1))));
         assert_eq!(state().state(), mrc::PgState::PgRecovering);
         assert_eq!(state().objects_behind, 1);
         board.done(key(7));
+        assert_eq!(state().state(), mrc::PgState::PgRecovering);
+        assert!(board.note_recovered(group_of(key(1))));
         assert_eq!(state().state(), mrc::PgState::PgFull);
+        board.want([key(9)]);
+        assert_eq!(state().state(), mrc::PgState::PgRecovering);
+        board.done(key(9));
 
         board.note_behind(key(8), vec![OsdId(2)]);
         assert_eq!(state().lagging, [2]);

@@ -207,6 +207,9 @@ pub(crate) const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
 pub(crate) const SYNC_ALONE_MAX: usize = 8;
 /// Replicas per shard beyond which idle ones are not kept. 10,000: some 20 MB.
 pub(crate) const IDLE_REPLICAS_MAX: usize = 10_000;
+/// How long a sync nobody waits for waits for company. 20 ms: objects that became idle together are
+/// made clean together.
+pub(crate) const LAZY_GATHER: std::time::Duration = std::time::Duration::from_millis(20);
 /// Copies being brought up at a time. 32: each moves up to 2 MiB at a time, and clients want room.
 pub(crate) const RECOVERIES_MAX: usize = 32;
 /// Time between two attempts to bring up the replicas of an idle object. 500 ms: an attempt that finds

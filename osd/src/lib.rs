@@ -16,11 +16,15 @@ mod config;
 mod file_layout;
 mod gate;
 mod header;
+#[cfg(test)]
+mod heartbeat_tests;
 mod heartbeats;
 mod inbox;
 mod inspect;
+mod limits;
 mod listing;
 mod map;
+mod map_keeper;
 mod metadata;
 mod object_file;
 mod peer;

@@ -19,20 +19,22 @@ use shell::statedir::{Owner, StateDir, StateDirError, replace_file};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle as Task;
-use types::{MemberId, PgKey, Secret};
+use types::{MemberId, Secret};
 
 use crate::board::Board;
 use crate::boot::{Boot, BootError};
-use crate::cluster::{Cluster, Wall};
+use crate::cluster::Wall;
 use crate::config::{Config, MAPS_MAX, SHUTDOWN_TIME};
 use crate::heartbeats::Heartbeats;
+use crate::limits::raise_open_files;
 use crate::listing::Lister;
-use crate::map::{self, Map};
+use crate::map::Map;
+use crate::map_keeper::MapKeeper;
 use crate::metadata::MetadataClient;
 use crate::peer::{PeerDoor, Peers};
 use crate::recovery::Recovery;
 use crate::service::OsdDoor;
-use crate::shard_item::Item;
+use crate::shard::Surroundings;
 use crate::shards::Shards;
 use crate::store_root::Root;
 use crate::sync_pool::SyncPool;
@@ -96,6 +98,7 @@ const LEASES: &str = "LEASES";
 ///
 /// [`Error`]; each message says what to do.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    raise_open_files();
     let listener = bind(config.listen).await?;
     run_with(config, listener, MapSource::Metadata, shutdown).await
 }
@@ -195,10 +198,17 @@ impl Running {
         );
 
         let shards = Shards::new(config.shards);
-        let news = shards.clone();
+        let map_wanted = Arc::new(Notify::new());
+        let (news, wanted) = (shards.clone(), Arc::clone(&map_wanted));
+        let on_news = move |events: &[lease::Event]| {
+            let is_old = |event: &lease::Event| matches!(event, lease::Event::OldView { .. });
+            if events.iter().any(is_old) {
+                wanted.notify_one();
+            }
+            news.lease_news(events);
+        };
         let (leases, lease_thread) =
-            LeaseShell::start(host, Box::new(move |events| news.lease_news(events)))
-                .map_err(Error::Thread)?;
+            LeaseShell::start(host, Box::new(on_news)).map_err(Error::Thread)?;
         let (pool, mut threads) =
             SyncPool::start(Arc::clone(&root), config.sync_threads).map_err(Error::Thread)?;
         threads.push(lease_thread);
@@ -207,17 +217,20 @@ impl Running {
             #[cfg(test)]
             MapSource::Channel { board, .. } => Arc::clone(board),
         };
-        let replica_config = config.replica();
-        threads.extend(
-            shards
-                .start(&root, &leases, &pool, &board, me, &replica_config)
-                .map_err(Error::Thread)?,
-        );
+        let around = Surroundings {
+            me,
+            config: config.replica(),
+            root: Arc::clone(&root),
+            leases: Arc::clone(&leases),
+            pool: Arc::clone(&pool),
+            board: Arc::clone(&board),
+            map_wanted: Arc::clone(&map_wanted),
+        };
+        threads.extend(shards.start(&around).map_err(Error::Thread)?);
 
         let wall = Arc::new(Wall::default());
         let recovery = Recovery::new(me, Arc::clone(&board));
         let lister = Lister::new(Arc::clone(&root), shards.clone());
-        let map_wanted = Arc::new(Notify::new());
         let keeper = MapKeeper {
             me,
             dir: dir.path().to_owned(),
@@ -399,89 +412,5 @@ fn take_saved(dir: &Path) -> io::Result<Option<Saved>> {
             tracing::warn!(%error, "starting without the saved leases");
             Ok(None)
         }
-    }
-}
-
-/// Follows the map: keeps it, opens links, tells everybody.
-struct MapKeeper {
-    me: types::OsdId,
-    dir: PathBuf,
-    /// Absent objects are known to be absent: the last run ended in good order.
-    trusted: bool,
-    /// The store was made by this start.
-    new_store: bool,
-    wall: Arc<Wall>,
-    shards: Shards,
-    leases: Arc<LeaseShell>,
-    board: Arc<Board>,
-    recovery: Arc<Recovery>,
-    peers: Peers,
-    map: Map,
-    /// Groups that existed before this store did.
-    incomplete: BTreeSet<PgKey>,
-}
-
-impl MapKeeper {
-    async fn run(mut self, mut maps: mpsc::Receiver<mrc::OsdMap>, republish: Arc<Notify>) {
-        if let Some(saved) = map::load(&self.dir) {
-            self.take(&saved);
-        }
-        loop {
-            tokio::select! {
-                map = maps.recv() => match map {
-                    Some(map) if map.version > self.map.version => {
-                        if let Err(error) = map::save(&self.dir, &map) {
-                            tracing::warn!(%error, "the map can't be kept in the store");
-                        }
-                        self.take(&map);
-                    }
-                    Some(_) => {}
-                    None => return,
-                },
-                () = republish.notified() => self.publish(),
-            }
-        }
-    }
-
-    fn take(&mut self, wire: &mrc::OsdMap) {
-        let first = self.map.version == 0;
-        self.map = Map::from_wire(wire);
-        tracing::info!(
-            version = self.map.version,
-            groups = self.map.pgs.len(),
-            "new map"
-        );
-        if first && self.new_store {
-            // They may hold objects that this store lacks. The metadata cluster marks them, too, once
-            // it knows that the store is new; alone, there is nobody to compare with.
-            self.incomplete = self
-                .map
-                .groups_of(self.me)
-                .into_iter()
-                .filter(|group| self.map.pgs.get(group).is_some_and(|pg| pg.osds.len() > 1))
-                .collect();
-        }
-        self.peers.follow(&self.map.addresses);
-        self.publish();
-    }
-
-    fn publish(&mut self) {
-        let recovered = self.board.recovered();
-        self.incomplete.retain(|group| !recovered.contains(group));
-        let trusted = match self.trusted {
-            true => self.map.groups_of(self.me).into_iter().collect(),
-            false => recovered,
-        };
-        let cluster = Arc::new(Cluster::new(
-            self.me,
-            self.map.clone(),
-            self.peers.data(),
-            &trusted,
-            &self.incomplete,
-        ));
-        self.wall.hang(Arc::clone(&cluster));
-        self.leases.set_links(self.peers.leases());
-        self.recovery.follow(&cluster);
-        self.shards.tell_all(|| Item::Cluster(Arc::clone(&cluster)));
     }
 }

@@ -1,17 +1,19 @@
 //! One shard: a thread that owns the replicas of its objects and performs what they ask for.
 
+mod perform;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use lease_shell::LeaseShell;
 use osd_core::{
-    AnswerId, Config as ReplicaConfig, Done, Effect, Input, LeaseEvent, Membership, ObjectKey,
-    ObjectReplica, RequestId, Role, StoreError, deleted_response, expired,
+    AnswerId, Config as ReplicaConfig, Effect, Input, Membership, ObjectKey, ObjectReplica,
+    RequestId, Role, StoreError, deleted_response,
 };
-use proto::{osd, peer};
+use proto::peer;
 use shell::clock::boottime;
 use shell::link::{self, Responder};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use types::{Fault, Instant, ObjectId, OsdId};
 
 use crate::board::{Board, group_of};
@@ -20,6 +22,7 @@ use crate::config::IDLE_REPLICAS_MAX;
 use crate::inbox::Inbox;
 use crate::shard_item::{DeleteBatch, Item};
 use crate::store_dir::DirectoryStore;
+use crate::store_root::Root;
 use crate::sync_pool::SyncPool;
 use crate::tombstones::Tombstones;
 
@@ -28,15 +31,18 @@ use crate::tombstones::Tombstones;
 pub(crate) struct Surroundings {
     pub(crate) me: OsdId,
     pub(crate) config: ReplicaConfig,
-    pub(crate) inbox: Arc<Inbox<Item>>,
+    pub(crate) root: Arc<Root>,
     pub(crate) leases: Arc<LeaseShell>,
     pub(crate) pool: Arc<SyncPool>,
     pub(crate) board: Arc<Board>,
+    /// Somebody knows a newer map than we do.
+    pub(crate) map_wanted: Arc<Notify>,
 }
 
 /// The thread's state.
 pub(crate) struct Shard {
     around: Surroundings,
+    inbox: Arc<Inbox<Item>>,
     store: DirectoryStore,
     cluster: Arc<Cluster>,
     replicas: HashMap<ObjectId, Slot>,
@@ -82,11 +88,12 @@ impl std::fmt::Debug for Shard {
 }
 
 impl Shard {
-    pub(crate) fn new(around: Surroundings, store: DirectoryStore, cluster: Arc<Cluster>) -> Self {
+    pub(crate) fn new(around: Surroundings, inbox: Arc<Inbox<Item>>) -> Self {
         Self {
+            store: DirectoryStore::new(Arc::clone(&around.root)),
             around,
-            store,
-            cluster,
+            inbox,
+            cluster: Arc::default(),
             replicas: HashMap::new(),
             alarms: BTreeSet::new(),
             tombstones: Tombstones::default(),
@@ -106,7 +113,7 @@ impl Shard {
                 .alarms
                 .first()
                 .map(|(at, _)| at.since(boottime()).to_std());
-            if !self.around.inbox.take(&mut items, wait) {
+            if !self.inbox.take(&mut items, wait) {
                 return;
             }
             for item in items.drain(..) {
@@ -268,6 +275,7 @@ impl Shard {
             return Err(Fault::retry("this server is stopping; ask another replica"));
         }
         let membership = self.membership(key).ok_or_else(|| {
+            self.around.map_wanted.notify_one();
             Fault::refresh(format!(
                 "object server {} has no replica of placement group {}; ask for the replica set again",
                 self.around.me,
@@ -370,138 +378,6 @@ impl Shard {
         }
     }
 
-    fn perform(&mut self, key: ObjectKey, effect: Effect) {
-        let object = key.object;
-        match effect {
-            Effect::Reply {
-                request,
-                result,
-                valid_until,
-            } => self.reply(request, result, valid_until),
-            Effect::AnswerPeer {
-                answer,
-                response,
-                payload,
-            } => {
-                if let Some(responder) = self.peers.remove(&answer) {
-                    responder.ok(&response, to_link(payload));
-                }
-            }
-            Effect::Send {
-                to,
-                call,
-                message,
-                payload,
-                timeout,
-            } => self.send(object, to, call, &message, payload, timeout),
-            Effect::Sync { ticket, job, lazy } => {
-                let inbox = Arc::clone(&self.around.inbox);
-                let on_done = move |result| {
-                    inbox.deliver(Item::StoreDone {
-                        object,
-                        ticket,
-                        result,
-                    });
-                };
-                self.around.pool.submit(job, lazy, Box::new(on_done));
-            }
-            Effect::AcquireLease { newborn, floor } => match self.cluster.group(group_of(key)) {
-                Some(pg) => {
-                    self.around
-                        .leases
-                        .acquire(object.cell(), &pg.membership(), floor, newborn)
-                }
-                None => self.around.inbox.deliver(Item::Lease {
-                    object,
-                    event: LeaseEvent::NoQuorum,
-                }),
-            },
-            Effect::ReleaseLease => self.around.leases.release(object.cell()),
-            Effect::SetFloor { epoch } => self.around.leases.set_floor(object.cell(), epoch),
-            Effect::Behind { replicas } => self.note_behind(key, replicas),
-            Effect::Recovered { position } => {
-                tracing::debug!(%key, ?position, "copy brought up");
-                self.around.board.done(key);
-            }
-            Effect::Deleted => {
-                self.tombstones.insert(object, boottime());
-                self.around.board.forget(key);
-                self.drop_replica(object);
-            }
-        }
-    }
-
-    fn note_behind(&mut self, key: ObjectKey, replicas: Vec<OsdId>) {
-        let Some(slot) = self.replicas.get_mut(&key.object) else {
-            return;
-        };
-        slot.behind = !replicas.is_empty();
-        self.around.board.note_behind(key, replicas);
-    }
-
-    fn send(
-        &self,
-        object: ObjectId,
-        to: OsdId,
-        call: osd_core::Call,
-        message: &peer::Request,
-        payload: osd_core::Payload,
-        timeout: types::Duration,
-    ) {
-        let inbox = Arc::clone(&self.around.inbox);
-        let answer = move |reply| {
-            inbox.deliver(Item::PeerReply {
-                object,
-                from: to,
-                call,
-                reply,
-            });
-        };
-        match self.cluster.links.get(&to) {
-            Some(link) => link.send(
-                message,
-                to_link(payload),
-                timeout.to_std(),
-                move |outcome| {
-                    answer(crate::peer::reply(outcome));
-                },
-            ),
-            None => answer(Err(osd_core::PeerFailure::Disconnected)),
-        }
-    }
-
-    fn reply(
-        &mut self,
-        request: RequestId,
-        result: Result<Done, Fault>,
-        valid_until: Option<Instant>,
-    ) {
-        let Some(waiting) = self.clients.remove(&request) else {
-            return;
-        };
-        // The clock is read after the work and before the answer, or a pause would let it lie.
-        let result = match valid_until {
-            Some(until) if boottime() >= until => Err(expired()),
-            Some(_) | None => result,
-        };
-        match waiting {
-            Waiting::Delete(batch) => batch.done(result.map(drop)),
-            Waiting::Client(responder) => match result {
-                Ok(done) => {
-                    let response = osd::Response {
-                        epoch: done.epoch,
-                        seq: done.seq,
-                        length_bytes: done.length_bytes,
-                        offset: done.offset,
-                        leases: Vec::new(),
-                    };
-                    responder.ok(&response, link::Payload::of(done.payload));
-                }
-                Err(fault) => responder.fault(fault),
-            },
-        }
-    }
-
     fn set_cluster(&mut self, cluster: Arc<Cluster>) {
         let old = std::mem::replace(&mut self.cluster, cluster);
         let new = Arc::clone(&self.cluster);
@@ -545,13 +421,6 @@ impl Shard {
     const fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
-    }
-}
-
-fn to_link(payload: osd_core::Payload) -> link::Payload {
-    link::Payload {
-        bytes: payload.bytes,
-        crc32c: payload.crc32c,
     }
 }
 

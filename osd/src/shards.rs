@@ -4,20 +4,15 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use lease_shell::LeaseShell;
-use osd_core::{Config as ReplicaConfig, LeaseEvent};
+use osd_core::LeaseEvent;
 use tokio::sync::oneshot;
 use types::{ObjectId, OsdId};
 
-use crate::board::{Board, shard_of};
-use crate::cluster::Cluster;
+use crate::board::shard_of;
 use crate::config::{INBOX_BYTES_MAX, INBOX_ITEMS_MAX};
 use crate::inbox::Inbox;
 use crate::shard::{Shard, Surroundings};
 use crate::shard_item::Item;
-use crate::store_dir::DirectoryStore;
-use crate::store_root::Root;
-use crate::sync_pool::SyncPool;
 
 /// The inboxes of all shards.
 #[derive(Clone, Debug)]
@@ -34,26 +29,9 @@ impl Shards {
     }
 
     /// Starts the threads.
-    pub(crate) fn start(
-        &self,
-        root: &Arc<Root>,
-        leases: &Arc<LeaseShell>,
-        pool: &Arc<SyncPool>,
-        board: &Arc<Board>,
-        me: OsdId,
-        config: &ReplicaConfig,
-    ) -> io::Result<Vec<JoinHandle<()>>> {
+    pub(crate) fn start(&self, around: &Surroundings) -> io::Result<Vec<JoinHandle<()>>> {
         let start = |(number, inbox): (usize, &Arc<Inbox<Item>>)| {
-            let around = Surroundings {
-                me,
-                config: config.clone(),
-                inbox: Arc::clone(inbox),
-                leases: Arc::clone(leases),
-                pool: Arc::clone(pool),
-                board: Arc::clone(board),
-            };
-            let store = DirectoryStore::new(Arc::clone(root));
-            let shard = Shard::new(around, store, Arc::new(Cluster::default()));
+            let shard = Shard::new(around.clone(), Arc::clone(inbox));
             thread::Builder::new()
                 .name(format!("shard-{number}"))
                 .spawn(move || shard.run())

@@ -382,3 +382,26 @@ fn unsynced_changes_outlive_closing() {
     assert_eq!(bed.store.length(key(1)), 5);
     assert_eq!(bed.read_all(key(1)), bytes(10, 1).slice(..5));
 }
+
+#[test]
+fn contract_directory_store_does_what_every_store_must() {
+    let beds = std::cell::RefCell::new(Vec::new());
+    osd_core::contract::run(&mut || {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::new(Arc::new(Root::open(dir.path()).unwrap()));
+        beds.borrow_mut().push(dir);
+        Box::new(store)
+    })
+    .unwrap();
+}
+
+#[test]
+fn contract_directory_store_keeps_what_was_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    osd_core::contract::reopen(&mut || {
+        Box::new(DirectoryStore::new(Arc::new(
+            Root::open(dir.path()).unwrap(),
+        )))
+    })
+    .unwrap();
+}

@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use osd_core::{StoreError, SyncJob};
 
-use crate::config::SYNC_ALONE_MAX;
+use crate::config::{LAZY_GATHER, SYNC_ALONE_MAX};
 use crate::store_root::Root;
 
 /// What happens once a job is done.
@@ -33,6 +34,8 @@ pub(crate) struct SyncPool {
 struct State {
     urgent: VecDeque<Task>,
     lazy: Vec<Task>,
+    /// When the lazy ones that wait are taken: a little later than the first came.
+    lazy_at: Option<Instant>,
     /// A thread is making the whole file system stable.
     sweeping: bool,
     stopped: bool,
@@ -79,6 +82,9 @@ impl SyncPool {
         let mut state = self.lock();
         if lazy {
             state.lazy.push(task);
+            state
+                .lazy_at
+                .get_or_insert_with(|| Instant::now() + LAZY_GATHER);
         } else {
             state.urgent.push_back(task);
         }
@@ -111,12 +117,15 @@ impl SyncPool {
     fn next(&self) -> Option<Work> {
         let mut state = self.lock();
         loop {
-            let many = state.urgent.len() > SYNC_ALONE_MAX || !state.lazy.is_empty();
-            if many && !state.sweeping {
+            let now = Instant::now();
+            let lazy = state.lazy_at.is_some_and(|at| at <= now || state.stopped);
+            let many = state.urgent.len() > SYNC_ALONE_MAX;
+            if (many || lazy) && !state.sweeping {
                 state.sweeping = true;
+                state.lazy_at = None;
                 let mut tasks = std::mem::take(&mut state.lazy);
                 // With few urgent ones it is faster for them to go alone.
-                if state.urgent.len() > SYNC_ALONE_MAX {
+                if many {
                     tasks.extend(state.urgent.drain(..));
                 }
                 if tasks.len() == 1 {
@@ -131,10 +140,21 @@ impl SyncPool {
             if state.stopped && state.lazy.is_empty() {
                 return None;
             }
-            state = self
-                .ready
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            // One that sweeps looks again by itself.
+            let wait = state.lazy_at.filter(|_| !state.sweeping);
+            state = match wait {
+                Some(at) => {
+                    let wait = at.saturating_duration_since(now);
+                    self.ready
+                        .wait_timeout(state, wait)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+                None => self
+                    .ready
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 

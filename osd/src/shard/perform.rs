@@ -1,0 +1,154 @@
+//! What a shard does for its replicas: the effects of their steps, in order.
+
+use std::sync::Arc;
+
+use osd_core::{Done, Effect, LeaseEvent, ObjectKey, RequestId, expired};
+use proto::{osd, peer};
+use shell::clock::boottime;
+use shell::link;
+use types::{Fault, Instant, ObjectId, OsdId};
+
+use super::{Shard, Waiting};
+use crate::board::group_of;
+use crate::shard_item::Item;
+
+impl Shard {
+    pub(super) fn perform(&mut self, key: ObjectKey, effect: Effect) {
+        let object = key.object;
+        match effect {
+            Effect::Reply {
+                request,
+                result,
+                valid_until,
+            } => self.reply(request, result, valid_until),
+            Effect::AnswerPeer {
+                answer,
+                response,
+                payload,
+            } => {
+                if let Some(responder) = self.peers.remove(&answer) {
+                    responder.ok(&response, to_link(payload));
+                }
+            }
+            Effect::Send {
+                to,
+                call,
+                message,
+                payload,
+                timeout,
+            } => self.send(object, to, call, &message, payload, timeout),
+            Effect::Sync { ticket, job, lazy } => {
+                let inbox = Arc::clone(&self.inbox);
+                let on_done = move |result| {
+                    inbox.deliver(Item::StoreDone {
+                        object,
+                        ticket,
+                        result,
+                    });
+                };
+                self.around.pool.submit(job, lazy, Box::new(on_done));
+            }
+            Effect::AcquireLease { newborn, floor } => match self.cluster.group(group_of(key)) {
+                Some(pg) => {
+                    self.around
+                        .leases
+                        .acquire(object.cell(), &pg.membership(), floor, newborn)
+                }
+                None => self.inbox.deliver(Item::Lease {
+                    object,
+                    event: LeaseEvent::NoQuorum,
+                }),
+            },
+            Effect::ReleaseLease => self.around.leases.release(object.cell()),
+            Effect::SetFloor { epoch } => self.around.leases.set_floor(object.cell(), epoch),
+            Effect::Behind { replicas } => self.note_behind(key, replicas),
+            Effect::Recovered { position } => {
+                tracing::debug!(%key, ?position, "copy brought up");
+                self.around.board.done(key);
+            }
+            Effect::Deleted => {
+                self.tombstones.insert(object, boottime());
+                self.around.board.forget(key);
+                self.drop_replica(object);
+            }
+        }
+    }
+
+    fn note_behind(&mut self, key: ObjectKey, replicas: Vec<OsdId>) {
+        let Some(slot) = self.replicas.get_mut(&key.object) else {
+            return;
+        };
+        slot.behind = !replicas.is_empty();
+        self.around.board.note_behind(key, replicas);
+    }
+
+    fn send(
+        &self,
+        object: ObjectId,
+        to: OsdId,
+        call: osd_core::Call,
+        message: &peer::Request,
+        payload: osd_core::Payload,
+        timeout: types::Duration,
+    ) {
+        let inbox = Arc::clone(&self.inbox);
+        let answer = move |reply| {
+            inbox.deliver(Item::PeerReply {
+                object,
+                from: to,
+                call,
+                reply,
+            });
+        };
+        match self.cluster.links.get(&to) {
+            Some(link) => link.send(
+                message,
+                to_link(payload),
+                timeout.to_std(),
+                move |outcome| {
+                    answer(crate::peer::reply(outcome));
+                },
+            ),
+            None => answer(Err(osd_core::PeerFailure::Disconnected)),
+        }
+    }
+
+    pub(super) fn reply(
+        &mut self,
+        request: RequestId,
+        result: Result<Done, Fault>,
+        valid_until: Option<Instant>,
+    ) {
+        let Some(waiting) = self.clients.remove(&request) else {
+            return;
+        };
+        // The clock is read after the work and before the answer, or a pause would let it lie.
+        let result = match valid_until {
+            Some(until) if boottime() >= until => Err(expired()),
+            Some(_) | None => result,
+        };
+        match waiting {
+            Waiting::Delete(batch) => batch.done(result.map(drop)),
+            Waiting::Client(responder) => match result {
+                Ok(done) => {
+                    let response = osd::Response {
+                        epoch: done.epoch,
+                        seq: done.seq,
+                        length_bytes: done.length_bytes,
+                        offset: done.offset,
+                        leases: Vec::new(),
+                    };
+                    responder.ok(&response, link::Payload::of(done.payload));
+                }
+                Err(fault) => responder.fault(fault),
+            },
+        }
+    }
+}
+
+fn to_link(payload: osd_core::Payload) -> link::Payload {
+    link::Payload {
+        bytes: payload.bytes,
+        crc32c: payload.crc32c,
+    }
+}
