@@ -23,6 +23,10 @@ pub(crate) const STALL_REPORT: Duration = Duration::from_secs(1);
 /// 500 ms: a third of the default lease time.
 pub(crate) const READ_PATIENCE: Duration = Duration::from_millis(500);
 
+/// For how long a server that was silent is not the first to be asked about other files. 3 s: it
+/// costs one file in that time the wait for its answer, and a server that woke is used soon.
+pub(crate) const SILENT_TIME: types::Duration = types::Duration::from_secs(3);
+
 /// How long an object server may take to answer at all. 30 s: longer than any disk that works;
 /// long before, other replicas have been asked.
 pub(crate) const OBJECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -9,29 +9,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
-use client_core::{Answer, Change, Changes, Effect, Failure, ProbeAnswer, Route};
+use client_core::{Answer, Change, Changes, Effect, Route};
+use proto::mrc;
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
-use proto::{mrc, osd};
 use shell::clock::{boottime, wall};
-use shell::link::{CallError, Payload};
 use tokio::sync::{Notify, oneshot};
 use types::{Instant, OsdId};
 
-use crate::config::{GRANT_RENEW_DIVISOR, METADATA_BACKOFF_MAX, OBJECT_TIMEOUT, READ_PATIENCE};
+use crate::config::{GRANT_RENEW_DIVISOR, METADATA_BACKOFF_MAX};
 use crate::errno::Errno;
 use crate::lock;
-use crate::peer::failure_of;
 use crate::shared::Shared;
 use crate::stall::Stall;
 
 /// What is needed to speak with object servers about the file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Grant {
-    capability: Bytes,
-    pg: u32,
-    view: u64,
-    renew_at: Instant,
+    pub(crate) capability: Bytes,
+    pub(crate) pg: u32,
+    pub(crate) view: u64,
+    pub(crate) renew_at: Instant,
     /// It allows writing.
     pub(crate) write: bool,
 }
@@ -43,7 +41,7 @@ pub(crate) struct State {
     /// Effects to perform, oldest first.
     outbox: VecDeque<Effect>,
     pub(crate) grant: Grant,
-    read_route: Route,
+    pub(crate) read_route: Route,
     /// Who waits for a change that stands alone.
     waiters: HashMap<u64, oneshot::Sender<Result<Answer, Errno>>>,
     /// Open descriptors.
@@ -70,7 +68,7 @@ pub(crate) struct State {
     accounted: u64,
     stall: Option<Stall>,
     /// Grants fetched in a row without any success in between.
-    renewals: u32,
+    pub(crate) renewals: u32,
 }
 
 /// An inode with open descriptors.
@@ -78,7 +76,7 @@ pub(crate) struct State {
 pub(crate) struct File {
     pub(crate) inode: u64,
     pub(crate) shared: Arc<Shared>,
-    this: Weak<Self>,
+    pub(crate) this: Weak<Self>,
     pub(crate) state: Mutex<State>,
     /// Only one sends at a time, so that order is kept.
     sending: Mutex<()>,
@@ -151,7 +149,26 @@ impl File {
                 }
                 state.read_route.replace(members.clone());
                 state.changes.granted(now, &self.shared.ids, members, out);
+                self.avoid_silent(state);
             });
+        }
+    }
+
+    /// Begins elsewhere if the one to ask first has been silent: another replica takes over sooner
+    /// than it can be found out again that this one does not answer.
+    fn avoid_silent(&self, state: &mut State) {
+        let silent = |osd| self.shared.servers.is_silent(osd);
+        let first = state.read_route.target().filter(|osd| silent(*osd));
+        if let Some(first) = first {
+            let other = (0..2)
+                .filter_map(|round| state.read_route.other_than(first, round))
+                .find(|osd| !silent(*osd));
+            if let Some(other) = other {
+                state.read_route.found(other);
+                if state.changes.is_idle() {
+                    state.changes.route().found(other);
+                }
+            }
         }
     }
 
@@ -292,7 +309,7 @@ impl File {
     }
 
     /// Runs the machine and performs what it asks for.
-    fn step<T>(&self, run: impl FnOnce(&mut State, &mut Vec<Effect>) -> T) -> T {
+    pub(crate) fn step<T>(&self, run: impl FnOnce(&mut State, &mut Vec<Effect>) -> T) -> T {
         let mut out = Vec::new();
         let (result, arm) = {
             let mut state = lock(&self.state);
@@ -375,169 +392,8 @@ impl File {
         }
     }
 
-    fn perform(&self, effect: Effect) {
-        let Some(this) = self.this.upgrade() else {
-            return;
-        };
-        match effect {
-            Effect::Send {
-                token,
-                attempt,
-                osd,
-                change_id,
-                change,
-            } => self.send_change(this, token, attempt, osd, change_id, change),
-            Effect::Renew => {
-                tokio::spawn(async move { this.renew().await });
-            }
-            Effect::Probe { attempt, osd } => self.send_probe(this, attempt, osd),
-            Effect::Settled { .. } | Effect::Stalled(_) | Effect::Resumed => {}
-        }
-    }
-
-    fn send_change(
-        &self,
-        this: Arc<Self>,
-        token: u64,
-        attempt: u64,
-        osd: OsdId,
-        change_id: u64,
-        change: Change,
-    ) {
-        let (op, payload) = match change {
-            Change::Write { offset, bytes } => (
-                osd::request::Op::Write(osd::Write {
-                    offset,
-                    change_id,
-                    append: false,
-                    append_id: 0,
-                }),
-                Payload::of(bytes),
-            ),
-            Change::Append { append_id, bytes } => (
-                osd::request::Op::Write(osd::Write {
-                    offset: 0,
-                    change_id,
-                    append: true,
-                    append_id,
-                }),
-                Payload::of(bytes),
-            ),
-            Change::Truncate { length } => (
-                osd::request::Op::Truncate(osd::Truncate {
-                    length_bytes: length,
-                    change_id,
-                }),
-                Payload::none(),
-            ),
-            Change::Sync => (osd::request::Op::Sync(osd::Sync {}), Payload::none()),
-        };
-        let done = move |outcome: Result<osd::Response, CallError>| {
-            let now = boottime();
-            this.step(|state, out| match outcome {
-                Ok(reply) => {
-                    let answer = Answer {
-                        offset: reply.offset,
-                        length: reply.length_bytes,
-                    };
-                    state
-                        .changes
-                        .answered(now, &this.shared.ids, token, answer, out);
-                    state.read_route.found(osd);
-                }
-                Err(error) => {
-                    let failure = this.failure(osd, &error);
-                    let ids = &this.shared.ids;
-                    state.changes.failed(now, ids, token, attempt, failure, out);
-                }
-            });
-        };
-        self.post(osd, op, payload, done);
-    }
-
-    fn send_probe(&self, this: Arc<Self>, attempt: u64, osd: OsdId) {
-        let done = move |outcome: Result<osd::Response, CallError>| {
-            let answer = match outcome {
-                Ok(_) => ProbeAnswer::Primary(osd),
-                Err(error) => match failure_of(&error) {
-                    Failure::Redirect(Some(primary)) => ProbeAnswer::Primary(primary),
-                    Failure::Refresh => ProbeAnswer::Refresh,
-                    _ => ProbeAnswer::Nothing,
-                },
-            };
-            let now = boottime();
-            this.step(|state, out| {
-                state
-                    .changes
-                    .probed(now, &this.shared.ids, attempt, answer, out);
-            });
-        };
-        let op = osd::request::Op::Stat(osd::Stat {});
-        self.post(osd, op, Payload::none(), done);
-    }
-
-    /// Sends a request; `done` hears how it went, perhaps before this returns.
-    fn post(
-        &self,
-        osd: OsdId,
-        op: osd::request::Op,
-        payload: Payload,
-        done: impl FnOnce(Result<osd::Response, CallError>) + Send + 'static,
-    ) {
-        let Some(server) = self.shared.servers.get(osd) else {
-            return done(Err(CallError::Disconnected(
-                "unknown object server".to_owned(),
-            )));
-        };
-        if let Some(error) = server.out_of_reach() {
-            return done(Err(error));
-        }
-        let request = self.request(op);
-        server
-            .link
-            .send(&request, payload, OBJECT_TIMEOUT, move |outcome| {
-                done(outcome.and_then(|(body, _)| decode(body)));
-            });
-    }
-
-    fn request(&self, op: osd::request::Op) -> osd::Request {
-        let (grant, renew) = {
-            let mut state = lock(&self.state);
-            let due = state.grant.renew_at <= boottime();
-            if due {
-                // Once per grant; a new one brings a new time.
-                state.grant.renew_at = Instant::from_nanos(u64::MAX);
-            }
-            (state.grant.clone(), due)
-        };
-        if renew && let Some(this) = self.this.upgrade() {
-            tokio::spawn(async move { this.renew().await });
-        }
-        osd::Request {
-            object: Some(osd::ObjectRef {
-                volume: self.shared.volume(),
-                inode: self.inode,
-                column: 0,
-            }),
-            pg: grant.pg,
-            view: grant.view,
-            capability: grant.capability,
-            op: Some(op),
-        }
-    }
-
-    fn failure(&self, osd: OsdId, error: &CallError) -> Failure {
-        tracing::debug!(
-            inode = self.inode,
-            server = self.shared.servers.name(osd),
-            %error,
-            "change not done"
-        );
-        failure_of(error)
-    }
-
     /// Fetches a new grant.
-    async fn renew(&self) {
+    pub(crate) async fn renew(&self) {
         let renewals = {
             let mut state = lock(&self.state);
             state.renewals += 1;
@@ -553,7 +409,7 @@ impl File {
         }
     }
 
-    async fn fetch_grant(&self) -> Result<(), Errno> {
+    pub(crate) async fn fetch_grant(&self) -> Result<(), Errno> {
         let write = {
             let state = lock(&self.state);
             state.grant.write && (state.writers > 0 || !state.changes.is_idle())
@@ -576,109 +432,6 @@ impl File {
             Err(errno) => Err(errno),
         }
     }
-
-    // ---- reading
-
-    /// Reads from the primary. Fewer bytes than asked for: the object ends there.
-    pub(crate) async fn read_object(&self, offset: u64, length: u32) -> Result<Bytes, Errno> {
-        let started = std::time::Instant::now();
-        let mut stall = None;
-        let mut renewed = 0;
-        loop {
-            let target = lock(&self.state)
-                .read_route
-                .target()
-                .ok_or(Errno(libc::EIO))?;
-            let failure = match self
-                .read_from(target, offset, length, started, &mut stall)
-                .await
-            {
-                Ok((primary, bytes)) => {
-                    let mut state = lock(&self.state);
-                    state.read_route.found(primary);
-                    state.read_route.answered();
-                    state.renewals = 0;
-                    if state.changes.is_idle() {
-                        state.changes.route().found(primary);
-                    }
-                    return Ok(bytes);
-                }
-                Err(failure) => failure,
-            };
-            let next = lock(&self.state).read_route.failed(failure);
-            match next {
-                client_core::Next::GiveUp(errno) => return Err(Errno(errno)),
-                client_core::Next::After(wait) => tokio::time::sleep(wait.to_std()).await,
-                client_core::Next::Renew => {
-                    renewed += 1;
-                    if renewed > 1 {
-                        tokio::time::sleep(METADATA_BACKOFF_MAX).await;
-                    }
-                    self.fetch_grant().await?;
-                }
-            }
-        }
-    }
-
-    /// Asks `target`, and while it is silent others, too: one of them may have become the primary.
-    async fn read_from(
-        &self,
-        target: OsdId,
-        offset: u64,
-        length: u32,
-        started: std::time::Instant,
-        stall: &mut Option<Stall>,
-    ) -> Result<(OsdId, Bytes), Failure> {
-        let first = self.read_once(target, offset, length);
-        tokio::pin!(first);
-        let mut round = 0;
-        loop {
-            tokio::select! {
-                outcome = &mut first => return outcome.map(|bytes| (target, bytes)),
-                () = tokio::time::sleep(READ_PATIENCE) => {}
-            }
-            if started.elapsed() >= crate::config::STALL_REPORT && stall.is_none() {
-                *stall = Some(self.shared.stalls.begin(&self.shared.servers.name(target)));
-            }
-            let other = lock(&self.state).read_route.other_than(target, round);
-            round += 1;
-            let Some(other) = other else { continue };
-            let second = tokio::time::timeout(READ_PATIENCE, self.read_once(other, offset, length));
-            tokio::select! {
-                outcome = &mut first => return outcome.map(|bytes| (target, bytes)),
-                outcome = second => match outcome {
-                    Ok(Ok(bytes)) => return Ok((other, bytes)),
-                    Ok(Err(Failure::Redirect(Some(primary)))) if primary != target => {
-                        return Err(Failure::Redirect(Some(primary)));
-                    }
-                    Ok(Err(Failure::Refresh)) => return Err(Failure::Refresh),
-                    // The lease of the silent one still runs, or this one is no better.
-                    Ok(Err(_)) | Err(_) => {}
-                }
-            }
-        }
-    }
-
-    async fn read_once(&self, osd: OsdId, offset: u64, length: u32) -> Result<Bytes, Failure> {
-        let server = self.shared.servers.get(osd).ok_or(Failure::Gone)?;
-        if server.out_of_reach().is_some() {
-            return Err(Failure::Gone);
-        }
-        let op = osd::request::Op::Read(osd::Read {
-            offset,
-            length_bytes: length,
-        });
-        let request = self.request(op);
-        let reply = server
-            .link
-            .call::<_, osd::Response>(&request, Payload::none(), OBJECT_TIMEOUT)
-            .await;
-        let (_, payload) = reply.map_err(|error| self.failure(osd, &error))?;
-        payload.verified().map_err(|fault| {
-            tracing::warn!(inode = self.inode, server = self.shared.servers.name(osd), %fault, "bytes changed on their way");
-            Failure::Retry
-        })
-    }
 }
 
 impl State {
@@ -693,13 +446,4 @@ impl Drop for File {
         let accounted = lock(&self.state).accounted;
         self.shared.budget.account(accounted, 0);
     }
-}
-
-fn decode(body: Bytes) -> Result<osd::Response, CallError> {
-    prost::Message::decode(body).map_err(|error| {
-        CallError::Fault(types::Fault::surface(
-            libc::EPROTO,
-            format!("an object server's reply is not decodable: {error}"),
-        ))
-    })
 }

@@ -4,70 +4,24 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, Generation, INodeNo, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
-use proto::mrc::Attr;
 
 use crate::attr::{SetAttributes, SetTime, kind_of, nanos_of, to_kernel};
 use crate::door::{Door, bytes_of, caller_of, open_flags};
-use crate::errno::Errno;
 use crate::io::writes;
 use crate::oxfs::NewFile;
-
-/// How long the kernel may use attributes and names without asking: not at all, because nothing
-/// tells it when another mount changes them.
-const TTL: Duration = Duration::ZERO;
-
-/// Inode numbers are never used twice.
-const GENERATION: Generation = Generation(0);
+use crate::reply::{GENERATION, TTL, attr, data, empty, entry, sized};
 
 /// Entries of a directory offered for one reply. 1,024: more than the kernel's buffer holds.
 const LIST_REPLY_MAX: usize = 1_024;
-
-fn entry(reply: ReplyEntry) -> impl FnOnce(Result<Attr, Errno>) {
-    move |outcome| match outcome {
-        Ok(attr) => reply.entry(&TTL, &to_kernel(&attr), GENERATION),
-        Err(errno) => reply.error(errno.into()),
-    }
-}
-
-fn attr(reply: ReplyAttr) -> impl FnOnce(Result<Attr, Errno>) {
-    move |outcome| match outcome {
-        Ok(attr) => reply.attr(&TTL, &to_kernel(&attr)),
-        Err(errno) => reply.error(errno.into()),
-    }
-}
-
-fn empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) {
-    move |outcome| match outcome {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno.into()),
-    }
-}
-
-fn data(reply: ReplyData) -> impl FnOnce(Result<Bytes, Errno>) {
-    move |outcome| match outcome {
-        Ok(bytes) => reply.data(&bytes),
-        Err(errno) => reply.error(errno.into()),
-    }
-}
-
-/// The value, its size if the caller only asks for that, or ERANGE.
-fn sized(reply: ReplyXattr, size: u32) -> impl FnOnce(Result<Bytes, Errno>) {
-    move |outcome| match outcome {
-        Ok(bytes) if size == 0 => reply.size(u32::try_from(bytes.len()).unwrap_or(u32::MAX)),
-        Ok(bytes) if bytes.len() > size as usize => reply.error(Errno(libc::ERANGE).into()),
-        Ok(bytes) => reply.data(&bytes),
-        Err(errno) => reply.error(errno.into()),
-    }
-}
 
 fn set_time(time: TimeOrNow) -> SetTime {
     match time {

@@ -1,13 +1,15 @@
 //! Links to object servers, and which servers are out of reach right now.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proto::mrc::Replica;
+use shell::clock::boottime;
 use shell::link::{CallError, Identity, Link, LinkOptions, Listener, ServiceKind};
-use types::{OsdId, Remedy};
+use types::{Instant, OsdId, Remedy};
 
+use crate::config::SILENT_TIME;
 use crate::lock;
 
 /// Whether a server is out of reach. Asking one that is would only wait for the next attempt to
@@ -45,9 +47,24 @@ pub(crate) struct ObjectServer {
     pub(crate) address: String,
     pub(crate) link: Arc<Link>,
     reach: Arc<Reach>,
+    /// It did not answer in time; end of the time for which others are asked first.
+    silent_until: AtomicU64,
 }
 
 impl ObjectServer {
+    /// Notes an answer, whatever it says.
+    pub(crate) fn hear<T>(&self, outcome: &Result<T, CallError>) {
+        if matches!(outcome, Ok(_) | Err(CallError::Fault(_))) {
+            self.silent_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// It has not answered in time.
+    fn missed(&self) {
+        let until = boottime() + SILENT_TIME;
+        self.silent_until.store(until.as_nanos(), Ordering::Relaxed);
+    }
+
     /// Why it is not worth asking now, if it isn't.
     pub(crate) fn out_of_reach(&self) -> Option<CallError> {
         self.reach
@@ -95,6 +112,7 @@ impl ObjectServers {
                 address: replica.address.clone(),
                 link,
                 reach,
+                silent_until: AtomicU64::new(0),
             };
             known.insert(osd, Arc::new(server));
         }
@@ -102,6 +120,21 @@ impl ObjectServers {
 
     pub(crate) fn get(&self, osd: OsdId) -> Option<Arc<ObjectServer>> {
         lock(&self.known).get(&osd).cloned()
+    }
+
+    /// The server has not answered in time.
+    pub(crate) fn missed(&self, osd: OsdId) {
+        if let Some(server) = self.get(osd) {
+            server.missed();
+        }
+    }
+
+    /// Whether others should be asked first.
+    pub(crate) fn is_silent(&self, osd: OsdId) -> bool {
+        self.get(osd).is_some_and(|server| {
+            let until = server.silent_until.load(Ordering::Relaxed);
+            server.reach.is_down() || boottime() < Instant::from_nanos(until)
+        })
     }
 
     /// For log lines.

@@ -10,141 +10,22 @@
 //! - When the believed primary changes, everything unacknowledged is sent again, in order. An
 //!   acknowledgement counts whichever attempt it answers: the bytes are the same.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod effect;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod tests;
+mod view;
 
-use bytes::Bytes;
+use std::collections::VecDeque;
+
 use types::{Duration, Instant, OsdId};
 
 use crate::config::ChangeLimits;
 use crate::gather::Gather;
 use crate::route::{Failure, Next, Route};
 
-/// Change and append ids of a whole mount; they only grow, also when a file is opened again.
-#[derive(Debug)]
-pub struct IdSource(AtomicU64);
-
-impl IdSource {
-    /// Starts at 1.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(AtomicU64::new(1))
-    }
-
-    /// An id greater than all before.
-    pub fn draw(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
-impl Default for IdSource {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Something the primary shall do.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Change {
-    /// Write bytes.
-    Write {
-        /// Where.
-        offset: u64,
-        /// What.
-        bytes: Bytes,
-    },
-    /// Write bytes at the end.
-    Append {
-        /// Recognises a repetition.
-        append_id: u64,
-        /// What.
-        bytes: Bytes,
-    },
-    /// Set the length.
-    Truncate {
-        /// The length.
-        length: u64,
-    },
-    /// Make everything acknowledged stable.
-    Sync,
-}
-
-impl Change {
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Write { bytes, .. } | Self::Append { bytes, .. } => bytes.len() as u64,
-            Self::Truncate { .. } | Self::Sync => 0,
-        }
-    }
-
-    /// The range of a write; everything else stands alone.
-    fn range(&self) -> Option<(u64, u64)> {
-        match self {
-            Self::Write { offset, bytes } => Some((*offset, offset + bytes.len() as u64)),
-            Self::Append { .. } | Self::Truncate { .. } | Self::Sync => None,
-        }
-    }
-}
-
-/// What the primary said.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Answer {
-    /// Where a write or append went.
-    pub offset: u64,
-    /// Length of the object afterwards.
-    pub length: u64,
-}
-
-/// What another replica said when asked who the primary is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ProbeAnswer {
-    /// This one is.
-    Primary(OsdId),
-    /// Capability or view are out of date.
-    Refresh,
-    /// No useful answer.
-    Nothing,
-}
-
-/// What must be done, in order.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Effect {
-    /// Send; report with [`Changes::answered`] or [`Changes::failed`].
-    Send {
-        /// Names the change in reports.
-        token: u64,
-        /// Names the attempt in reports.
-        attempt: u64,
-        /// To whom.
-        osd: OsdId,
-        /// Id on the wire.
-        change_id: u64,
-        /// What.
-        change: Change,
-    },
-    /// The change is done, or failed for good with an errno.
-    Settled {
-        /// The change.
-        token: u64,
-        /// How it went.
-        outcome: Result<Answer, i32>,
-        /// End of the range it wrote, 0 if it is no write.
-        end: u64,
-    },
-    /// Fetch a new grant; report with [`Changes::granted`] or [`Changes::abandon`].
-    Renew,
-    /// Ask this replica who the primary is; report with [`Changes::probed`].
-    Probe {
-        /// Names the attempt in the report.
-        attempt: u64,
-        /// Whom to ask.
-        osd: OsdId,
-    },
-    /// Changes have waited long for this server.
-    Stalled(OsdId),
-    /// They wait no more.
-    Resumed,
-}
+pub use effect::{Answer, Change, Effect, IdSource, ProbeAnswer};
 
 #[derive(Debug)]
 struct Pending {
@@ -180,6 +61,8 @@ pub struct Changes {
     gate: Gate,
     probe_round: usize,
     probe_at: Option<Instant>,
+    /// When the primary answered last: while it does, nobody waits in vain.
+    answered_at: Instant,
     stalled: bool,
 }
 
@@ -200,6 +83,7 @@ impl Changes {
             gate: Gate::Open,
             probe_round: 0,
             probe_at: None,
+            answered_at: Instant::ZERO,
             stalled: false,
         }
     }
@@ -280,7 +164,7 @@ impl Changes {
         if let Some(index) = self.index(token) {
             self.route.answered();
             self.settle(index, Ok(answer), out);
-            // Answers flow: give the others their full time again.
+            self.answered_at = now;
             self.probe_at = None;
             if std::mem::take(&mut self.stalled) {
                 out.push(Effect::Resumed);
@@ -399,16 +283,16 @@ impl Changes {
         if matches!(self.gate, Gate::Until(until) if until <= now) {
             self.gate = Gate::Open;
         }
-        if let (Some(give_up), Some(oldest)) = (self.give_up, self.pending.front())
-            && oldest.since + give_up <= now
+        if let (Some(give_up), Some(waiting)) = (self.give_up, self.waiting_since())
+            && waiting + give_up <= now
         {
             // 5: EIO, as `soft` asks for.
             self.abandon(5, out);
         }
         self.probe(now, out);
-        if let (Some(oldest), Some(target)) = (self.pending.front(), self.route.target())
+        if let (Some(waiting), Some(target)) = (self.waiting_since(), self.route.target())
             && !self.stalled
-            && oldest.since + self.limits.stall_report <= now
+            && waiting + self.limits.stall_report <= now
         {
             self.stalled = true;
             out.push(Effect::Stalled(target));
@@ -427,104 +311,16 @@ impl Changes {
             Gate::Until(until) => Some(until),
             Gate::Open | Gate::Renewing => None,
         };
-        let oldest = self.pending.front().map(|p| p.since);
-        let stall = oldest
-            .filter(|_| !self.stalled)
-            .map(|s| s + self.limits.stall_report);
-        let give_up = oldest.zip(self.give_up).map(|(since, after)| since + after);
+        let waiting = self.waiting_since();
+        let report = waiting.filter(|_| !self.stalled);
+        let stall = report.map(|since| since + self.limits.stall_report);
+        let give_up = waiting
+            .zip(self.give_up)
+            .map(|(since, after)| since + after);
         [gather, gate, stall, give_up, self.probe_due()]
             .into_iter()
             .flatten()
             .min()
-    }
-
-    /// All changes with smaller tokens are settled.
-    #[must_use]
-    pub fn settled_below(&self) -> u64 {
-        self.pending.front().map_or(self.next_token, |p| p.token)
-    }
-
-    /// Bytes held here.
-    #[must_use]
-    pub fn buffered_bytes(&self) -> u64 {
-        self.pending_bytes + self.gather.as_ref().map_or(0, Gather::len)
-    }
-
-    /// Whether a writer has to wait.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.pending_bytes >= self.limits.in_flight_bytes_max
-    }
-
-    /// Whether nothing is gathered or pending.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.gather.is_none() && self.pending.is_empty()
-    }
-
-    /// End of the furthest write that is not settled; 0 if there is none.
-    #[must_use]
-    pub fn pending_end(&self) -> u64 {
-        let sent = self
-            .pending
-            .iter()
-            .filter_map(|p| p.change.range())
-            .map(|r| r.1)
-            .max();
-        sent.unwrap_or(0)
-            .max(self.gather.as_ref().map_or(0, Gather::end))
-    }
-
-    /// Whether the range depends on something that is not settled.
-    #[must_use]
-    pub fn concerns(&self, offset: u64, length: u64) -> bool {
-        let end = offset.saturating_add(length);
-        let gathered = self
-            .gather
-            .as_ref()
-            .is_some_and(|g| g.offset < end && offset < g.end());
-        gathered
-            || self
-                .pending
-                .iter()
-                .any(|p| match (p.change.range(), &p.change) {
-                    (Some(range), _) => range.0 < end && offset < range.1,
-                    (None, Change::Sync) => false,
-                    (None, _) => true,
-                })
-    }
-
-    /// The bytes of a range, if they are all in the newest write that touches it.
-    #[must_use]
-    pub fn peek(&self, offset: u64, length: u64) -> Option<Bytes> {
-        let end = offset.checked_add(length)?;
-        let within = |start: u64, bytes: &[u8]| {
-            let from = usize::try_from(offset.checked_sub(start)?).ok()?;
-            let to = usize::try_from(end.checked_sub(start)?).ok()?;
-            bytes.get(from..to).map(|_| from..to)
-        };
-        if let Some(gather) = self.gather.as_ref()
-            && gather.offset < end
-            && offset < gather.end()
-        {
-            let range = within(gather.offset, gather.as_slice())?;
-            return gather.as_slice().get(range).map(Bytes::copy_from_slice);
-        }
-        for pending in self.pending.iter().rev() {
-            match &pending.change {
-                Change::Write {
-                    offset: start,
-                    bytes,
-                } => {
-                    if *start < end && offset < start + bytes.len() as u64 {
-                        return within(*start, bytes).map(|range| bytes.slice(range));
-                    }
-                }
-                Change::Sync => {}
-                Change::Append { .. } | Change::Truncate { .. } => return None,
-            }
-        }
-        None
     }
 
     /// The server believed to be the primary.
@@ -645,12 +441,18 @@ impl Changes {
         count < self.limits.in_flight_max && bytes < self.limits.in_flight_bytes_max
     }
 
+    /// Since when the oldest change has waited without any answer.
+    fn waiting_since(&self) -> Option<Instant> {
+        let oldest = self.pending.front()?;
+        Some(oldest.since.max(self.answered_at))
+    }
+
     fn oldest_sent(&self) -> Option<Instant> {
         self.pending.iter().filter_map(|p| p.sent).min()
     }
 
     fn probe_due(&self) -> Option<Instant> {
-        let patient = self.oldest_sent()? + self.limits.patience;
+        let patient = self.oldest_sent()?.max(self.answered_at) + self.limits.patience;
         Some(self.probe_at.map_or(patient, |at| at.max(patient)))
     }
 
@@ -671,6 +473,3 @@ impl Changes {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

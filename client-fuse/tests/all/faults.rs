@@ -193,7 +193,7 @@ async fn soft_mount_gives_up_and_recovers() {
 
     write(&fs, handle, 0, b"lost").await.unwrap();
     assert_eq!(fs.fsync(handle, false).await, Err(Errno(libc::EIO)));
-    assert_eq!(fs.read(handle, 0, 4).await, Err(Errno(libc::EIO)));
+    assert_eq!(fs.read(handle, 100, 4).await, Err(Errno(libc::EIO)));
     for osd in 1..=3 {
         cluster.objects.set_mood(osd, Mood::Well);
     }

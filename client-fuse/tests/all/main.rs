@@ -1,5 +1,11 @@
 //! The library and mounts against servers in this process.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "what must not happen in a test ends it"
+)]
+
 mod common;
 mod faults;
 mod mounted;

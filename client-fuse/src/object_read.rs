@@ -1,0 +1,118 @@
+//! Reading a file's bytes from whoever is its primary.
+
+use bytes::Bytes;
+use client_core::{Failure, Next};
+use proto::osd;
+use shell::link::Payload;
+use types::OsdId;
+
+use crate::config::{METADATA_BACKOFF_MAX, OBJECT_TIMEOUT, READ_PATIENCE, STALL_REPORT};
+use crate::errno::Errno;
+use crate::file::File;
+use crate::lock;
+use crate::stall::Stall;
+
+impl File {
+    /// Reads from the primary. Fewer bytes than asked for: the object ends there.
+    pub(crate) async fn read_object(&self, offset: u64, length: u32) -> Result<Bytes, Errno> {
+        let started = std::time::Instant::now();
+        let mut stall = None;
+        let mut renewed = 0;
+        loop {
+            let target = lock(&self.state)
+                .read_route
+                .target()
+                .ok_or(Errno(libc::EIO))?;
+            let failure = match self
+                .read_from(target, offset, length, started, &mut stall)
+                .await
+            {
+                Ok((primary, bytes)) => {
+                    let mut state = lock(&self.state);
+                    state.read_route.found(primary);
+                    state.read_route.answered();
+                    state.renewals = 0;
+                    if state.changes.is_idle() {
+                        state.changes.route().found(primary);
+                    }
+                    return Ok(bytes);
+                }
+                Err(failure) => failure,
+            };
+            let next = lock(&self.state).read_route.failed(failure);
+            match next {
+                Next::GiveUp(errno) => return Err(Errno(errno)),
+                Next::After(wait) => tokio::time::sleep(wait.to_std()).await,
+                Next::Renew => {
+                    renewed += 1;
+                    if renewed > 1 {
+                        tokio::time::sleep(METADATA_BACKOFF_MAX).await;
+                    }
+                    self.fetch_grant().await?;
+                }
+            }
+        }
+    }
+
+    /// Asks `target`, and while it is silent others, too: one of them may have become the primary.
+    async fn read_from(
+        &self,
+        target: OsdId,
+        offset: u64,
+        length: u32,
+        started: std::time::Instant,
+        stall: &mut Option<Stall>,
+    ) -> Result<(OsdId, Bytes), Failure> {
+        let first = self.read_once(target, offset, length);
+        tokio::pin!(first);
+        let mut round = 0;
+        loop {
+            tokio::select! {
+                outcome = &mut first => return outcome.map(|bytes| (target, bytes)),
+                () = tokio::time::sleep(READ_PATIENCE) => {}
+            }
+            self.shared.servers.missed(target);
+            if started.elapsed() >= STALL_REPORT && stall.is_none() {
+                *stall = Some(self.shared.stalls.begin(&self.shared.servers.name(target)));
+            }
+            let other = lock(&self.state).read_route.other_than(target, round);
+            round += 1;
+            let Some(other) = other else { continue };
+            let second = tokio::time::timeout(READ_PATIENCE, self.read_once(other, offset, length));
+            tokio::select! {
+                outcome = &mut first => return outcome.map(|bytes| (target, bytes)),
+                outcome = second => match outcome {
+                    Ok(Ok(bytes)) => return Ok((other, bytes)),
+                    Ok(Err(Failure::Redirect(Some(primary)))) if primary != target => {
+                        return Err(Failure::Redirect(Some(primary)));
+                    }
+                    Ok(Err(Failure::Refresh)) => return Err(Failure::Refresh),
+                    // The lease of the silent one still runs, or this one is no better.
+                    Ok(Err(_)) | Err(_) => {}
+                }
+            }
+        }
+    }
+
+    async fn read_once(&self, osd: OsdId, offset: u64, length: u32) -> Result<Bytes, Failure> {
+        let server = self.shared.servers.get(osd).ok_or(Failure::Gone)?;
+        if server.out_of_reach().is_some() {
+            return Err(Failure::Gone);
+        }
+        let op = osd::request::Op::Read(osd::Read {
+            offset,
+            length_bytes: length,
+        });
+        let request = self.request(op);
+        let reply = server
+            .link
+            .call::<_, osd::Response>(&request, Payload::none(), OBJECT_TIMEOUT)
+            .await;
+        server.hear(&reply);
+        let (_, payload) = reply.map_err(|error| self.failure(osd, &error))?;
+        payload.verified().map_err(|fault| {
+            tracing::warn!(inode = self.inode, server = self.shared.servers.name(osd), %fault, "bytes changed on their way");
+            Failure::Retry
+        })
+    }
+}

@@ -1,0 +1,192 @@
+//! Performing what the machine of an open file asks for.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use client_core::{Answer, Change, Effect, Failure, ProbeAnswer};
+use proto::osd;
+use shell::clock::boottime;
+use shell::link::{CallError, Payload};
+use types::{Instant, OsdId};
+
+use crate::config::OBJECT_TIMEOUT;
+use crate::file::File;
+use crate::lock;
+use crate::peer::failure_of;
+
+impl File {
+    pub(crate) fn perform(&self, effect: Effect) {
+        let Some(this) = self.this.upgrade() else {
+            return;
+        };
+        match effect {
+            Effect::Send {
+                token,
+                attempt,
+                osd,
+                change_id,
+                change,
+            } => self.send_change(this, token, attempt, osd, change_id, change),
+            Effect::Renew => {
+                tokio::spawn(async move { this.renew().await });
+            }
+            Effect::Probe { attempt, osd } => {
+                if let Some(silent) = lock(&self.state).changes.target() {
+                    self.shared.servers.missed(silent);
+                }
+                self.send_probe(this, attempt, osd);
+            }
+            Effect::Settled { .. } | Effect::Stalled(_) | Effect::Resumed => {}
+        }
+    }
+
+    fn send_change(
+        &self,
+        this: Arc<Self>,
+        token: u64,
+        attempt: u64,
+        osd: OsdId,
+        change_id: u64,
+        change: Change,
+    ) {
+        let (op, payload) = match change {
+            Change::Write { offset, bytes } => (
+                osd::request::Op::Write(osd::Write {
+                    offset,
+                    change_id,
+                    append: false,
+                    append_id: 0,
+                }),
+                Payload::of(bytes),
+            ),
+            Change::Append { append_id, bytes } => (
+                osd::request::Op::Write(osd::Write {
+                    offset: 0,
+                    change_id,
+                    append: true,
+                    append_id,
+                }),
+                Payload::of(bytes),
+            ),
+            Change::Truncate { length } => (
+                osd::request::Op::Truncate(osd::Truncate {
+                    length_bytes: length,
+                    change_id,
+                }),
+                Payload::none(),
+            ),
+            Change::Sync => (osd::request::Op::Sync(osd::Sync {}), Payload::none()),
+        };
+        let done = move |outcome: Result<osd::Response, CallError>| {
+            let now = boottime();
+            this.step(|state, out| match outcome {
+                Ok(reply) => {
+                    let answer = Answer {
+                        offset: reply.offset,
+                        length: reply.length_bytes,
+                    };
+                    state
+                        .changes
+                        .answered(now, &this.shared.ids, token, answer, out);
+                    state.read_route.found(osd);
+                }
+                Err(error) => {
+                    let failure = this.failure(osd, &error);
+                    let ids = &this.shared.ids;
+                    state.changes.failed(now, ids, token, attempt, failure, out);
+                }
+            });
+        };
+        self.post(osd, op, payload, done);
+    }
+
+    fn send_probe(&self, this: Arc<Self>, attempt: u64, osd: OsdId) {
+        let done = move |outcome: Result<osd::Response, CallError>| {
+            let answer = match outcome {
+                Ok(_) => ProbeAnswer::Primary(osd),
+                Err(error) => match failure_of(&error) {
+                    Failure::Redirect(Some(primary)) => ProbeAnswer::Primary(primary),
+                    Failure::Refresh => ProbeAnswer::Refresh,
+                    _ => ProbeAnswer::Nothing,
+                },
+            };
+            let now = boottime();
+            this.step(|state, out| {
+                state
+                    .changes
+                    .probed(now, &this.shared.ids, attempt, answer, out);
+            });
+        };
+        let op = osd::request::Op::Stat(osd::Stat {});
+        self.post(osd, op, Payload::none(), done);
+    }
+
+    /// Sends a request; `done` hears how it went, perhaps before this returns.
+    fn post(
+        &self,
+        osd: OsdId,
+        op: osd::request::Op,
+        payload: Payload,
+        done: impl FnOnce(Result<osd::Response, CallError>) + Send + 'static,
+    ) {
+        let Some(server) = self.shared.servers.get(osd) else {
+            return done(Err(CallError::Disconnected(
+                "unknown object server".to_owned(),
+            )));
+        };
+        if let Some(error) = server.out_of_reach() {
+            return done(Err(error));
+        }
+        let request = self.request(op);
+        let link = server.link.clone();
+        link.send(&request, payload, OBJECT_TIMEOUT, move |outcome| {
+            server.hear(&outcome);
+            done(outcome.and_then(|(body, _)| decode(body)));
+        });
+    }
+
+    pub(crate) fn request(&self, op: osd::request::Op) -> osd::Request {
+        let (grant, renew) = {
+            let mut state = lock(&self.state);
+            let due = state.grant.renew_at <= boottime();
+            if due {
+                // Once per grant; a new one brings a new time.
+                state.grant.renew_at = Instant::from_nanos(u64::MAX);
+            }
+            (state.grant.clone(), due)
+        };
+        if renew && let Some(this) = self.this.upgrade() {
+            tokio::spawn(async move { this.renew().await });
+        }
+        osd::Request {
+            object: Some(osd::ObjectRef {
+                volume: self.shared.volume(),
+                inode: self.inode,
+                column: 0,
+            }),
+            pg: grant.pg,
+            view: grant.view,
+            capability: grant.capability,
+            op: Some(op),
+        }
+    }
+
+    pub(crate) fn failure(&self, osd: OsdId, error: &CallError) -> Failure {
+        tracing::debug!(
+            inode = self.inode,
+            server = self.shared.servers.name(osd),
+            %error,
+            "change not done"
+        );
+        failure_of(error)
+    }
+}
+
+fn decode(body: Bytes) -> Result<osd::Response, CallError> {
+    prost::Message::decode(body).map_err(|error| {
+        CallError::Fault(types::Fault::surface(
+            libc::EPROTO,
+            format!("an object server's reply is not decodable: {error}"),
+        ))
+    })
+}
