@@ -70,8 +70,9 @@ impl Handler for PeerDoor {
             payload,
             responder,
         };
-        // A dropped responder asks to retry; the sender takes it for a lost peer.
-        drop(self.shards.offer(key.object, item, bytes));
+        if !self.shards.offer(key.object, item, bytes) {
+            tracing::debug!(%key, %from, "too busy for a peer's request");
+        }
     }
 }
 

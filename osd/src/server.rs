@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use lease::{Host, Saved};
 use lease_shell::{LeaseDoor, LeaseShell};
-use proto::mrc;
 use shell::clock::boottime;
 use shell::link::{Identity, Role, Server, ServiceKind};
 use shell::listen::{ListenError, bind};
@@ -84,7 +83,7 @@ pub(crate) enum MapSource {
     #[cfg(test)]
     Channel {
         /// The newest map.
-        maps: watch::Receiver<mrc::OsdMap>,
+        maps: watch::Receiver<proto::mrc::OsdMap>,
         /// Where the states of groups are noted.
         board: Arc<Board>,
     },

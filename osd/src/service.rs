@@ -57,10 +57,8 @@ impl Handler for OsdDoor {
                     op,
                     responder,
                 };
-                if let Err(Item::Client { responder, .. }) =
-                    self.shards.offer(key.object, item, bytes)
-                {
-                    responder.fault(Fault::retry("too many requests wait at this object server"));
+                if !self.shards.offer(key.object, item, bytes) {
+                    tracing::debug!(%key, "too busy for a request");
                 }
             }
             Ok(Work::Delete(keys)) => {

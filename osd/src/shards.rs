@@ -39,12 +39,11 @@ impl Shards {
         self.0.iter().enumerate().map(start).collect()
     }
 
-    /// Gives a request to the object's shard, or gives it back if too much waits there.
-    pub(crate) fn offer(&self, object: ObjectId, item: Item, bytes: usize) -> Result<(), Item> {
-        match self.inbox(object) {
-            Some(inbox) => inbox.offer(item, bytes),
-            None => Err(item),
-        }
+    /// Gives a request to the object's shard. False if too much waits there; the request is dropped
+    /// then, and its responder asks to repeat it.
+    pub(crate) fn offer(&self, object: ObjectId, item: Item, bytes: usize) -> bool {
+        self.inbox(object)
+            .is_some_and(|inbox| inbox.offer(item, bytes).is_ok())
     }
 
     /// Tells the object's shard something it must know.
