@@ -21,6 +21,7 @@ use crate::config::{
     SETTLE_AT_ONCE_MAX, SETTLE_ROUND_TIMEOUT,
 };
 use crate::door::Service;
+use crate::membership;
 use crate::osd_links::OsdLinks;
 
 /// Runs until `stopped`.
@@ -68,6 +69,7 @@ impl Janitor {
         };
         let index = Arc::clone(self.service.node.index());
         self.service.sessions.enter(leader, &*index)?;
+        membership::finish_change(&self.service.node).await;
         self.expire_sessions().await;
         // Servers that don't answer must not keep the janitor from everything else.
         if let Ok(settled) =

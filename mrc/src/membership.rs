@@ -145,7 +145,7 @@ async fn admit(node: &Node, join: &Join) -> Result<bool, Fault> {
     let metrics = node.raft.metrics().borrow_watched().clone();
     let membership = metrics.membership_config.membership();
     if membership.voter_ids().any(|voter| voter == join.number) {
-        return Ok(true);
+        return Ok(membership.get_joint_config().len() == 1);
     }
     let silent = |number: &u64| {
         let heard = metrics
@@ -213,4 +213,27 @@ async fn admit(node: &Node, join: &Join) -> Result<bool, Fault> {
     .await;
     node.admitting.store(false, Ordering::Relaxed);
     result
+}
+
+/// Ends a change of the membership that a leader before this one left half done: until then
+/// majorities of the old and the new members are needed.
+pub(crate) async fn finish_change(node: &Node) {
+    let joint = {
+        let metrics = node.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics
+            .membership_config
+            .membership()
+            .get_joint_config()
+            .len()
+            > 1
+    };
+    if !joint || node.admitting.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let nobody = ChangeMembers::AddVoterIds(BTreeSet::new());
+    if let Err(error) = node.raft.change_membership(nobody, false).await {
+        tracing::debug!(%error, "could not finish a change of the membership yet");
+    }
+    node.admitting.store(false, Ordering::Relaxed);
 }

@@ -230,13 +230,20 @@ impl Node {
         answered.await.unwrap_or_else(|_| Err(no_leader()))
     }
 
-    /// leader, follower, learner, candidate.
+    /// leader, follower, learner, candidate. A server is a follower when majorities are counted
+    /// with it and no longer with the one it replaces: then another may fail.
     pub(crate) fn state(&self) -> &'static str {
-        match self.raft.metrics().borrow_watched().state {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.committed_membership_config.membership();
+        let mut configs = membership.get_joint_config().iter();
+        match metrics.state {
             ServerState::Leader => "leader",
             ServerState::Candidate => "candidate",
-            ServerState::Follower => "follower",
-            ServerState::Learner | ServerState::Shutdown => "learner",
+            ServerState::Follower if configs.all(|config| config.contains(&metrics.id)) => {
+                "follower"
+            }
+            ServerState::Follower | ServerState::Learner | ServerState::Shutdown => "learner",
         }
     }
 

@@ -214,3 +214,54 @@ fn session_registers_with_a_new_leader_and_is_told_its_term() {
     assert!(!kept(&client, keep(second.term, true)).register);
     assert!(!kept(&client, keep(second.term, false)).register);
 }
+
+#[test]
+fn lost_index_is_rebuilt_from_the_log() {
+    let mut cluster = Cluster::start(1);
+    let mut client = cluster.client();
+    client.open_volume(&osd(&cluster, 1));
+    let inode = inode_of(client.change(make_dir("kept")).unwrap());
+    cluster.stop(1).unwrap();
+
+    std::fs::remove_file(index_of(&cluster)).unwrap();
+    cluster.restart(1);
+
+    assert_eq!(inode_of(client.read(lookup("kept")).unwrap()), inode);
+}
+
+#[test]
+fn purged_log_needs_its_index_and_says_so() {
+    let mut cluster = Cluster::start_tuned(1, |config| {
+        config.checkpoint_entries = 50;
+        config.log_keep_entries = 10;
+    });
+    let mut client = cluster.client();
+    client.open_volume(&osd(&cluster, 1));
+    for n in 0..200 {
+        client.change(make_dir(&n.to_string())).unwrap();
+    }
+    client.wait(|| match client.read(Op::MrcList(wire::MrcList {})) {
+        Ok(Reply::Mrcs(mrcs)) if mrcs.checkpoint_index > 100 => Some(()),
+        _ => None,
+    });
+
+    cluster.kill(1);
+    cluster.restart(1);
+    for n in [0, 100, 199] {
+        client.read(lookup(&n.to_string())).unwrap();
+    }
+
+    cluster.stop(1).unwrap();
+    std::fs::remove_file(index_of(&cluster)).unwrap();
+    cluster.restart(1);
+    let error = cluster.ended(1).unwrap_err().to_string();
+    assert!(error.contains("the log begins behind entry"), "{error}");
+}
+
+fn index_of(cluster: &Cluster) -> std::path::PathBuf {
+    std::fs::read_dir(cluster.dir_of(1))
+        .unwrap()
+        .map(|item| item.unwrap().path())
+        .find(|path| path.to_str().unwrap().contains("/index-"))
+        .unwrap()
+}

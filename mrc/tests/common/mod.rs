@@ -172,6 +172,14 @@ impl Cluster {
         result
     }
 
+    /// How a server ended by itself.
+    pub(crate) fn ended(&mut self, id: u64) -> Result<(), mrc::Error> {
+        let server = self.servers[id as usize - 1].take().unwrap();
+        let result = server.ended.blocking_recv().unwrap();
+        server.runtime.shutdown_background();
+        result
+    }
+
     pub(crate) fn wipe(&self, id: u64) {
         std::fs::remove_dir_all(self.dir_of(id)).unwrap();
     }
