@@ -4,6 +4,7 @@ mod drive;
 mod state;
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -275,7 +276,15 @@ impl Shared {
         };
         wake(waker);
         for on_reply in pending {
-            on_reply(Err(error(self)));
+            guarded(|| on_reply(Err(error(self))));
         }
+    }
+}
+
+/// Calls into the link's owner. A panic there must not leave a link that looks alive and does
+/// nothing.
+fn guarded(call: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(call)).is_err() {
+        tracing::error!("a link's owner panicked; the link goes on");
     }
 }

@@ -104,6 +104,7 @@ impl Outbox {
     pub(crate) fn clear(&mut self) -> Option<Waker> {
         self.messages.clear();
         self.bytes = 0;
+        self.corked = 0;
         self.waker.take()
     }
 }

@@ -24,7 +24,7 @@ use super::super::payload::Payload;
 use super::super::server::wake;
 use super::super::wire::link_client::LinkClient;
 use super::state::Phase;
-use super::{OnReply, Shared};
+use super::{OnReply, Shared, guarded};
 
 /// Why there is no connection.
 enum Failure {
@@ -55,7 +55,7 @@ pub(super) async fn connect_forever(shared: Arc<Shared>) {
             Failure::Unreachable(reason) => {
                 tracing::debug!(address = shared.address, service = %shared.service, reason, "not connected");
                 shared.fail_all(Phase::Resting, |_| CallError::Disconnected(reason.clone()));
-                shared.listener.disconnected(reason);
+                guarded(|| shared.listener.disconnected(reason));
                 let rest = pause.mul_f64(rand::random_range(0.75..1.0));
                 pause = (pause * 2).min(shared.options.backoff_max);
                 rest
@@ -65,7 +65,7 @@ pub(super) async fn connect_forever(shared: Arc<Shared>) {
                 shared.fail_all(Phase::Refused(reason.clone()), |_| {
                     CallError::Refused(reason.clone())
                 });
-                shared.listener.disconnected(reason);
+                guarded(|| shared.listener.disconnected(reason));
                 REFUSED_PAUSE
             }
         };
@@ -137,7 +137,7 @@ async fn read(shared: &Arc<Shared>, mut inbound: Streaming<Frame>) -> String {
         state.outbox.take_waker()
     };
     wake(waker);
-    shared.listener.connected();
+    guarded(|| shared.listener.connected());
     let address = &shared.address;
     loop {
         match inbound.message().await {
@@ -172,9 +172,9 @@ fn receive(shared: &Arc<Shared>, frame: Frame) {
     }
     for (owner, kind, body, payload) in replies {
         match (owner, kind) {
-            (Some(on_reply), Kind::Response) => on_reply(Ok((body, payload))),
-            (Some(on_reply), _) => on_reply(Err(CallError::Fault(fault_of(&body)))),
-            (None, Kind::Push) => shared.listener.push(body, payload),
+            (Some(on_reply), Kind::Response) => guarded(|| on_reply(Ok((body, payload)))),
+            (Some(on_reply), _) => guarded(|| on_reply(Err(CallError::Fault(fault_of(&body))))),
+            (None, Kind::Push) => guarded(|| shared.listener.push(body, payload)),
             // The request's time was over before.
             (None, _) => {}
         }
@@ -207,7 +207,7 @@ pub(super) async fn watch_deadlines(shared: Arc<Shared>) {
         }
         let expired = lock(&shared.state).expire(Instant::now());
         for on_reply in expired {
-            on_reply(Err(CallError::Timeout));
+            guarded(|| on_reply(Err(CallError::Timeout)));
         }
     }
 }

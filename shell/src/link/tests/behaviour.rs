@@ -232,3 +232,24 @@ async fn stopping_server_ends_its_connections_at_once() {
     let error = waiting.await.unwrap().unwrap_err();
     assert!(matches!(error, CallError::Disconnected(_)), "{error:?}");
 }
+
+#[tokio::test]
+async fn panicking_callbacks_do_not_stop_the_link() {
+    let server = Running::start().await;
+    let link = server.link();
+    let go_wrong = |text: &str, timeout| {
+        link.send(&text.to_owned(), Payload::none(), timeout, |_| {
+            panic!("on purpose")
+        });
+    };
+
+    go_wrong("x", LONG);
+    go_wrong("keep", Duration::from_millis(20));
+    go_wrong("keep", LONG);
+
+    until(|| link.in_flight() == 1).await;
+    assert_eq!(ask(&link, "again").await.unwrap(), "again");
+    let hung_up = ask(&link, "hang up").await.unwrap_err();
+    assert!(matches!(hung_up, CallError::Disconnected(_)), "{hung_up:?}");
+    assert_eq!(ask(&link, "and again").await.unwrap(), "and again");
+}
