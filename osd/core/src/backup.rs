@@ -183,10 +183,6 @@ impl ObjectReplica {
             return plain(Reply::Activated(self.my_answer(asker)));
         }
         self.copy.create(&self.membership, &mut *step.store)?;
-        if self.config.has(Mutant::PromiseNotDurable) {
-            self.copy.record.promised = promise;
-            self.copy.record.clean = false;
-        }
         if self.is_writable() {
             return plain(Reply::Activated(self.my_answer(asker)));
         }

@@ -20,7 +20,7 @@ use crate::position::{NEWBORN_EPOCH_MAX, Position};
 use crate::recent::Span;
 use crate::replica::{ObjectReplica, Step};
 use crate::store::StoreError;
-use crate::tenure::{Phase, Tenure};
+use crate::tenure::Phase;
 use proto::peer;
 use proto::peer::request::Op;
 
@@ -158,15 +158,14 @@ impl ObjectReplica {
             // Cut off meanwhile, there as here.
             Err(StoreError::Missing) => {}
             Err(StoreError::Corrupt { block }) => {
-                let joined = self.tenure.as_ref().map_or(0, Tenure::joined);
-                if joined > 1 {
-                    if let Some(catch_up) = self.catching_up(index) {
-                        catch_up.differing.push_front(offset);
-                    }
-                    self.mend(step, block, None);
-                    return false;
+                if self.is_given_up(block) {
+                    return self.send_sound_parts(step, index, offset);
                 }
-                return self.send_sound_parts(step, index, offset);
+                if let Some(catch_up) = self.catching_up(index) {
+                    catch_up.differing.push_front(offset);
+                }
+                self.mend(step, block, None);
+                return false;
             }
             Err(_) => {
                 self.fail(step);

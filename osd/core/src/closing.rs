@@ -25,7 +25,11 @@ impl ObjectReplica {
             _ if self.shutting_down => Instant::ZERO,
             Some(at) => at + self.config.idle_after,
             // Taken to bring others up: until all are, or for as long as a client would have it.
-            None if tenure.peers.iter().any(|peer| peer.is_behind() && peer.connected) => {
+            None if tenure
+                .peers
+                .iter()
+                .any(|peer| peer.is_behind() && peer.connected) =>
+            {
                 tenure.began_at + self.config.idle_after
             }
             None => Instant::ZERO,

@@ -80,6 +80,6 @@ pub(crate) fn no_space() -> Fault {
 pub(crate) fn damaged(block: u64) -> Fault {
     Fault::surface(
         EIO,
-        format!("4 KiB block {block} of the object is damaged on every replica that answered"),
+        format!("4 KiB block {block} of the object is damaged on every replica"),
     )
 }

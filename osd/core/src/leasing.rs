@@ -209,6 +209,7 @@ impl ObjectReplica {
         let Some(tenure) = self.tenure.take() else {
             return;
         };
+        self.report_left_behind(step, &tenure);
         let changes = tenure
             .changes
             .into_iter()

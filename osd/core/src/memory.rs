@@ -368,6 +368,24 @@ impl ObjectStore for MemoryStore {
         ))
     }
 
+    fn mend(&mut self, key: ObjectKey, block: u64, data: &Bytes) -> Result<bool, StoreError> {
+        let mut inner = self.inner();
+        let object = inner.changeable(key)?;
+        let start = to_index(block * BLOCK_BYTES)?;
+        let end = object.bytes.len().min(start + BLOCK_BYTES as usize);
+        let mut sound = object.bytes.get(start..end).unwrap_or_default().to_vec();
+        if let Some(at) = object.damaged.get(&block)
+            && let Some(byte) = sound.get_mut(at - start)
+        {
+            *byte ^= ROT;
+        }
+        let fits = sound == data[..];
+        if fits {
+            object.write(block * BLOCK_BYTES, data)?;
+        }
+        Ok(fits)
+    }
+
     fn truncate(&mut self, key: ObjectKey, length: u64) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let object = inner.changeable(key)?;

@@ -1,12 +1,14 @@
 //! A damaged block of the primary's copy is replaced from a backup before anybody notices.
 //!
-//! Meanwhile no change is made, so a backup's block is as the primary's was.
+//! Meanwhile no change is made, so a joined backup's block is as the primary's was. Any other replica
+//! may have it, too: the checksum at rest tells.
 
 use bytes::Bytes;
 use types::{BLOCK_BYTES, Instant, OsdId};
 
 use crate::event::{CallKind, Payload};
 use crate::faults;
+use crate::peer_state::Peer;
 use crate::replica::{ObjectReplica, Step};
 use crate::waiting::Queued;
 use proto::peer;
@@ -18,6 +20,8 @@ pub(crate) struct Mend {
     block: u64,
     tried: Vec<OsdId>,
     asked: Option<OsdId>,
+    /// Replicas that said that it is damaged there, too.
+    damaged: usize,
     pub(crate) asked_at: Instant,
     /// The request that found the damage.
     pub(crate) culprit: Option<Queued>,
@@ -39,6 +43,7 @@ impl ObjectReplica {
             block,
             tried: Vec::new(),
             asked: None,
+            damaged: 0,
             asked_at: step.now,
             culprit,
         });
@@ -63,6 +68,17 @@ impl ObjectReplica {
         }
     }
 
+    /// The block is damaged at the backup that was asked.
+    pub(crate) fn mend_refused(&mut self) {
+        let mend = self
+            .tenure
+            .as_mut()
+            .and_then(|tenure| tenure.mending.as_mut());
+        if let Some(mend) = mend {
+            mend.damaged += 1;
+        }
+    }
+
     /// Asks the next backup, or gives up.
     pub(crate) fn mend_from_next(&mut self, step: &mut Step<'_>) {
         let Some(tenure) = self.tenure.as_mut() else {
@@ -71,10 +87,15 @@ impl ObjectReplica {
         let Some(mut mend) = tenure.mending.take() else {
             return;
         };
-        let next = tenure
-            .peers
-            .iter()
-            .find(|peer| peer.is_joined() && !mend.tried.contains(&peer.id));
+        let untried = || {
+            tenure
+                .peers
+                .iter()
+                .filter(|peer| !mend.tried.contains(&peer.id))
+        };
+        let next = untried()
+            .find(|peer| peer.is_joined())
+            .or_else(|| untried().find(|peer| !peer.is_behind()));
         let Some(peer) = next else {
             self.give_up_mending(step, mend);
             return;
@@ -93,18 +114,28 @@ impl ObjectReplica {
         tenure.mending = Some(mend);
     }
 
+    /// Whether nobody could mend a block the last time.
+    pub(crate) fn is_given_up(&self, block: u64) -> bool {
+        let tenure = self.tenure.as_ref();
+        tenure.is_some_and(|tenure| tenure.given_up == Some(block))
+    }
+
     fn give_up_mending(&mut self, step: &mut Step<'_>, mend: Mend) {
-        if let Some(queued) = mend.culprit {
-            step.refuse(queued.request, faults::damaged(mend.block));
-        }
         let Some(tenure) = self.tenure.as_mut() else {
             return;
         };
-        // A replica that is to get the block can't go on now.
-        for peer in &mut tenure.peers {
-            if matches!(peer.state, crate::peer_state::PeerState::CatchingUp(_)) {
-                peer.leave_behind(step.now + self.config.catch_up_retry);
-            }
+        tenure.given_up = Some(mend.block);
+        if let Some(queued) = mend.culprit {
+            let fault = match mend.damaged == tenure.peers.len() {
+                true => faults::damaged(mend.block),
+                // Somebody who has it may come back.
+                false => faults::no_quorum(),
+            };
+            step.refuse(queued.request, fault);
+        }
+        // A replica that is being brought up may do without the block.
+        for index in 0..tenure.peers.len() {
+            self.pump_peer(step, index);
         }
     }
 
@@ -123,8 +154,17 @@ impl ObjectReplica {
             self.mend_from_next(step);
             return;
         }
-        let mended = expected == 0 || step.store.write(self.key, offset, bytes).is_ok();
-        if !mended {
+        let source = tenure.peers.iter().find(|peer| Some(peer.id) == mend.asked);
+        let same_state = source.is_some_and(Peer::is_joined);
+        let mended = match step.store.mend(self.key, mend.block, bytes) {
+            Ok(false) if !same_state => {
+                self.mend_from_next(step);
+                return;
+            }
+            Ok(false) if expected > 0 => step.store.write(self.key, offset, bytes),
+            other => other.map(|_| ()),
+        };
+        if mended.is_err() {
             self.fail(step);
             return;
         }

@@ -13,8 +13,6 @@ pub enum Mutant {
     QuorumOfOne,
     /// A sync is acknowledged when it is stable at the primary.
     SyncOfOne,
-    /// A promise is answered before it is durable.
-    PromiseNotDurable,
     /// A replica compares epochs with what was written, not with what it promised.
     WrittenNotPromised,
     /// Copies that were changed before a crash are trusted.

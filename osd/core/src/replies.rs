@@ -160,6 +160,7 @@ impl ObjectReplica {
                     self.source_damaged(step, from);
                     return;
                 }
+                self.mend_refused();
             }
             Refusal::NoSpace => {
                 peer.is_full = true;

@@ -136,6 +136,17 @@ pub trait ObjectStore: Send {
     /// [`StoreError::Io`].
     fn read(&mut self, key: ObjectKey, offset: u64, length: u32) -> Result<Bytes, StoreError>;
 
+    /// Replaces a damaged block by these bytes if they fit its checksum at rest, and says whether they
+    /// did. An adapter that can't tell takes none; then only a replica in the same state can help.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStore::write`].
+    fn mend(&mut self, key: ObjectKey, block: u64, data: &Bytes) -> Result<bool, StoreError> {
+        let _ = (key, block, data);
+        Ok(false)
+    }
+
     /// Sets the length; what the object grows by is a hole.
     ///
     /// # Errors

@@ -35,6 +35,8 @@ pub(crate) struct Tenure {
     pub(crate) held: Vec<Held>,
     pub(crate) syncs: Syncs,
     pub(crate) mending: Option<Mend>,
+    /// A damaged block that nobody could mend.
+    pub(crate) given_up: Option<u64>,
     /// The newest client request; none if the lease was only taken to bring others up.
     pub(crate) last_used: Option<Instant>,
     pub(crate) began_at: Instant,
@@ -102,6 +104,7 @@ impl Tenure {
             held: Vec::new(),
             syncs: Syncs::default(),
             mending: None,
+            given_up: None,
             last_used: None,
             began_at: now,
             template: peer::Request {

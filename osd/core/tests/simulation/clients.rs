@@ -44,7 +44,7 @@ enum Goal {
 struct Client {
     goal: Option<Goal>,
     request: u64,
-    sent_at: u64,
+    resend_at: u64,
     begun_at: u64,
     known: Known,
     node: usize,
@@ -73,7 +73,7 @@ impl Clients {
         let clients = (0..CLIENTS).map(|_| Client {
             goal: None,
             request: 0,
-            sent_at: 0,
+            resend_at: 0,
             begun_at: 0,
             known: Known::default(),
             node: 0,
@@ -133,7 +133,7 @@ impl World {
         let client = &self.clients.clients[index];
         if client.goal.is_some() {
             // Without an answer: somewhere else.
-            if client.sent_at + 2_500 * MS <= now {
+            if client.resend_at <= now {
                 let nodes = self.nodes.len() as u64;
                 self.clients.clients[index].node = self.rng.below(nodes) as usize;
                 self.client_send(index);
@@ -144,7 +144,7 @@ impl World {
             self.client_begin(index);
         }
         let pause = match self.clients.clients[index].goal {
-            Some(_) => 500 * MS,
+            Some(_) => 100 * MS,
             None => quiet.saturating_sub(now) + MS,
         };
         self.plan_turn(index, now + pause);
@@ -219,13 +219,15 @@ impl World {
         self.clients.next_request += 1;
         let request = self.clients.next_request * CLIENTS as u64 + index as u64;
         let now = self.now;
+        let patience = self.rng.between(300, 6_000) * MS;
         let client = &mut self.clients.clients[index];
         let Some(goal) = client.goal.clone() else {
             return;
         };
         client.change_id += 1;
         client.request = request;
-        client.sent_at = now;
+        // Patience differs, so that some are served elsewhere while others still wait.
+        client.resend_at = now + patience;
         let change_id = client.change_id;
         let register = match &goal {
             Goal::Read { register } | Goal::Write { register, .. } => *register,
@@ -304,7 +306,7 @@ impl World {
                 client.node = elsewhere;
                 // Sent again at the client's next turn, or soon.
                 client.request = 0;
-                client.sent_at = now.saturating_sub(2_500 * MS);
+                client.resend_at = now;
                 let at = now + self.rng.between(5, 60) * MS;
                 self.plan_turn(index, at);
                 return Ok(());

@@ -47,6 +47,8 @@ pub(crate) enum Fault {
     Start(usize),
     Reconnect(usize, usize),
     Quiet,
+    /// A node has just become primary.
+    Elected(usize),
 }
 
 impl World {
@@ -73,6 +75,18 @@ impl World {
             Fault::Reconnect(a, b) => {
                 if self.nodes[a].up && self.nodes[b].up {
                     self.connect(a, b);
+                }
+            }
+            Fault::Elected(node) => {
+                let other = self.rng.below(self.nodes.len() as u64) as usize;
+                if self.plan.partitions {
+                    self.isolate(node);
+                    if other != node && self.nodes.len() > 3 {
+                        self.isolate(other);
+                    }
+                }
+                if self.plan.crashes && self.rng.once_in(2) {
+                    self.crash_one(node);
                 }
             }
             Fault::Quiet => {
@@ -146,6 +160,11 @@ impl World {
             self.crash(node, power);
             let at = self.now + self.rng.between(1, 2_000) * MS;
             self.schedule(at, Target::World, Event::Inject(Fault::Start(node)));
+        }
+        // One disk may be gone with it: the others are a majority.
+        if self.plan.wipes || self.rng.once_in(3) {
+            let node = self.rng.below(self.nodes.len() as u64) as usize;
+            self.wipe(node);
         }
         self.clients.oracle.power_lost();
     }

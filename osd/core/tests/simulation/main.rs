@@ -6,6 +6,8 @@
 mod clients;
 mod faults;
 mod lease_model;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod oracle;
 mod rng;
 mod world;

@@ -128,7 +128,9 @@ impl Oracle {
                     register.asked
                 ));
             }
-            register.known[at] = register.known[at].max(value);
+            if !lost {
+                register.known[at] = register.known[at].max(value);
+            }
         }
         Ok(())
     }
@@ -150,7 +152,9 @@ impl Oracle {
                 self.length.asked
             ));
         };
-        self.length.known[0] = self.length.known[0].max(found);
+        if !lost {
+            self.length.known[0] = self.length.known[0].max(found);
+        }
         Ok(())
     }
 

@@ -36,6 +36,7 @@ pub(crate) struct Node {
     pub(crate) recovered: bool,
     pub(crate) incomplete: bool,
     pub(crate) behind: Vec<OsdId>,
+    primary: bool,
     jobs: BTreeMap<u64, Box<dyn SyncJob>>,
     calls: BTreeMap<u64, (usize, Call)>,
     answers: BTreeMap<u64, (usize, u64, u64)>,
@@ -148,6 +149,7 @@ impl World {
             recovered: true,
             incomplete: false,
             behind: Vec::new(),
+            primary: false,
             jobs: BTreeMap::new(),
             calls: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -287,11 +289,12 @@ impl World {
         // A job that was under way may have got anywhere.
         for (_, mut job) in std::mem::take(&mut state.jobs) {
             let got = rng.below(3);
-            if got > 0 {
-                let _ = job.write_data(true);
-            }
-            if got > 1 {
-                let _ = job.write_record(true);
+            let wrong = self.plan.record_before_data;
+            for step in 0..got {
+                let _ = match (step == 0) != wrong {
+                    true => job.write_data(true),
+                    false => job.write_record(true),
+                };
             }
         }
         if power {
@@ -501,13 +504,25 @@ impl World {
             return Ok(());
         };
         replica.step(now, input, &mut state.store, &mut effects);
+        let primary = replica.status().role == Role::Primary;
+        let elected = primary && !std::mem::replace(&mut state.primary, primary);
+        state.primary = primary;
         // What a pause between the decision and its consequences would do.
-        if self.now < self.faults_end && self.plan.pauses && self.rng.once_in(3_000) {
+        if self.now < self.faults_end && self.plan.pauses && self.rng.once_in(1_500) {
             let length = self.rng.between(10, 4_000) * MS;
             self.nodes[node].paused_until = self.now + length;
         }
         for effect in effects {
             self.perform(node, effect);
+        }
+        if elected && self.now < self.faults_end && self.rng.once_in(6) {
+            // The worst moment: it has just begun to serve.
+            let at = self.now + self.rng.below(10) * MS;
+            self.schedule(
+                at,
+                Target::World,
+                Event::Inject(InjectedFault::Elected(node)),
+            );
         }
         self.plan_wake(node, ticked)
     }
@@ -525,7 +540,9 @@ impl World {
             if ticked {
                 // It would be woken over and over.
                 let status = replica_debug(state.replica.as_ref());
-                return Err(format!("node {node} wants to be woken in the past: {status}"));
+                return Err(format!(
+                    "node {node} wants to be woken in the past: {status}"
+                ));
             }
             let again = self.now + 1;
             if state.wake == Some(again) {

@@ -1,0 +1,84 @@
+//! Every deliberate wrong edit must be found within a stated number of seeds; docs/invariants.md
+//! lists them.
+
+use osd_core::{Config, Mutant};
+
+use crate::faults::Plan;
+use crate::{config, run};
+
+/// Seeds until a run of the edited protocol fails.
+fn found(mutate: impl Fn(&mut Plan, &mut Config), seeds: u64) -> Option<u64> {
+    (0..seeds).find(|seed| {
+        let (mut plan, mut config) = (Plan::of(*seed), config());
+        mutate(&mut plan, &mut config);
+        run(plan, config).is_err()
+    })
+}
+
+fn check(mutant: Mutant, seeds: u64) {
+    let seed = found(|_, config| config.mutant = Some(mutant), seeds);
+    println!("{mutant:?}: found by seed {seed:?} of {seeds}");
+    assert!(seed.is_some(), "{mutant:?} survived {seeds} seeds");
+}
+
+#[test]
+fn quorum_of_one_is_found() {
+    check(Mutant::QuorumOfOne, 50);
+}
+
+#[test]
+fn sync_of_one_is_found() {
+    check(Mutant::SyncOfOne, 300);
+}
+
+#[test]
+fn epochs_compared_with_what_was_written_are_found() {
+    check(Mutant::WrittenNotPromised, 300);
+}
+
+#[test]
+fn trusted_suspects_are_found() {
+    check(Mutant::SuspectsTrusted, 50);
+}
+
+#[test]
+fn serving_before_a_quorum_is_found() {
+    check(Mutant::ServesBeforeQuorum, 300);
+}
+
+#[test]
+fn lease_checked_before_the_work_only_is_found() {
+    check(Mutant::LeaseCheckedBefore, 300);
+}
+
+#[test]
+fn crashed_replicas_that_vote_like_others_are_found() {
+    check(Mutant::NoTrustGrace, 300);
+}
+
+#[test]
+fn uncommitted_reads_are_found() {
+    check(Mutant::ReadsUncommitted, 300);
+}
+
+#[test]
+fn delayed_changes_are_found() {
+    check(Mutant::DelayedChanges, 300);
+}
+
+#[test]
+fn gaps_are_found() {
+    check(Mutant::GapsAllowed, 300);
+}
+
+#[test]
+fn skipped_comparison_is_found() {
+    check(Mutant::CatchUpSkipped, 50);
+}
+
+#[test]
+fn record_written_before_its_data_is_found() {
+    let seed = found(|plan, _| plan.record_before_data = true, 300);
+    println!("record before data: found by seed {seed:?}");
+    assert!(seed.is_some());
+}
