@@ -83,6 +83,20 @@ pub(crate) fn nanos_of(time: SystemTime) -> i64 {
     }
 }
 
+/// Nanoseconds of a time as the FUSE library hands it over: of a time before 1970 it takes seconds
+/// and nanoseconds for two magnitudes, while the nanoseconds count upwards from the second.
+pub(crate) fn nanos_from_kernel(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(_) => nanos_of(time),
+        Err(before) => {
+            let magnitude = before.duration();
+            let seconds = i64::try_from(magnitude.as_secs()).unwrap_or(i64::MAX);
+            let up = i64::from(magnitude.subsec_nanos());
+            seconds.saturating_mul(-1_000_000_000).saturating_add(up)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +112,22 @@ mod tests {
         ] {
             assert_eq!(nanos_of(system_time(nanos)), nanos);
         }
+    }
+
+    #[test]
+    fn times_before_1970_are_understood_as_the_kernel_means_them() {
+        // -5 ns is second -1 and 999,999,995 ns, of which the library makes this:
+        let from_library = UNIX_EPOCH - Duration::new(1, 999_999_995);
+
+        assert_eq!(nanos_from_kernel(from_library), -5);
+        assert_eq!(
+            nanos_from_kernel(UNIX_EPOCH - Duration::new(3, 0)),
+            -3_000_000_000
+        );
+        assert_eq!(
+            nanos_from_kernel(UNIX_EPOCH + Duration::new(3, 7)),
+            3_000_000_007
+        );
     }
 
     #[test]

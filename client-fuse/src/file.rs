@@ -55,6 +55,7 @@ pub(crate) struct State {
     pub(crate) newborn: bool,
     /// As the metadata cluster said last.
     pub(crate) mode: u32,
+    pub(crate) group: u32,
     pub(crate) size: u64,
     /// End of acknowledged writes that the metadata cluster has not been told; 0 if there is none.
     pub(crate) written_end: u64,
@@ -107,6 +108,7 @@ impl File {
                 registered_read: false,
                 newborn: false,
                 mode: 0,
+                group: 0,
                 size: 0,
                 written_end: 0,
                 mtime: None,
@@ -176,6 +178,7 @@ impl File {
     pub(crate) fn look(&self, attr: &mrc::Attr) {
         let mut state = lock(&self.state);
         state.mode = attr.mode;
+        state.group = attr.gid;
         state.size = attr.size_bytes;
     }
 
@@ -183,6 +186,7 @@ impl File {
     pub(crate) fn adorn(&self, attr: &mut mrc::Attr) {
         let mut state = lock(&self.state);
         state.mode = attr.mode;
+        state.group = attr.gid;
         state.size = attr.size_bytes;
         let end = state.written_end.max(state.changes.pending_end());
         attr.size_bytes = attr.size_bytes.max(end);

@@ -14,7 +14,7 @@ use fuser::{
     WriteFlags,
 };
 
-use crate::attr::{SetAttributes, SetTime, kind_of, nanos_of, to_kernel};
+use crate::attr::{SetAttributes, SetTime, kind_of, nanos_from_kernel, to_kernel};
 use crate::door::{Door, bytes_of, caller_of, open_flags};
 use crate::io::writes;
 use crate::oxfs::NewFile;
@@ -26,7 +26,7 @@ const LIST_REPLY_MAX: usize = 1_024;
 fn set_time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(at) => SetTime::At(nanos_of(at)),
+        TimeOrNow::SpecificTime(at) => SetTime::At(nanos_from_kernel(at)),
     }
 }
 
@@ -274,9 +274,10 @@ impl Filesystem for Door {
             }
         }
         let (fs, bytes) = (self.fs.clone(), Bytes::copy_from_slice(bytes));
+        let group = request.gid();
         let work = async move {
             if kill {
-                fs.drop_privileges(handle.0).await?;
+                fs.drop_privileges(handle.0, group).await?;
             }
             fs.write(handle.0, offset, bytes, flags).await
         };

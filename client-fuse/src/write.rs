@@ -72,17 +72,21 @@ impl OxFs {
         Ok(length)
     }
 
-    /// Removes set-user-id and set-group-id bits, as a write by somebody unprivileged must.
+    /// Removes set-user-id and set-group-id bits, as a write by somebody unprivileged of `group`
+    /// must. Who writes as a member of the file's group by a further group only loses the latter
+    /// bit, too: the kernel does not tell.
     ///
     /// # Errors
     ///
     /// As chmod(2).
-    pub async fn drop_privileges(&self, handle: u64) -> Result<(), Errno> {
+    pub async fn drop_privileges(&self, handle: u64, group: u32) -> Result<(), Errno> {
         let descriptor = self.open_descriptor(handle)?;
-        let mode = lock(&descriptor.file.state).mode;
-        let group = libc::S_ISGID | libc::S_IXGRP;
+        let (mode, owner) = {
+            let state = lock(&descriptor.file.state);
+            (state.mode, state.group)
+        };
         let mut kept = mode & !libc::S_ISUID;
-        if mode & group == group {
+        if mode & libc::S_IXGRP != 0 || group != owner {
             kept &= !libc::S_ISGID;
         }
         if kept != mode {
