@@ -1,13 +1,12 @@
 //! All cells of one server: the crate's door.
 
-use std::collections::BTreeMap;
-
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use types::{CellId, Duration, Instant, MemberId};
 
 use crate::acceptor::Agreed;
 use crate::cell::{Cell, Context};
+use crate::cells::Cells;
 use crate::config::Config;
 use crate::members::place;
 use crate::message::{Body, Held, Membership, Message, Out};
@@ -74,7 +73,7 @@ pub struct Host {
     /// Nothing is answered and nothing proposed before this.
     silent_until: Instant,
     stopped: bool,
-    cells: BTreeMap<CellId, Cell>,
+    cells: Cells,
     timers: Timers,
     rng: Xoshiro256PlusPlus,
     last_round: u64,
@@ -110,7 +109,7 @@ impl Host {
             incarnation,
             silent_until,
             stopped: false,
-            cells: BTreeMap::new(),
+            cells: Cells::default(),
             timers: Timers::default(),
             rng: Xoshiro256PlusPlus::seed_from_u64(rng_seed ^ me.0.rotate_left(32)),
             last_round: incarnation.wrapping_mul(ROUNDS_PER_INCARNATION),
@@ -213,21 +212,25 @@ impl Host {
             return;
         }
         for _ in 0..self.config.timers_per_tick_max {
-            let Some(id) = self.timers.pop(now) else {
+            let Some((at, id)) = self.timers.pop(now) else {
                 break;
             };
-            if let Some(cell) = self.cells.get_mut(&id) {
-                cell.timer = None;
+            let Some(cell) = self.cells.get_mut(id) else {
+                continue;
+            };
+            if !self.timers.fired(at, &mut cell.timer) {
+                continue;
             }
-            self.visit(now, id, None, out, |cell, context| cell.due(context));
-            let config = &self.config;
-            if self
-                .cells
-                .get(&id)
-                .is_some_and(|cell| cell.is_forgettable(now, config))
-            {
-                self.forget(id);
+            if cell.is_forgettable(now, &self.config) {
+                self.cells.remove(id);
+            } else {
+                self.visit(now, id, None, out, |cell, context| cell.due(context));
             }
+        }
+        if self.timers.is_littered() {
+            let cells = &self.cells;
+            let timer_of = |id: CellId| cells.get(id).and_then(|cell| cell.timer);
+            self.timers.sweep(|(at, id)| timer_of(*id) == Some(*at));
         }
     }
 
@@ -240,7 +243,7 @@ impl Host {
     /// The lease of the cell, if this host holds it at this moment.
     #[must_use]
     pub fn is_valid(&self, now: Instant, cell: CellId) -> Option<Held> {
-        match self.cells.get(&cell)?.proposer.phase {
+        match self.cells.get(cell)?.proposer.phase {
             Phase::Holding { epoch, until, .. } if now < until && !self.stopped => {
                 Some(Held { epoch, until })
             }
@@ -274,7 +277,7 @@ impl Host {
 
     /// Gives back every lease and ends every wish, as before a shutdown.
     pub fn release_all(&mut self, now: Instant, out: &mut Out) {
-        let wished = self.cells.values();
+        let wished = self.cells.sorted();
         let wished = wished.filter(|cell| !matches!(cell.proposer.phase, Phase::Idle));
         let wished: Vec<CellId> = wished.map(|cell| cell.id).collect();
         for cell in wished {
@@ -291,7 +294,7 @@ impl Host {
         self.stopped = true;
         (!worthless).then(|| Saved {
             incarnation: self.incarnation,
-            cells: self.cells.values().map(|cell| save(cell, now)).collect(),
+            cells: self.cells.sorted().map(|cell| save(cell, now)).collect(),
         })
     }
 
@@ -314,7 +317,7 @@ impl Host {
             view: cell.view,
             state: self.state(now, cell),
         };
-        self.cells.values().map(info).collect()
+        self.cells.sorted().map(info).collect()
     }
 
     /// Until when the host is silent, if it is.
@@ -365,7 +368,7 @@ impl Host {
             let (me, cell) = (self.me, id);
             return Err(Error::NotAMember { me, cell });
         }
-        match self.cells.get(&id) {
+        match self.cells.get(id) {
             Some(cell) if cell.view > membership.view => Err(Error::OldView {
                 given: membership.view,
                 known: cell.view,
@@ -393,17 +396,12 @@ impl Host {
         let full = self.cells.len() >= self.config.cells_max;
         let cell = match create {
             // One search of the map instead of two, on the path of every message.
-            Some(view) if !full => {
-                let cell = self.cells.entry(id);
-                cell.or_insert_with(|| Cell::new(id, view, now))
-            }
-            Some(_) | None => match self.cells.get_mut(&id) {
-                Some(cell) => cell,
-                None => {
-                    self.counters.cells_full += u64::from(create.is_some());
-                    return;
-                }
-            },
+            Some(view) if !full => self.cells.get_or_insert(id, || Cell::new(id, view, now)),
+            Some(_) | None => self.cells.get_mut(id),
+        };
+        let Some(cell) = cell else {
+            self.counters.cells_full += u64::from(create.is_some());
+            return;
         };
         let mut context = Context {
             now,
@@ -420,16 +418,11 @@ impl Host {
         self.timers.set(id, &mut cell.timer, at);
     }
 
-    fn forget(&mut self, id: CellId) {
-        if let Some(mut cell) = self.cells.remove(&id)
-            && let Some(at) = cell.timer.take()
-        {
-            self.timers.remove(at, id);
-        }
-    }
-
     fn restore(&mut self, now: Instant, saved: SavedCell) {
-        let mut cell = Cell::new(saved.cell, saved.view, now);
+        let new = || Cell::new(saved.cell, saved.view, now);
+        let Some(cell) = self.cells.get_or_insert(saved.cell, new) else {
+            return;
+        };
         cell.acceptor.promised = saved.promised;
         cell.acceptor.promised_round = saved.promised_round;
         cell.acceptor.highest = saved.highest;
@@ -442,7 +435,6 @@ impl Host {
         });
         let at = cell.next_wakeup(&self.config);
         self.timers.set(cell.id, &mut cell.timer, at);
-        self.cells.insert(cell.id, cell);
     }
 }
 

@@ -53,6 +53,7 @@
 mod acceptor;
 mod answers;
 mod cell;
+mod cells;
 mod config;
 mod host;
 mod members;

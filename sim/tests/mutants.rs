@@ -10,7 +10,7 @@ const MUTANTS: [(Mutant, &str, u64); 13] = [
     (Mutant::ProposesInQuarantine, "L-1", 500),
     (Mutant::MajorityMinusOne, "L-1", 20),
     (Mutant::HolderTimerLonger, "L-1", 200),
-    (Mutant::HolderCountsFromAnswer, "L-1", 100),
+    (Mutant::HolderCountsFromAnswer, "L-1", 500),
     (Mutant::DuplicatesCount, "L-1", 100),
     (Mutant::OldAnswersCount, "L-1", 300),
     (Mutant::ShortcutForAnybody, "L-1", 100),
