@@ -389,3 +389,14 @@ pub(crate) const SETTLE_ROUND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one command. 256 KiB: the longest, an xattr, has 64 KiB, and it must fit into the
 /// smallest segment of the log with room.
 pub(crate) const PROPOSAL_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of changes buffered in front of the index engine until it gets them. 1 MiB: some thousand
+/// changes share the cost of one commit of the engine.
+pub(crate) const DRAIN_BYTES: usize = 1 << 20;
+
+/// Time after which the engine gets what is buffered, however little. 100 ms: ten commits per
+/// second cost nothing.
+pub(crate) const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Bytes buffered at most; then applying waits for the engine. 64 MiB: seconds of a flush.
+pub(crate) const BUFFER_BYTES_MAX: usize = 64 << 20;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mrc_core::{IndexError, Reply, query};
+use mrc_core::{IndexError, IndexRead, Reply, query};
 use prost::Message as _;
 use proto::index::Command;
 use proto::index::command::Op as Change;

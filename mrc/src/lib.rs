@@ -6,6 +6,7 @@ mod config;
 mod consensus;
 mod door;
 mod grants;
+mod index_buffer;
 mod index_redb;
 mod janitor;
 mod log_dir;

@@ -13,6 +13,7 @@ use openraft::{RaftLogReader, StorageError};
 use tempfile::TempDir;
 
 use crate::consensus::{Entry, LeaderId, LogId, Payload, Proposal, TypeConfig};
+use crate::index_buffer::BufferedIndex;
 use crate::log_dir::LogError;
 use crate::log_store::LogStore;
 use crate::state_machine::StateMachine;
@@ -26,7 +27,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let log = LogStore::open(dir.path(), 4 * SEGMENT_BYTES, 1).unwrap();
-        let machine = StateMachine::new(Arc::new(MemoryIndex::new())).unwrap();
+        let machine =
+            StateMachine::new(Arc::new(BufferedIndex::new(Box::new(MemoryIndex::new())))).unwrap();
         Ok((dir, log, machine))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mrc_core::{Index, Reply};
+use mrc_core::Reply;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ReadPolicy;
@@ -18,6 +18,7 @@ use types::{Fault, Remedy, UnixNanos};
 
 use crate::config::{Config, PROPOSAL_BYTES_MAX, PROPOSALS_IN_FLIGHT_MAX, READ_INDEX_TIMEOUT};
 use crate::consensus::{Answer, LeaderId, Member, Proposal, TypeConfig};
+use crate::index_buffer::BufferedIndex;
 use crate::log_store::LogStore;
 use crate::raft_link::Peers;
 use crate::state_machine::StateMachine;
@@ -120,7 +121,7 @@ impl Node {
         node
     }
 
-    pub(crate) fn index(&self) -> &Arc<dyn Index> {
+    pub(crate) fn index(&self) -> &Arc<BufferedIndex> {
         self.machine.index()
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mrc_core::{Index, IndexError};
+use mrc_core::IndexError;
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
 use shell::link::{Identity, Role, Server, ServiceKind};
@@ -13,8 +13,9 @@ use shell::statedir::{Owner, StateDir};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, DRAIN_INTERVAL};
 use crate::door::{Door, Service};
+use crate::index_buffer::BufferedIndex;
 use crate::index_redb::RedbIndex;
 use crate::janitor;
 use crate::log_dir::LogError;
@@ -167,7 +168,7 @@ async fn start(config: &Config, identity: &Identity) -> Result<Running, Error> {
 }
 
 /// The index belongs to the log of the same number; one of another log is what a lost log left.
-fn open_index(config: &Config, number: u64) -> Result<(PathBuf, Arc<dyn Index>), Error> {
+fn open_index(config: &Config, number: u64) -> Result<(PathBuf, Arc<BufferedIndex>), Error> {
     let name = format!("index-{number:016x}");
     let path = config.dir.join(&name);
     for item in std::fs::read_dir(&config.dir)
@@ -187,7 +188,7 @@ fn open_index(config: &Config, number: u64) -> Result<(PathBuf, Arc<dyn Index>),
         path: path.clone(),
         source,
     })?;
-    Ok((path, Arc::new(index)))
+    Ok((path, Arc::new(BufferedIndex::new(Box::new(index)))))
 }
 
 impl Running {
@@ -251,7 +252,20 @@ async fn background(
     };
     let flushes = flush_regularly(&node, service.config.flush_ms);
     let janitor = janitor::run(Arc::clone(&service), identity, stopped);
-    tokio::join!(elections, flushes, janitor);
+    let drains = drain_regularly(&node);
+    tokio::join!(elections, flushes, drains, janitor);
+}
+
+async fn drain_regularly(node: &Node) {
+    let events = node.machine.events();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(DRAIN_INTERVAL) => {}
+            () = events.drain.notified() => {}
+        }
+        // A failure stops the server: see `failure`.
+        let _failed = node.machine.drain().await;
+    }
 }
 
 async fn flush_regularly(node: &Node, flush_ms: u64) {

@@ -1,6 +1,6 @@
 //! What Raft decided, applied to the index; checkpoints out of it and into it.
 //!
-//! A batch of entries becomes one batch of the engine that also holds the position of its last
+//! A batch of entries becomes one batch of the index that also holds the position of its last
 //! entry. Nothing here waits for the disk: the log is the truth, and after a crash Raft repeats the
 //! entries behind the position the engine kept. Only [`CheckpointBuilder`] flushes, because Raft
 //! purges the log behind a checkpoint.
@@ -21,8 +21,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
 use crate::checkpoint;
-use crate::config::{APPLY_ENTRIES_MAX, FLUSH_BYTES};
+use crate::config::{APPLY_ENTRIES_MAX, DRAIN_BYTES, FLUSH_BYTES};
 use crate::consensus::{CheckpointMeta, LogId, Outcome, Payload, StoredMembership, TypeConfig};
+use crate::index_buffer::BufferedIndex;
 use crate::log_writer::lock;
 
 /// A checkpoint with what it contains.
@@ -62,10 +63,9 @@ impl Position {
 /// The index with its position; clones are handles of the same one.
 #[derive(Clone)]
 pub(crate) struct StateMachine {
-    index: Arc<dyn Index>,
+    index: Arc<BufferedIndex>,
     position: Arc<Mutex<Position>>,
-    /// Held while the index or its position changes or is flushed, so that none of that ever
-    /// blocks a thread of the runtime.
+    /// Held while the index and its position change, so that a checkpoint sees them agree.
     changing: Arc<tokio::sync::Mutex<()>>,
     dirty_bytes: Arc<AtomicU64>,
     events: Arc<Events>,
@@ -80,6 +80,8 @@ pub(crate) struct Events {
     seen: Mutex<Effects>,
     /// Something for the janitor.
     pub janitor: Notify,
+    /// The index buffers much that the engine does not have.
+    pub drain: Notify,
     /// The index holds much that is not flushed.
     pub flush: Notify,
 }
@@ -109,7 +111,7 @@ impl StateMachine {
     /// # Errors
     ///
     /// An index that can't be read.
-    pub(crate) fn new(index: Arc<dyn Index>) -> io::Result<Self> {
+    pub(crate) fn new(index: Arc<BufferedIndex>) -> io::Result<Self> {
         let position = Position::read(&*index)?;
         Ok(Self {
             index,
@@ -121,7 +123,7 @@ impl StateMachine {
         })
     }
 
-    pub(crate) fn index(&self) -> &Arc<dyn Index> {
+    pub(crate) fn index(&self) -> &Arc<BufferedIndex> {
         &self.index
     }
 
@@ -140,19 +142,31 @@ impl StateMachine {
 
     /// Makes what was applied survive a power failure; returns up to where.
     pub(crate) async fn flush(&self) -> io::Result<Position> {
-        let _changing = self.changing.lock().await;
+        // What is applied meanwhile may be flushed, too: this is a lower bound.
         let position = self.position();
         if let Some(failure) = &*self.failure.borrow() {
             return Err(io::Error::other(failure.clone()));
         }
         if self.dirty_bytes.swap(0, Ordering::Relaxed) > 0 {
             let index = Arc::clone(&self.index);
-            let flushed = blocking(move || index.flush()).await;
-            flushed.inspect_err(|error| {
-                self.failure.send_replace(Some(error.to_string()));
-            })?;
+            self.checked(blocking(move || index.flush()).await)?;
         }
         Ok(position)
+    }
+
+    /// Hands what was applied to the engine, without waiting for the disk.
+    pub(crate) async fn drain(&self) -> io::Result<()> {
+        if self.index.buffered_bytes() == 0 {
+            return Ok(());
+        }
+        let index = Arc::clone(&self.index);
+        self.checked(blocking(move || index.drain()).await)
+    }
+
+    fn checked(&self, result: io::Result<()>) -> io::Result<()> {
+        result.inspect_err(|error| {
+            self.failure.send_replace(Some(error.to_string()));
+        })
     }
 
     /// Becomes `Some` when the index can't be flushed any more; the server must stop then.
@@ -197,6 +211,9 @@ impl StateMachine {
             responder.send(outcome);
         }
         self.events.add(effects);
+        if self.index.buffered_bytes() > DRAIN_BYTES {
+            self.events.drain.notify_one();
+        }
         let before = self.dirty_bytes.fetch_add(bytes + 1, Ordering::Relaxed);
         if before < FLUSH_BYTES && before + bytes + 1 >= FLUSH_BYTES {
             self.events.flush.notify_one();
@@ -276,9 +293,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if position.applied.is_none() {
             return Ok(None);
         }
+        let index = Arc::clone(&self.index);
+        let entries = blocking(move || index.snapshot()).await?;
         Ok(Some(Snapshot {
             meta: position.meta(),
-            snapshot: Checkpoint::Live(self.index.snapshot().map_err(io::Error::other)?),
+            snapshot: Checkpoint::Live(entries),
         }))
     }
 }

@@ -45,6 +45,15 @@ impl Overlay {
         self.changes.is_empty()
     }
 
+    /// A copy of the changes as one batch, ascending by key; keys and values are shared.
+    #[must_use]
+    pub fn to_batch(&self) -> Batch {
+        let changes = self.changes.iter();
+        let mut batch = Batch::new();
+        batch.extend(changes.map(|(key, change)| (key.clone(), change.clone())));
+        batch
+    }
+
     /// The changes as one batch, ascending by key.
     #[must_use]
     pub fn into_batch(self) -> Batch {
