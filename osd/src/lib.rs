@@ -28,6 +28,7 @@ mod map_keeper;
 mod metadata;
 mod object_file;
 mod peer;
+mod reaper;
 mod recovery;
 mod server;
 mod service;

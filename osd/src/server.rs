@@ -31,6 +31,7 @@ use crate::map::Map;
 use crate::map_keeper::MapKeeper;
 use crate::metadata::MetadataClient;
 use crate::peer::{PeerDoor, Peers};
+use crate::reaper::Reaper;
 use crate::recovery::Recovery;
 use crate::service::OsdDoor;
 use crate::shard::Surroundings;
@@ -131,6 +132,7 @@ struct Running {
     shards: Shards,
     leases: Arc<LeaseShell>,
     pool: Arc<SyncPool>,
+    reaper: Arc<Reaper>,
     threads: Vec<JoinHandle<()>>,
     tasks: Vec<Task<()>>,
     server: Task<Result<(), shell::link::LinkError>>,
@@ -149,6 +151,7 @@ impl Drop for Running {
         self.leases.halt();
         self.shards.close();
         self.pool.stop();
+        self.reaper.stop();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -211,6 +214,8 @@ impl Running {
         let (pool, mut threads) =
             SyncPool::start(Arc::clone(&root), config.sync_threads).map_err(Error::Thread)?;
         threads.push(lease_thread);
+        let (reaper, reaper_thread) = Reaper::start(Arc::clone(&root)).map_err(Error::Thread)?;
+        threads.push(reaper_thread);
         let board = match &maps {
             MapSource::Metadata => Arc::new(Board::default()),
             #[cfg(test)]
@@ -222,6 +227,7 @@ impl Running {
             root: Arc::clone(&root),
             leases: Arc::clone(&leases),
             pool: Arc::clone(&pool),
+            reaper: Arc::clone(&reaper),
             board: Arc::clone(&board),
             map_wanted: Arc::clone(&map_wanted),
         };
@@ -327,6 +333,7 @@ impl Running {
             shards,
             leases,
             pool,
+            reaper,
             threads,
             tasks,
             server,
@@ -370,6 +377,7 @@ impl Running {
     fn finish(mut self, saved: Option<Saved>) -> Result<(), Error> {
         self.shards.close();
         self.pool.stop();
+        self.reaper.stop();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

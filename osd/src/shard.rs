@@ -20,6 +20,7 @@ use crate::board::{Board, group_of};
 use crate::cluster::Cluster;
 use crate::config::IDLE_REPLICAS_MAX;
 use crate::inbox::Inbox;
+use crate::reaper::Reaper;
 use crate::shard_item::{DeleteBatch, Item};
 use crate::store_dir::DirectoryStore;
 use crate::store_root::Root;
@@ -34,6 +35,7 @@ pub(crate) struct Surroundings {
     pub(crate) root: Arc<Root>,
     pub(crate) leases: Arc<LeaseShell>,
     pub(crate) pool: Arc<SyncPool>,
+    pub(crate) reaper: Arc<Reaper>,
     pub(crate) board: Arc<Board>,
     /// Somebody knows a newer map than we do.
     pub(crate) map_wanted: Arc<Notify>,
@@ -78,7 +80,7 @@ impl Slot {
 /// Who waits for a replica's reply.
 enum Waiting {
     Client(Responder),
-    Delete(Arc<DeleteBatch>),
+    Delete(ObjectKey, Arc<DeleteBatch>),
 }
 
 impl std::fmt::Debug for Shard {
@@ -90,7 +92,7 @@ impl std::fmt::Debug for Shard {
 impl Shard {
     pub(crate) fn new(around: Surroundings, inbox: Arc<Inbox<Item>>) -> Self {
         Self {
-            store: DirectoryStore::new(Arc::clone(&around.root)),
+            store: DirectoryStore::with_reaper(Arc::clone(&around.root)),
             around,
             inbox,
             cluster: Arc::default(),
@@ -196,7 +198,7 @@ impl Shard {
             return batch.done(Ok(()));
         }
         let request = self.next_id();
-        self.clients.insert(request, Waiting::Delete(batch));
+        self.clients.insert(request, Waiting::Delete(key, batch));
         if let Err(fault) = self.step_opened(key, Input::Delete { request }) {
             self.reply(request, Err(fault), None);
         }

@@ -5,7 +5,6 @@
 //! What a job did not finish is seen after a crash as an object that was not closed.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::sync::Arc;
 
@@ -23,6 +22,8 @@ use crate::store_sync::Job;
 #[derive(Debug)]
 pub(crate) struct DirectoryStore {
     root: Arc<Root>,
+    /// Somebody else removes the files of deleted objects.
+    has_reaper: bool,
     entries: HashMap<ObjectKey, Entry>,
     /// Counts calls, to find the descriptors that were not used for longest.
     clock: u64,
@@ -42,12 +43,22 @@ struct Entry {
 }
 
 impl DirectoryStore {
+    /// A store that removes the files of deleted objects itself.
     pub(crate) fn new(root: Arc<Root>) -> Self {
         Self {
             root,
+            has_reaper: false,
             entries: HashMap::new(),
             clock: 0,
             descriptors: 0,
+        }
+    }
+
+    /// A store that leaves the files of deleted objects to a [`Reaper`](crate::reaper::Reaper).
+    pub(crate) fn with_reaper(root: Arc<Root>) -> Self {
+        Self {
+            has_reaper: true,
+            ..Self::new(root)
         }
     }
 
@@ -83,6 +94,9 @@ impl DirectoryStore {
     }
 
     fn load(&mut self, key: ObjectKey) -> Result<bool, StoreError> {
+        if self.root.is_doomed(key) {
+            return Ok(false);
+        }
         let Some((mut file, slot)) = ObjectFile::open(key.object, self.root.path(key))? else {
             return Ok(false);
         };
@@ -148,6 +162,10 @@ impl ObjectStore for DirectoryStore {
 
     fn create(&mut self, key: ObjectKey, record: &Record) -> Result<(), StoreError> {
         self.check()?;
+        if self.root.is_doomed(key) {
+            // The reaper is about to remove the file by its name. Inode numbers are never used twice.
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
+        }
         self.remove(key);
         self.spare_descriptors();
         let path = self.root.path(key);
@@ -231,10 +249,11 @@ impl ObjectStore for DirectoryStore {
     fn delete(&mut self, key: ObjectKey) -> Result<(), StoreError> {
         self.check()?;
         self.remove(key);
-        match fs::remove_file(self.root.path(key)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            Ok(()) | Err(_) => Ok(()),
+        self.root.doom(key);
+        if self.has_reaper {
+            return Ok(());
         }
+        Ok(self.root.reap(key)?)
     }
 
     fn close(&mut self, key: ObjectKey) {

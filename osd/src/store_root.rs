@@ -23,6 +23,8 @@ pub(crate) struct Root {
     poisoned: AtomicBool,
     /// Directories whose own name is not stable yet.
     unnamed: Mutex<HashSet<PathBuf>>,
+    /// Deleted objects whose files are still to be removed: they are absent.
+    doomed: Mutex<HashSet<ObjectKey>>,
 }
 
 impl Root {
@@ -38,6 +40,7 @@ impl Root {
             pgs,
             poisoned: AtomicBool::new(false),
             unnamed: Mutex::default(),
+            doomed: Mutex::default(),
         })
     }
 
@@ -131,6 +134,9 @@ impl Root {
                 names.extend(parse_name(pg, &file));
             }
         }
+        let doomed = self.doomed();
+        names.retain(|object| !doomed.contains(&key_in(pg, *object)));
+        drop(doomed);
         names.sort_unstable();
         Ok(names)
     }
@@ -149,6 +155,9 @@ impl Root {
 
     /// The header of an object that nobody has open.
     pub(crate) fn header(&self, key: ObjectKey) -> io::Result<Option<Header>> {
+        if self.is_doomed(key) {
+            return Ok(None);
+        }
         let Some((file, slots)) = ObjectFile::open(key.object, self.path(key))? else {
             return Ok(None);
         };
@@ -177,11 +186,37 @@ impl Root {
         }
     }
 
+    /// Makes an object absent; its file is removed by [`Root::reap`].
+    pub(crate) fn doom(&self, key: ObjectKey) {
+        self.doomed().insert(key);
+    }
+
+    pub(crate) fn is_doomed(&self, key: ObjectKey) -> bool {
+        self.doomed().contains(&key)
+    }
+
+    /// Removes the file of a doomed object; nothing happens if it is not (any more).
+    pub(crate) fn reap(&self, key: ObjectKey) -> io::Result<()> {
+        if !self.is_doomed(key) {
+            return Ok(());
+        }
+        match fs::remove_file(self.path(key)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        self.doomed().remove(&key);
+        Ok(())
+    }
+
     /// Bytes in all and bytes free of the file system.
     pub(crate) fn space(&self) -> io::Result<(u64, u64)> {
         let stat = statvfs(&self.pgs).map_err(io::Error::from)?;
         let unit = stat.fragment_size();
         Ok((stat.blocks() * unit, stat.blocks_available() * unit))
+    }
+
+    fn doomed(&self) -> MutexGuard<'_, HashSet<ObjectKey>> {
+        self.doomed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unnamed(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
@@ -198,6 +233,10 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     entries
         .map(|entry| entry.map(|entry| entry.path()))
         .collect()
+}
+
+const fn key_in(pg: PgKey, object: ObjectId) -> ObjectKey {
+    ObjectKey { pg: pg.pg, object }
 }
 
 fn parse_name(pg: PgKey, path: &Path) -> Option<ObjectId> {

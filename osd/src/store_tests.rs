@@ -403,3 +403,29 @@ fn contract_directory_store_keeps_what_was_synced() {
     })
     .unwrap();
 }
+
+#[test]
+fn deleted_object_is_absent_before_its_file_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Arc::new(Root::open(dir.path()).unwrap());
+    let mut store = DirectoryStore::with_reaper(Arc::clone(&root));
+    let group = PgKey {
+        volume: VolumeId(1),
+        pg: PgId(3),
+    };
+    for inode in [1, 2] {
+        store.create(key(inode), &Record::default()).unwrap();
+        store.write(key(inode), 0, &bytes(10, 1)).unwrap();
+    }
+
+    store.delete(key(1)).unwrap();
+    store.delete(key(2)).unwrap();
+
+    assert!(root.path(key(1)).exists());
+    assert!(store.open(key(1)).unwrap().is_none());
+    assert!(root.header(key(1)).unwrap().is_none());
+    assert!(store.list(group, None, 9).unwrap().is_empty());
+    root.reap(key(1)).unwrap();
+    assert!(!root.path(key(1)).exists());
+    assert!(store.create(key(2), &Record::default()).is_err());
+}

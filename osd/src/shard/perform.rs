@@ -128,7 +128,13 @@ impl Shard {
             Some(_) | None => result,
         };
         match waiting {
-            Waiting::Delete(batch) => batch.done(result.map(drop)),
+            Waiting::Delete(key, batch) => match result {
+                Ok(_) => self.around.reaper.submit(
+                    key,
+                    Box::new(move |gone| batch.done(gone.map_err(not_removed))),
+                ),
+                Err(fault) => batch.done(Err(fault)),
+            },
             Waiting::Client(responder) => match result {
                 Ok(done) => {
                     let response = osd::Response {
@@ -151,4 +157,8 @@ fn to_link(payload: osd_core::Payload) -> link::Payload {
         bytes: payload.bytes,
         crc32c: payload.crc32c,
     }
+}
+
+fn not_removed(error: std::io::Error) -> Fault {
+    Fault::surface(libc::EIO, format!("file of a deleted object: {error}"))
 }
