@@ -162,7 +162,13 @@ impl World {
             false => self.register_goal(index),
         };
         let now = self.now;
+        let nodes = self.nodes.len() as u64;
+        let elsewhere = self.rng.once_in(10).then(|| self.rng.below(nodes));
         let client = &mut self.clients.clients[index];
+        if let Some(node) = elsewhere {
+            // What it knew of the primary was forgotten.
+            client.node = node as usize;
+        }
         client.goal = Some(goal);
         client.begun_at = now;
         client.append_id += 1;

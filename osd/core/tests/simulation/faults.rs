@@ -78,7 +78,13 @@ impl World {
                 }
             }
             Fault::Elected(node) => {
-                let other = self.rng.below(self.nodes.len() as u64) as usize;
+                // Together with the one it may have its state from.
+                let seq = |node: &usize| {
+                    let replica = self.nodes[*node].replica.as_ref();
+                    replica.map(|replica| replica.status().position.seq)
+                };
+                let others = (0..self.nodes.len()).filter(|other| *other != node);
+                let other = others.max_by_key(seq).unwrap_or(node);
                 if self.plan.partitions {
                     self.isolate(node);
                     if other != node && self.nodes.len() > 3 {

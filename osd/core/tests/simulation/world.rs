@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) incomplete: bool,
     pub(crate) behind: Vec<OsdId>,
     primary: bool,
+    /// A look at the clock before a pause, used for what waited for its end.
+    clock_read: Option<u64>,
     jobs: BTreeMap<u64, Box<dyn SyncJob>>,
     calls: BTreeMap<u64, (usize, Call)>,
     answers: BTreeMap<u64, (usize, u64, u64)>,
@@ -150,6 +152,7 @@ impl World {
             incomplete: false,
             behind: Vec::new(),
             primary: false,
+            clock_read: None,
             jobs: BTreeMap::new(),
             calls: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -224,6 +227,10 @@ impl World {
         };
         let resumes = self.nodes[node].paused_until;
         if resumes > self.now {
+            if self.nodes[node].clock_read.is_none() && self.rng.once_in(2) {
+                // Paused between a look at the clock and the work.
+                self.nodes[node].clock_read = Some(self.now);
+            }
             // Kept in order: numbers are as before.
             self.queue.insert((resumes, number), (target, event));
             return Ok(true);
@@ -265,6 +272,7 @@ impl World {
         state.boot += 1;
         state.incarnation += 1;
         state.paused_until = 0;
+        state.clock_read = None;
         state.store.restart();
         let mut store = state.store.clone();
         let replica = ObjectReplica::open(osd(node), KEY, membership, config, &mut store);
@@ -496,9 +504,13 @@ impl World {
     }
 
     pub(crate) fn step(&mut self, node: usize, input: Input) -> Result<(), String> {
-        let now = Instant::from_nanos(self.now);
+        // One look at the clock serves the whole batch that waited for the end of the pause.
+        let resumed = self.nodes[node].paused_until == self.now;
+        let clock_read = self.nodes[node].clock_read.filter(|_| resumed);
+        self.nodes[node].clock_read = clock_read;
+        let now = Instant::from_nanos(clock_read.unwrap_or(self.now));
         let mut effects = Vec::new();
-        let ticked = matches!(input, Input::Tick);
+        let ticked = matches!(input, Input::Tick) && clock_read.is_none();
         let state = &mut self.nodes[node];
         let Some(replica) = state.replica.as_mut() else {
             return Ok(());
