@@ -37,7 +37,7 @@ impl ObjectReplica {
     fn begin_newborn(&mut self, step: &mut Step<'_>) {
         if self
             .copy
-            .create(&self.membership, &mut *step.store)
+            .create(true, &self.membership, &mut *step.store)
             .is_err()
         {
             // Let the long way tell what is wrong with the store.
@@ -90,7 +90,7 @@ impl ObjectReplica {
         }
         if self
             .copy
-            .create(&self.membership, &mut *step.store)
+            .create(false, &self.membership, &mut *step.store)
             .is_err()
         {
             self.fail_request_for_space(step);

@@ -182,7 +182,8 @@ impl ObjectReplica {
         if activate.reading {
             return plain(Reply::Activated(self.my_answer(asker)));
         }
-        self.copy.create(&self.membership, &mut *step.store)?;
+        self.copy
+            .create(false, &self.membership, &mut *step.store)?;
         if self.is_writable() {
             return plain(Reply::Activated(self.my_answer(asker)));
         }
@@ -201,7 +202,7 @@ impl ObjectReplica {
         if !self.copy.is_trusted(&self.membership) {
             return plain(Reply::Activated(self.my_answer(None)));
         }
-        self.copy.create(&self.membership, &mut *step.store)?;
+        self.copy.create(true, &self.membership, &mut *step.store)?;
         self.copy.relabel(Position {
             epoch: promise.epoch,
             seq: 0,

@@ -144,19 +144,21 @@ impl LocalCopy {
         }
     }
 
-    /// Makes the object if there is none.
+    /// Makes the object if there is none. Its first record is not stable, so it says nothing of the
+    /// promise unless the object is newborn, whose promise need not be.
     pub(crate) fn create(
         &mut self,
+        newborn: bool,
         membership: &Membership,
         store: &mut dyn ObjectStore,
     ) -> Result<(), StoreError> {
         if self.exists {
             return Ok(());
         }
-        let record = Record {
-            promised: self.promised,
-            ..Record::default()
-        };
+        let mut record = Record::default();
+        if newborn {
+            record.promised = self.promised;
+        }
         store.create(self.key, &record)?;
         if self.trust == Trust::Absent {
             self.trust = match self.is_trusted(membership) {

@@ -9,6 +9,7 @@ mod lease_model;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod oracle;
+mod protocol;
 mod rng;
 mod world;
 

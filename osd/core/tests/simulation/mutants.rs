@@ -43,17 +43,11 @@ fn trusted_suspects_are_found() {
 
 #[test]
 fn serving_before_a_quorum_is_found() {
-    // With three replicas the new primary and its source are a quorum.
-    let seed = found(
-        |plan, config| {
-            plan.replicas = 5;
-            plan.partitions = true;
-            config.mutant = Some(Mutant::ServesBeforeQuorum);
-        },
-        600,
-    );
-    println!("ServesBeforeQuorum: found by seed {seed:?} of 600");
-    assert!(seed.is_some());
+    // It takes five replicas, one of them alone with the newest value, and two deaths at once, so it
+    // has a run of its own.
+    let mut config = config();
+    config.mutant = Some(Mutant::ServesBeforeQuorum);
+    assert!(crate::protocol::serves_before_quorum(config));
 }
 
 #[test]
