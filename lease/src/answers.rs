@@ -137,13 +137,7 @@ impl Cell {
         proposer.floor = proposer.floor.max(floor_epoch);
         let news = view > self.view && view > proposer.view_seen;
         proposer.view_seen = proposer.view_seen.max(view);
-        let (Phase::Preparing(question)
-        | Phase::Accepting(question, _)
-        | Phase::Holding {
-            renewal: Some(question),
-            ..
-        }) = &mut proposer.phase
-        else {
+        let Some(question) = proposer.question() else {
             return;
         };
         if question.round != message.round {
@@ -167,7 +161,9 @@ impl Cell {
                 self.stand_back(context, question.blocker);
             }
             // A holder that is refused goes on until its lease runs out.
-            Phase::Holding { .. } | Phase::Preparing(_) | Phase::Accepting(..) => {}
+            Phase::Holding { .. } | Phase::Preparing(_) | Phase::Accepting(..) => {
+                self.widen(context);
+            }
             Phase::Idle | Phase::Waiting { .. } => {}
         }
     }

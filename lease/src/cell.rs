@@ -8,6 +8,7 @@ use types::{CellId, Duration, Instant, MemberId};
 
 use crate::acceptor::{Acceptor, Grant};
 use crate::config::Config;
+use crate::members::{Members, majority, place};
 use crate::message::{Ballot, Body, Event, Message, Out};
 use crate::mutant::Mutant;
 use crate::proposer::{Phase, Proposer};
@@ -23,6 +24,8 @@ pub(crate) struct Context<'a> {
     pub(crate) last_round: &'a mut u64,
     pub(crate) counters: &'a mut Counters,
     pub(crate) out: &'a mut Out,
+    /// Members that left a question unanswered and have not been heard since.
+    pub(crate) silent: &'a mut Vec<MemberId>,
 }
 
 impl Context<'_> {
@@ -191,9 +194,10 @@ impl Cell {
         self.heard_at = context.now;
     }
 
-    /// Sends a question to all members, itself included, and counts its own answer.
-    pub(crate) fn ask(&mut self, context: &mut Context<'_>, message: Message) {
-        self.tell(context, &message);
+    /// Asks some others and this member itself. The rest are asked if one of those refuses or is
+    /// silent: see [`Cell::widen`] and [`Cell::resend`].
+    pub(crate) fn ask(&mut self, context: &mut Context<'_>, message: Message, chosen: Members) {
+        self.send_to(context, &message, chosen);
         if let Some(body) = self.vote(context, &message) {
             let answer = self.answer(&message, body);
             let me = context.me;
@@ -201,16 +205,51 @@ impl Cell {
         }
     }
 
-    /// Sends a message to all other members.
-    pub(crate) fn tell(&mut self, context: &mut Context<'_>, message: &Message) {
-        for member in self.members.iter().flat_map(|members| members.iter()) {
-            if *member != context.me {
+    /// As many others as make a majority with this member: those after it in the list, so that the
+    /// work is spread, and preferably those who answered last time.
+    pub(crate) fn bare_majority(&self, context: &Context<'_>) -> Members {
+        let mut chosen = Members::default();
+        let Some(members) = &self.members else {
+            return chosen;
+        };
+        let me = place(members, context.me).unwrap_or(0);
+        let mut missing = majority(members.len(), context.config).saturating_sub(1);
+        for silent in [false, true] {
+            let others = (1..members.len()).map(|step| (me + step) % members.len());
+            for at in others {
+                let member = members.get(at).copied().unwrap_or_default();
+                if missing > 0 && !chosen.contains(at) && context.silent.contains(&member) == silent
+                {
+                    chosen.insert(at);
+                    missing -= 1;
+                }
+            }
+        }
+        chosen
+    }
+
+    /// Sends a question to some of the other members and notes whom.
+    pub(crate) fn send_to(
+        &mut self,
+        context: &mut Context<'_>,
+        message: &Message,
+        places: Members,
+    ) {
+        for (at, member) in self.members.iter().flat_map(|m| m.iter().enumerate()) {
+            if places.contains(at) && *member != context.me {
                 context.out.send(*member, *message);
             }
         }
+        if matches!(message.body, Body::Accept { .. }) {
+            self.proposer.told.join(places);
+        }
+        if let Some(question) = self.proposer.question() {
+            question.asked.join(places);
+        }
     }
 
-    /// Sends the end of this member's own lease (or of its failed proposal) to all members.
+    /// Sends the end of this member's own lease (or of its failed proposal) to all who were asked to
+    /// agree to it; a successor is made known to everybody.
     pub(crate) fn tell_end(
         &mut self,
         context: &mut Context<'_>,
@@ -225,7 +264,12 @@ impl Cell {
             successor,
         };
         let message = self.message(round, body);
-        self.tell(context, &message);
+        let told = self.proposer.told;
+        for (at, member) in self.members.iter().flat_map(|m| m.iter().enumerate()) {
+            if *member != context.me && (told.contains(at) || successor.is_some()) {
+                context.out.send(*member, message);
+            }
+        }
         self.end(context, &message);
     }
 

@@ -77,6 +77,8 @@ pub struct Host {
     timers: Timers,
     rng: Xoshiro256PlusPlus,
     last_round: u64,
+    /// Members that left a question unanswered and have not been heard since: asked last.
+    silent: Vec<MemberId>,
     counters: Counters,
 }
 
@@ -113,6 +115,7 @@ impl Host {
             timers: Timers::default(),
             rng: Xoshiro256PlusPlus::seed_from_u64(rng_seed ^ me.0.rotate_left(32)),
             last_round: incarnation.wrapping_mul(ROUNDS_PER_INCARNATION),
+            silent: Vec::new(),
             counters: Counters::default(),
         };
         for saved in saved.into_iter().flat_map(|saved| saved.cells) {
@@ -196,6 +199,7 @@ impl Host {
             self.counters.malformed += 1;
             return;
         }
+        self.silent.retain(|member| *member != from);
         let create = is_question.then_some(message.view);
         self.visit(now, message.cell, create, out, |cell, context| {
             if is_question {
@@ -412,6 +416,7 @@ impl Host {
             last_round: &mut self.last_round,
             counters: &mut self.counters,
             out,
+            silent: &mut self.silent,
         };
         act(cell, &mut context);
         let at = cell.next_wakeup(&self.config);

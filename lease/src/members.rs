@@ -23,6 +23,11 @@ impl Members {
         self.answers = self.answers.saturating_add(1);
     }
 
+    /// Adds all of another set.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.bits |= other.bits;
+    }
+
     /// Whether the member at `place` is in the set.
     pub(crate) fn contains(self, place: usize) -> bool {
         let bit = u32::try_from(place)

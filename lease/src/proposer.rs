@@ -17,16 +17,24 @@ use crate::members::Members;
 use crate::message::{Ballot, Body, Event, Holder};
 use crate::mutant::Mutant;
 
-/// A question to all members and who has answered it.
+/// A question to other members and who has answered it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Question {
     pub(crate) round: u64,
     pub(crate) sent_at: Instant,
     pub(crate) resend_at: Instant,
+    /// To whom it was sent.
+    pub(crate) asked: Members,
     pub(crate) yes: Members,
     pub(crate) no: Members,
     /// The last running lease of somebody else that an answer showed.
     pub(crate) blocker: Option<Holder>,
+}
+
+impl Question {
+    fn has_answer_of(&self, at: usize) -> bool {
+        self.yes.contains(at) || self.no.contains(at)
+    }
 }
 
 /// How far the wish has come.
@@ -63,9 +71,24 @@ pub(crate) struct Proposer {
     pub(crate) losses: u32,
     pub(crate) started_at: Instant,
     pub(crate) view_seen: u64,
+    /// To whom requests for the present lease were sent: who must be told of its end.
+    pub(crate) told: Members,
 }
 
 impl Proposer {
+    /// The question that waits for answers.
+    pub(crate) const fn question(&mut self) -> Option<&mut Question> {
+        match &mut self.phase {
+            Phase::Preparing(question)
+            | Phase::Accepting(question, _)
+            | Phase::Holding {
+                renewal: Some(question),
+                ..
+            } => Some(question),
+            Phase::Idle | Phase::Waiting { .. } | Phase::Holding { renewal: None, .. } => None,
+        }
+    }
+
     /// When something is due; `None` if there is no wish.
     pub(crate) fn next_wakeup(&self, config: &Config) -> Option<Instant> {
         let deadline = self.started_at + config.acquire_max;
@@ -219,15 +242,22 @@ impl Cell {
         let question = self.new_question(context);
         self.proposer.phase = Phase::Preparing(question);
         let message = self.message(question.round, Body::Prepare);
-        self.ask(context, message);
+        let chosen = self.bare_majority(context);
+        self.ask(context, message, chosen);
     }
 
     pub(crate) fn accept(&mut self, context: &mut Context<'_>, epoch: u64) {
+        // Those who promised will agree; without promises it is the shortcut, which asks anybody.
+        let willing = match &self.proposer.phase {
+            Phase::Preparing(question) => question.yes,
+            _ => self.bare_majority(context),
+        };
         let question = self.new_question(context);
+        self.proposer.told = Members::default();
         self.proposer.phase = Phase::Accepting(question, epoch);
         let body = accept_body(context.config, epoch, is_bold(context.config));
         let message = self.message(question.round, body);
-        self.ask(context, message);
+        self.ask(context, message, willing);
     }
 
     fn renew(&mut self, context: &mut Context<'_>, held: u64) {
@@ -237,7 +267,8 @@ impl Cell {
         }
         let body = accept_body(context.config, held, true);
         let message = self.message(question.round, body);
-        self.ask(context, message);
+        let chosen = self.bare_majority(context);
+        self.ask(context, message, chosen);
     }
 
     fn new_question(&self, context: &mut Context<'_>) -> Question {
@@ -249,31 +280,54 @@ impl Cell {
         }
     }
 
-    /// Sends the present question again to those who have not answered. It stays the same question,
-    /// counted from its first sending.
+    /// Sends the present question again to all who have not answered, whether they were asked or
+    /// not. It stays the same question, counted from its first sending.
     fn resend(&mut self, context: &mut Context<'_>, body: Body) {
-        let (Phase::Preparing(question)
-        | Phase::Accepting(question, _)
-        | Phase::Holding {
-            renewal: Some(question),
-            ..
-        }) = &mut self.proposer.phase
-        else {
+        let resend_at = context.now + context.config.retransmit;
+        let Some(question) = self.proposer.question() else {
             return;
         };
-        question.resend_at = context.now + context.config.retransmit;
+        question.resend_at = resend_at;
         let question = *question;
-        let message = self.message(question.round, body);
-        for (at, member) in self
-            .members
-            .iter()
-            .flat_map(|members| members.iter().enumerate())
-        {
-            let answered = question.yes.contains(at) || question.no.contains(at);
-            if *member != context.me && !answered {
-                context.out.send(*member, message);
+        let mut silent = Members::default();
+        for (at, member) in self.members.iter().flat_map(|m| m.iter().enumerate()) {
+            if question.has_answer_of(at) || *member == context.me {
+                continue;
+            }
+            silent.insert(at);
+            if question.asked.contains(at) && !context.silent.contains(member) {
+                context.silent.push(*member);
             }
         }
+        let message = self.message(question.round, body);
+        self.send_to(context, &message, silent);
+    }
+
+    /// Somebody refused: asks those who were not asked yet.
+    pub(crate) fn widen(&mut self, context: &mut Context<'_>) {
+        let (round, asked, body) = match &self.proposer.phase {
+            Phase::Preparing(question) => (question.round, question.asked, Body::Prepare),
+            Phase::Accepting(question, epoch) => {
+                let body = accept_body(context.config, *epoch, is_bold(context.config));
+                (question.round, question.asked, body)
+            }
+            Phase::Holding {
+                renewal: Some(question),
+                epoch,
+                ..
+            } => {
+                let body = accept_body(context.config, *epoch, true);
+                (question.round, question.asked, body)
+            }
+            Phase::Idle | Phase::Waiting { .. } | Phase::Holding { renewal: None, .. } => return,
+        };
+        let members = self.members.as_ref().map_or(0, |members| members.len());
+        let mut rest = Members::default();
+        for at in (0..members).filter(|at| !asked.contains(*at)) {
+            rest.insert(at);
+        }
+        let message = self.message(round, body);
+        self.send_to(context, &message, rest);
     }
 
     fn may_shortcut(&self, context: &Context<'_>) -> bool {

@@ -7,6 +7,7 @@ mod host;
 mod newborn;
 mod noise;
 mod quarantine;
+mod quorum;
 mod release;
 mod table;
 mod views;

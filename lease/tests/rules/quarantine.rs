@@ -19,12 +19,11 @@ fn a_restarted_member_neither_answers_nor_proposes_until_old_leases_ended() {
     let refused = table
         .host(2)
         .acquire(now, CELL, &membership, 0, false, &mut out);
-    table.acquire(3);
-    table.deliver_except(|letter| letter.to == member(1));
-
     let remaining = config.quarantine();
     assert_eq!(refused, Err(Error::Quarantined { remaining }));
     assert!(out.is_empty());
+    table.acquire(3);
+    table.run_except(table.config.retransmit, |letter| letter.to == member(1));
     assert_eq!(table.holders(), [1]);
     assert_eq!(table.host(2).stats().counters.quarantined, 1);
 
@@ -51,7 +50,7 @@ fn a_member_stopped_in_order_remembers_its_votes_and_needs_no_quarantine() {
     *table.host(2) = Host::new(member(2), config, now, 2, 9, Some(saved));
 
     table.acquire(3);
-    table.deliver_except(|letter| letter.to == member(1));
+    table.run_except(table.config.retransmit, |letter| letter.to == member(1));
 
     assert_eq!(table.host(2).quarantine_remaining(now), None);
     assert_eq!(table.holders(), [1]);
