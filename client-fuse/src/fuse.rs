@@ -18,7 +18,7 @@ use crate::attr::{SetAttributes, SetTime, kind_of, nanos_from_kernel, to_kernel}
 use crate::door::{Door, bytes_of, caller_of, open_flags};
 use crate::io::writes;
 use crate::oxfs::NewFile;
-use crate::reply::{GENERATION, TTL, attr, data, empty, entry, sized};
+use crate::reply::{GENERATION, TTL, attr, data, empty, sized};
 
 /// Entries of a directory offered for one reply. 1,024: more than the kernel's buffer holds.
 const LIST_REPLY_MAX: usize = 1_024;
@@ -38,7 +38,7 @@ impl Filesystem for Door {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.fs.clone(), bytes_of(name));
         let work = async move { fs.lookup(parent.0, name).await };
-        self.serve(request, work, entry(reply));
+        self.serve_entry(request, work, reply);
     }
 
     fn forget(&self, _: &Request, _: INodeNo, _: u64) {
@@ -46,8 +46,7 @@ impl Filesystem for Door {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let fs = self.fs.clone();
-        self.serve(request, async move { fs.getattr(ino.0).await }, attr(reply));
+        self.serve_attributes(request, ino.0, reply);
     }
 
     fn setattr(
@@ -105,7 +104,7 @@ impl Filesystem for Door {
     ) {
         let (fs, name, owner) = (self.fs.clone(), bytes_of(name), caller_of(request));
         let work = async move { fs.mknod(parent.0, name, mode, rdev, owner).await };
-        self.serve(request, work, entry(reply));
+        self.serve_new_entry(request, work, reply);
     }
 
     fn mkdir(
@@ -119,7 +118,7 @@ impl Filesystem for Door {
     ) {
         let (fs, name, owner) = (self.fs.clone(), bytes_of(name), caller_of(request));
         let work = async move { fs.mkdir(parent.0, name, mode & 0o7777, owner).await };
-        self.serve(request, work, entry(reply));
+        self.serve_new_entry(request, work, reply);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -151,7 +150,7 @@ impl Filesystem for Door {
         let (fs, name, owner) = (self.fs.clone(), bytes_of(name), caller_of(request));
         let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
         let work = async move { fs.symlink(parent.0, name, target, owner).await };
-        self.serve(request, work, entry(reply));
+        self.serve_new_entry(request, work, reply);
     }
 
     fn rename(
@@ -181,7 +180,7 @@ impl Filesystem for Door {
     ) {
         let (fs, name) = (self.fs.clone(), bytes_of(name));
         let work = async move { fs.link(ino.0, parent.0, name).await };
-        self.serve(request, work, entry(reply));
+        self.serve_new_entry(request, work, reply);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -189,6 +188,7 @@ impl Filesystem for Door {
         let work = async move { fs.open(ino.0, flags.0).await };
         self.serve_open(
             request,
+            Some(ino.0),
             work,
             |handle| *handle,
             move |outcome| match outcome {
@@ -215,18 +215,18 @@ impl Filesystem for Door {
             owner: caller_of(request),
         };
         let work = async move { fs.create(parent.0, name, new).await };
+        let (thread, told) = (request.pid(), self.told());
         self.serve_open(
             request,
+            None,
             work,
             |made| made.1,
             move |outcome| match outcome {
-                Ok((attr, handle)) => reply.created(
-                    &TTL,
-                    &to_kernel(&attr),
-                    GENERATION,
-                    FileHandle(handle),
-                    open_flags(writes(flags)),
-                ),
+                Ok((attr, handle)) => {
+                    told(thread, attr);
+                    let (attr, flags) = (to_kernel(&attr), open_flags(writes(flags)));
+                    reply.created(&TTL, &attr, GENERATION, FileHandle(handle), flags);
+                }
                 Err(errno) => reply.error(errno.into()),
             },
         );

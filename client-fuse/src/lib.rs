@@ -12,6 +12,7 @@ mod door;
 mod errno;
 mod file;
 mod files;
+mod follow_up;
 mod fuse;
 mod interrupt;
 mod io;

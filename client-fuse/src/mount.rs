@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use fuser::{Session, SessionACL};
 use nix::errno::Errno as SystemErrno;
@@ -153,11 +154,16 @@ async fn start(fs: &OxFs, options: &MountOptions, mount_point: &Path) -> io::Res
     };
     config.n_threads = Some(cpus.clamp(KERNEL_THREADS_MIN, KERNEL_THREADS_MAX));
     let runtime = tokio::runtime::Handle::current();
-    let door = Door::new(fs.clone(), runtime, options.flags.max_background);
+    let notifier = Arc::new(OnceLock::new());
+    let background = options.flags.max_background;
+    let door = Door::new(fs.clone(), runtime, background, notifier.clone());
     let mount_point = mount_point.to_owned();
-    tokio::task::spawn_blocking(move || Session::new(door, &mount_point, &config))
+    let session = tokio::task::spawn_blocking(move || Session::new(door, &mount_point, &config))
         .await
-        .map_err(io::Error::other)?
+        .map_err(io::Error::other)??;
+    // Nothing is served before the session runs.
+    let _ = notifier.set(session.notifier());
+    Ok(session)
 }
 
 /// Until it is unmounted, or unmounts it.

@@ -247,6 +247,17 @@ impl OxFs {
         }
     }
 
+    /// Whether a descriptor of the inode is open in this mount.
+    pub(crate) fn is_open(&self, inode: u64) -> bool {
+        self.inner.files.get(inode).is_some()
+    }
+
+    /// Whether nothing was written to the inode through this mount since it was opened.
+    pub(crate) fn is_untouched(&self, inode: u64) -> bool {
+        let file = self.inner.files.get(inode);
+        file.is_none_or(|file| file.version() == 0)
+    }
+
     pub(crate) fn adorned(&self, mut attr: Attr) -> Attr {
         if let Some(file) = self.inner.files.get(attr.inode) {
             file.adorn(&mut attr);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fuser::{Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyXattr};
+use fuser::{Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyXattr};
 use proto::mrc::Attr;
 
 use crate::attr::to_kernel;
@@ -13,15 +13,12 @@ use crate::errno::Errno;
 /// tells it when another mount changes them.
 pub(crate) const TTL: Duration = Duration::ZERO;
 
+/// The shortest time the kernel knows, one or two ticks of its clock: attributes that came with a
+/// name then serve the call that asked for the name.
+pub(crate) const TICK: Duration = Duration::from_nanos(1);
+
 /// Inode numbers are never used twice.
 pub(crate) const GENERATION: Generation = Generation(0);
-
-pub(crate) fn entry(reply: ReplyEntry) -> impl FnOnce(Result<Attr, Errno>) {
-    move |outcome| match outcome {
-        Ok(attr) => reply.entry(&TTL, &to_kernel(&attr), GENERATION),
-        Err(errno) => reply.error(errno.into()),
-    }
-}
 
 pub(crate) fn attr(reply: ReplyAttr) -> impl FnOnce(Result<Attr, Errno>) {
     move |outcome| match outcome {

@@ -294,3 +294,37 @@ with open(path, "r+b") as f:
     one.unmount().await;
     two.unmount().await;
 }
+
+/// Round trips are what a network makes slow.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_cost_few_round_trips() {
+    let cluster = Cluster::start().await;
+    let mounted = cluster.mount().await;
+    let dir = mounted.path();
+    let metadata = cluster.metadata.clone();
+
+    blocking(move || {
+        let served = || metadata.served.load(std::sync::atomic::Ordering::Relaxed);
+        // The least of many: a thread that is not scheduled for long has to ask again, and files
+        // are closed in the background.
+        let cost = |work: &dyn Fn(u32)| {
+            let one = |round| {
+                let before = served();
+                work(round);
+                served() - before
+            };
+            (0..40).map(one).min().unwrap()
+        };
+        let sub = dir.join("sub");
+        fs::create_dir(&sub).unwrap();
+        let file = |round: u32| sub.join(format!("file{round}"));
+
+        // The root's permissions, the directory's name, the file's name; then what is asked for.
+        assert_eq!(cost(&|round| drop(File::create(file(round)).unwrap())), 4);
+        assert_eq!(cost(&|round| assert!(file(round).exists())), 3);
+        assert_eq!(cost(&|round| drop(File::open(file(round)).unwrap())), 4);
+        assert_eq!(cost(&|round| fs::remove_file(file(round)).unwrap()), 4);
+    })
+    .await;
+    mounted.unmount().await;
+}
