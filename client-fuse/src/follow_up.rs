@@ -3,7 +3,8 @@
 //! Walking a path, the kernel asks for names and then, because it may keep nothing, for the
 //! attributes of what it has just found, to check permissions. A question for attributes that the
 //! same thread was told no longer than [`AGE_MAX`] ago, with nothing but such questions in between,
-//! belongs to the same call of the program: what was true during that call may answer it.
+//! belongs to the same call of the program, or to one that follows it at once: what was true then
+//! answers it.
 
 use std::time::{Duration, Instant};
 

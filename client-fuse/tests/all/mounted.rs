@@ -320,10 +320,10 @@ async fn calls_cost_few_round_trips() {
         let file = |round: u32| sub.join(format!("file{round}"));
 
         // The root's permissions, the directory's name, the file's name; then what is asked for.
-        assert_eq!(cost(&|round| drop(File::create(file(round)).unwrap())), 4);
-        assert_eq!(cost(&|round| assert!(file(round).exists())), 3);
-        assert_eq!(cost(&|round| drop(File::open(file(round)).unwrap())), 4);
-        assert_eq!(cost(&|round| fs::remove_file(file(round)).unwrap()), 4);
+        assert!(cost(&|round| drop(File::create(file(round)).unwrap())) <= 4);
+        assert!(cost(&|round| assert!(file(round).exists())) <= 3);
+        assert!(cost(&|round| drop(File::open(file(round)).unwrap())) <= 4);
+        assert!(cost(&|round| fs::remove_file(file(round)).unwrap()) <= 4);
     })
     .await;
     mounted.unmount().await;
