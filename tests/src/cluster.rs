@@ -305,9 +305,12 @@ impl Cluster {
             };
             let groups = &status["placement_groups"];
             let servers = status["servers"].as_array().cloned().unwrap_or_default();
-            let all_up = servers
-                .iter()
-                .all(|server| server["state"] != "down" && server["state"] != "candidate");
+            let all_up = servers.iter().all(|server| {
+                matches!(
+                    server["state"].as_str(),
+                    Some("leader" | "follower" | "up" | "active")
+                )
+            });
             Ok(all_up && groups["total"].as_u64() > Some(0) && groups["full"] == groups["total"])
         });
         waited.with_context(|| match self.status() {
