@@ -6,6 +6,7 @@
 //! [`ObjectReplica::next_wakeup`] has come.
 
 mod activation;
+mod answers;
 mod backup;
 mod block_plan;
 mod catch_up;
@@ -20,6 +21,7 @@ mod fetch;
 mod leasing;
 mod marks;
 mod memory;
+mod memory_job;
 mod mend;
 mod mutant;
 mod peer_state;
@@ -37,7 +39,7 @@ mod tenure;
 mod timers;
 mod waiting;
 
-pub use backup::deleted_response;
+pub use answers::deleted_response;
 pub use config::Config;
 pub use event::{
     AnswerId, Call, CallKind, Done, Effect, Input, LeaseEvent, Membership, Op, Payload,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use types::{BLOCK_BYTES, ObjectId, PgKey, SUM_BYTES, blocks_of};
 
+use crate::memory_job::Job;
 use crate::record::Record;
 use crate::store::{Header, ObjectKey, ObjectStore, StoreError, SyncJob};
 
@@ -24,39 +25,39 @@ const ROT: u8 = 0x10;
 pub struct MemoryStore(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
-struct Inner {
+pub(crate) struct Inner {
     objects: BTreeMap<ObjectKey, Object>,
     capacity_bytes: Option<u64>,
-    poisoned: bool,
-    fail_syncs: bool,
+    pub(crate) poisoned: bool,
+    pub(crate) fail_syncs: bool,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Object {
+pub(crate) struct Object {
     bytes: Vec<u8>,
-    record: Record,
-    stable: Option<Stable>,
-    unstable: Vec<(u64, Change)>,
+    pub(crate) record: Record,
+    pub(crate) stable: Option<Stable>,
+    pub(crate) unstable: Vec<(u64, Change)>,
     last_change: u64,
     /// Blocks that rotted, with the index of the bit's byte.
     damaged: BTreeMap<u64, usize>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Stable {
-    bytes: Vec<u8>,
-    record: Record,
+pub(crate) struct Stable {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) record: Record,
 }
 
 #[derive(Clone, Debug)]
-enum Change {
+pub(crate) enum Change {
     Write { offset: usize, data: Bytes },
     Zeros { offset: usize, length: usize },
     Truncate { length: usize },
 }
 
 impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
+    pub(crate) fn apply(&self, bytes: &mut Vec<u8>) {
         let end = match self {
             Self::Write { offset, data } => offset + data.len(),
             Self::Zeros { offset, length } => offset + length,
@@ -122,7 +123,7 @@ impl MemoryStore {
         Self::default()
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -208,7 +209,7 @@ impl Inner {
         self.objects.get_mut(&key).ok_or(StoreError::Missing)
     }
 
-    fn changeable(&mut self, key: ObjectKey) -> Result<&mut Object, StoreError> {
+    pub(crate) fn changeable(&mut self, key: ObjectKey) -> Result<&mut Object, StoreError> {
         if self.poisoned {
             return Err(StoreError::Poisoned);
         }
@@ -390,7 +391,7 @@ impl ObjectStore for MemoryStore {
         let mut inner = self.inner();
         let object = inner.changeable(key)?;
         let block = length / BLOCK_BYTES;
-        let cuts = length < object.bytes.len() as u64 && length % BLOCK_BYTES != 0;
+        let cuts = length < object.bytes.len() as u64 && !length.is_multiple_of(BLOCK_BYTES);
         if cuts && object.damaged.contains_key(&block) {
             return Err(StoreError::Corrupt { block });
         }
@@ -460,51 +461,5 @@ impl ObjectStore for MemoryStore {
             (key.object, header)
         });
         Ok(lines.take(limit).collect())
-    }
-}
-
-#[derive(Debug)]
-struct Job {
-    store: MemoryStore,
-    key: ObjectKey,
-    /// The newest change to make stable, if any are.
-    upto: Option<u64>,
-    record: Record,
-}
-
-impl Job {
-    fn object<'a>(&self, inner: &'a mut Inner) -> Result<&'a mut Object, StoreError> {
-        if inner.fail_syncs {
-            inner.poisoned = true;
-        }
-        inner.changeable(self.key)
-    }
-}
-
-impl SyncJob for Job {
-    fn write_data(&mut self, sync: bool) -> Result<(), StoreError> {
-        let mut inner = self.store.inner();
-        let object = self.object(&mut inner)?;
-        let Some(upto) = self.upto.filter(|_| sync) else {
-            return Ok(());
-        };
-        let stable = object.stable.get_or_insert_default();
-        for (_, change) in object
-            .unstable
-            .extract_if(.., |(number, _)| *number <= upto)
-        {
-            change.apply(&mut stable.bytes);
-        }
-        Ok(())
-    }
-
-    fn write_record(&mut self, sync: bool) -> Result<(), StoreError> {
-        let mut inner = self.store.inner();
-        let object = self.object(&mut inner)?;
-        object.record = self.record.clone();
-        if sync {
-            object.stable.get_or_insert_default().record = self.record.clone();
-        }
-        Ok(())
     }
 }

@@ -115,10 +115,8 @@ impl World {
 
     pub(crate) fn world_event(&mut self, event: Event) -> Result<(), String> {
         match event {
-            Event::ClientTurn { client, turn } => {
-                if self.clients.clients[client].turn == turn {
-                    self.client_turn(client);
-                }
+            Event::ClientTurn { client, turn } if self.clients.clients[client].turn == turn => {
+                self.client_turn(client);
             }
             Event::ClientReply { request, result } => self.client_reply(request, result)?,
             Event::Inject(fault) => self.inject(fault),

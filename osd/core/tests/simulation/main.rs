@@ -3,14 +3,26 @@
 //! A run has two phases: faults, during which no answer may contradict what was promised; then calm,
 //! in which every request must be answered and all replicas must become equal.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that can't go on fails"
+)]
+
+mod bench;
 mod clients;
+mod effects;
 mod faults;
 mod lease_model;
 #[cfg(feature = "mutants")]
 mod mutants;
+mod network;
+mod odd_messages;
 mod oracle;
 mod protocol;
 mod rng;
+mod services;
 mod world;
 
 use faults::Plan;

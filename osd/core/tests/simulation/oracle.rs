@@ -197,9 +197,9 @@ impl Oracle {
 
     /// Checks a whole object.
     pub(crate) fn whole(&mut self, bytes: &[u8]) -> Result<(), String> {
-        for index in 0..REGISTERS {
-            let start = (OFFSETS[index] as usize).min(bytes.len());
-            let end = (OFFSETS[index] + REGISTER_BYTES) as usize;
+        for (index, offset) in OFFSETS.into_iter().enumerate() {
+            let start = (offset as usize).min(bytes.len());
+            let end = (offset + REGISTER_BYTES) as usize;
             let known = self.known(index);
             self.read(
                 index,

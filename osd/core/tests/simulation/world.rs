@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use osd_core::{
-    Call, Config, Effect, Input, LeaseEvent, Membership, MemoryStore, ObjectKey, ObjectReplica,
-    Payload, PeerFailure, Role, SyncJob, expired,
+    Call, Config, Input, LeaseEvent, Membership, MemoryStore, ObjectKey, ObjectReplica, Payload,
+    PeerFailure, Role, SyncJob, expired,
 };
 use proto::peer;
-use types::{Duration, Fault, Inode, Instant, ObjectId, OsdId, PgId, VolumeId};
+use types::{Fault, Inode, Instant, ObjectId, OsdId, PgId, VolumeId};
 
 use crate::clients::Clients;
 use crate::faults::{Fault as InjectedFault, Plan};
-use crate::lease_model::{LeaseModel, MS, Outcome, TTL, USED};
+use crate::lease_model::{LeaseModel, MS};
 use crate::rng::Rng;
 
 pub(crate) const KEY: ObjectKey = ObjectKey {
@@ -39,10 +39,10 @@ pub(crate) struct Node {
     primary: bool,
     /// A look at the clock before a pause, used for what waited for its end.
     clock_read: Option<u64>,
-    jobs: BTreeMap<u64, Box<dyn SyncJob>>,
-    calls: BTreeMap<u64, (usize, Call)>,
-    answers: BTreeMap<u64, (usize, u64, u64)>,
-    wake: Option<u64>,
+    pub(crate) jobs: BTreeMap<u64, Box<dyn SyncJob>>,
+    pub(crate) calls: BTreeMap<u64, (usize, Call)>,
+    pub(crate) answers: BTreeMap<u64, (usize, u64, u64)>,
+    pub(crate) wake: Option<u64>,
 }
 
 pub(crate) enum Event {
@@ -120,14 +120,14 @@ pub(crate) struct World {
     pub(crate) events: u64,
     queue: BTreeMap<(u64, u64), (Target, Event)>,
     next_event: u64,
-    next_id: u64,
+    pub(crate) next_id: u64,
     /// Generation of the connection between two nodes; even while it is down.
-    connections: BTreeMap<(usize, usize), u64>,
-    stalled_until: BTreeMap<(usize, usize), u64>,
-    last_arrival: BTreeMap<(usize, usize, u64), u64>,
+    pub(crate) connections: BTreeMap<(usize, usize), u64>,
+    pub(crate) stalled_until: BTreeMap<(usize, usize), u64>,
+    pub(crate) last_arrival: BTreeMap<(usize, usize, u64), u64>,
 }
 
-fn pair(a: usize, b: usize) -> (usize, usize) {
+pub(crate) fn pair(a: usize, b: usize) -> (usize, usize) {
     (a.min(b), a.max(b))
 }
 
@@ -135,7 +135,7 @@ pub(crate) fn osd(node: usize) -> OsdId {
     OsdId(node as u64 + 1)
 }
 
-fn node_of(id: OsdId) -> usize {
+pub(crate) fn node_of(id: OsdId) -> usize {
     id.0 as usize - 1
 }
 
@@ -246,7 +246,7 @@ impl World {
         Ok(true)
     }
 
-    fn note(&mut self, what: u64) {
+    pub(crate) fn note(&mut self, what: u64) {
         for byte in [what, self.now] {
             self.trace = (self.trace ^ byte).wrapping_mul(0x100_0000_01b3);
         }
@@ -255,7 +255,7 @@ impl World {
 
     // ---- servers
 
-    fn membership(&self, node: usize) -> Membership {
+    pub(crate) fn membership(&self, node: usize) -> Membership {
         Membership {
             view: 1,
             members: (0..self.nodes.len()).map(osd).collect::<Vec<_>>().into(),
@@ -319,59 +319,6 @@ impl World {
     pub(crate) fn wipe(&mut self, node: usize) {
         self.nodes[node].store = MemoryStore::new();
         self.nodes[node].incomplete = true;
-    }
-
-    pub(crate) fn reachable(&self, node: usize) -> Vec<usize> {
-        let others = 0..self.nodes.len();
-        others
-            .filter(|other| {
-                let up = self.nodes[*other].up && self.nodes[*other].paused_until <= self.now;
-                up && (*other == node || self.is_connected(node, *other))
-            })
-            .collect()
-    }
-
-    fn is_connected(&self, a: usize, b: usize) -> bool {
-        let stalled = self.stalled_until.get(&pair(a, b));
-        self.connections[&pair(a, b)] % 2 == 1 && stalled.is_none_or(|until| *until <= self.now)
-    }
-
-    pub(crate) fn connect(&mut self, a: usize, b: usize) {
-        let connection = self.connections.entry(pair(a, b)).or_default();
-        if *connection % 2 == 0 {
-            *connection += 1;
-            for (node, other) in [(a, b), (b, a)] {
-                let target = self.for_node(node);
-                self.schedule(self.now + MS, target, Event::PeerUp(other));
-            }
-        }
-    }
-
-    /// The connection breaks: whoever waits for an answer hears of it, and some of what was under way
-    /// arrives all the same.
-    pub(crate) fn disconnect(&mut self, a: usize, b: usize) {
-        let connection = self.connections.entry(pair(a, b)).or_default();
-        if *connection % 2 == 0 {
-            return;
-        }
-        *connection += 1;
-        for (node, other) in [(a, b), (b, a)] {
-            if !self.nodes[node].up {
-                continue;
-            }
-            let target = self.for_node(node);
-            self.schedule(self.now, target, Event::PeerLost(other));
-            let calls = self.nodes[node].calls.iter();
-            let lost = calls.filter(|(_, (to, _))| *to == other);
-            for call in lost.map(|(call, _)| *call).collect::<Vec<_>>() {
-                let failure = PeerFailure::Disconnected;
-                self.schedule(self.now, target, Event::CallFailed { call, failure });
-            }
-        }
-    }
-
-    pub(crate) fn stall(&mut self, a: usize, b: usize, until: u64) {
-        self.stalled_until.insert(pair(a, b), until);
     }
 
     fn node_event(&mut self, node: usize, event: Event) -> Result<(), String> {
@@ -539,294 +486,10 @@ impl World {
         self.plan_wake(node, ticked)
     }
 
-    fn plan_wake(&mut self, node: usize, ticked: bool) -> Result<(), String> {
-        let Some(replica) = self.nodes[node].replica.as_ref() else {
-            return Ok(());
-        };
-        let Some(at) = replica.next_wakeup() else {
-            return Ok(());
-        };
-        let at = at.as_nanos();
-        if at <= self.now {
-            let state = &mut self.nodes[node];
-            if ticked {
-                // It would be woken over and over.
-                let status = replica_debug(state.replica.as_ref());
-                return Err(format!(
-                    "node {node} wants to be woken in the past: {status}"
-                ));
-            }
-            let again = self.now + 1;
-            if state.wake == Some(again) {
-                return Ok(());
-            }
-            state.wake = Some(again);
-            let target = self.for_node(node);
-            self.schedule(again, target, Event::Wake);
-            return Ok(());
-        }
-        if self.nodes[node]
-            .wake
-            .is_none_or(|wake| wake > at || wake <= self.now)
-        {
-            self.nodes[node].wake = Some(at);
-            let target = self.for_node(node);
-            self.schedule(at, target, Event::Wake);
-        }
-        Ok(())
-    }
-
-    fn perform(&mut self, node: usize, effect: Effect) {
-        let target = self.for_node(node);
-        match effect {
-            Effect::Reply {
-                request,
-                result,
-                valid_until,
-            } => {
-                self.note(request);
-                self.schedule(
-                    self.now,
-                    target,
-                    Event::SendReply {
-                        request,
-                        result,
-                        valid_until,
-                    },
-                );
-            }
-            Effect::AnswerPeer {
-                answer,
-                response,
-                payload,
-            } => {
-                if let Some((to, connection, call)) = self.nodes[node].answers.remove(&answer) {
-                    let at = self.arrival(node, to, connection);
-                    let target = self.for_node(to);
-                    let from = node;
-                    self.schedule(
-                        at,
-                        target,
-                        Event::Response {
-                            from,
-                            connection,
-                            call,
-                            response,
-                            payload,
-                        },
-                    );
-                }
-            }
-            Effect::Send {
-                to,
-                call,
-                message,
-                payload,
-                timeout,
-            } => self.send(node, node_of(to), call, (message, payload), timeout),
-            Effect::Sync { ticket, job, lazy } => {
-                self.nodes[node].jobs.insert(ticket, job);
-                let patience = if lazy { self.rng.below(200) * MS } else { 0 };
-                let at = self.now + patience + self.disk_delay();
-                self.schedule(at, target, Event::JobData(ticket));
-            }
-            Effect::AcquireLease { newborn, floor } => {
-                let at = self.now + self.rng.between(1, 20) * MS;
-                self.schedule(at, target, Event::Acquire { newborn, floor });
-            }
-            Effect::ReleaseLease => self.lease.release(node),
-            Effect::SetFloor { epoch } => {
-                let floor = &mut self.lease.floors[node];
-                *floor = (*floor).max(epoch);
-            }
-            Effect::Behind { replicas } => self.nodes[node].behind = replicas,
-            Effect::Recovered { .. } => {
-                self.nodes[node].recovered = true;
-                self.nodes[node].incomplete = false;
-                self.tell_membership(node);
-            }
-            Effect::Deleted => {}
-        }
-    }
-
-    fn tell_membership(&mut self, node: usize) {
-        let membership = self.membership(node);
-        let now = Instant::from_nanos(self.now);
-        let state = &mut self.nodes[node];
-        let mut effects = Vec::new();
-        if let Some(replica) = state.replica.as_mut() {
-            let input = Input::Membership(membership);
-            replica.step(now, input, &mut state.store, &mut effects);
-        }
-        for effect in effects {
-            self.perform(node, effect);
-        }
-    }
-
-    fn send(
-        &mut self,
-        from: usize,
-        to: usize,
-        call: Call,
-        (message, payload): (peer::Request, Payload),
-        timeout: Duration,
-    ) {
-        self.next_id += 1;
-        let id = self.next_id;
-        self.note(call.attempt);
-        self.nodes[from].calls.insert(id, (to, call));
-        let me = self.for_node(from);
-        let connection = self.connections[&pair(from, to)];
-        if connection % 2 == 0 {
-            let failure = PeerFailure::Disconnected;
-            let failed = Event::CallFailed { call: id, failure };
-            self.schedule(self.now + MS, me, failed);
-            return;
-        }
-        let failure = PeerFailure::Timeout;
-        let timed_out = Event::CallFailed { call: id, failure };
-        self.schedule(self.now + timeout.as_nanos(), me, timed_out);
-        let at = self.arrival(from, to, connection);
-        let target = self.for_node(to);
-        self.schedule(
-            at,
-            target,
-            Event::Request {
-                from,
-                connection,
-                call: id,
-                message,
-                payload,
-            },
-        );
-    }
-
-    /// When a message sent now arrives: in order on one connection.
-    fn arrival(&mut self, from: usize, to: usize, connection: u64) -> u64 {
-        let at = self.now + self.delay();
-        let last = self.last_arrival.entry((from, to, connection)).or_default();
-        *last = at.max(*last + 1);
-        *last
-    }
-
-    pub(crate) fn delay(&mut self) -> u64 {
-        let calm = self.now >= self.faults_end;
-        match self.rng.below(200) {
-            0 if !calm => self.rng.between(20, 400) * MS,
-            1..=10 if !calm => self.rng.between(1, 20) * MS,
-            _ => self.rng.between(50, 500) * 1_000,
-        }
-    }
-
-    fn disk_delay(&mut self) -> u64 {
+    pub(crate) fn disk_delay(&mut self) -> u64 {
         match self.rng.below(50) {
             0 => self.rng.between(20, 500) * MS,
             _ => self.rng.between(100, 3_000) * 1_000,
-        }
-    }
-
-    // ---- leases
-
-    fn acquire(&mut self, node: usize, newborn: bool, floor: u64) {
-        let reachable = self.reachable(node);
-        let boot = self.nodes[node].boot;
-        let asked = (newborn, floor, boot);
-        let outcome = self.lease.acquire(self.now, node, &reachable, asked);
-        let target = self.for_node(node);
-        let (at, event) = match outcome {
-            Outcome::Granted { epoch, newborn } => {
-                let renew = Event::Renew { epoch };
-                self.schedule(self.now + TTL / 3, target, renew);
-                let until = Instant::from_nanos(self.now + USED);
-                let held = LeaseEvent::Held {
-                    epoch,
-                    until,
-                    newborn,
-                };
-                (self.now + self.rng.below(2) * MS, held)
-            }
-            Outcome::Taken { node, remaining } => {
-                let member = osd(node);
-                let remaining = Duration::from_nanos(remaining);
-                (self.now, LeaseEvent::HeldBy { member, remaining })
-            }
-            Outcome::NoQuorum => (self.now + 500 * MS, LeaseEvent::NoQuorum),
-        };
-        self.schedule(at, target, Event::Lease(event));
-    }
-
-    fn renew(&mut self, node: usize, epoch: u64) {
-        let reachable = self.reachable(node).len();
-        let target = self.for_node(node);
-        let Some(holder) = self.lease.holder else {
-            return;
-        };
-        if holder.node != node || holder.epoch != epoch {
-            return;
-        }
-        if self.lease.renew(self.now, node, reachable).is_some() {
-            let until = Instant::from_nanos(self.now + USED);
-            let newborn = epoch == self.nodes[node].boot;
-            let held = LeaseEvent::Held {
-                epoch,
-                until,
-                newborn,
-            };
-            self.schedule(self.now, target, Event::Lease(held));
-        } else if holder.expires <= self.now {
-            self.schedule(self.now, target, Event::Lease(LeaseEvent::Lost { epoch }));
-            return;
-        }
-        self.schedule(self.now + TTL / 3, target, Event::Renew { epoch });
-    }
-
-    // ---- what a shell does besides
-
-    fn shell(&mut self, node: usize) -> Result<(), String> {
-        let target = self.for_node(node);
-        self.schedule(self.now + 100 * MS, target, Event::Shell);
-        let everybody = self.reachable(node).len() == self.nodes.len();
-        if !self.nodes[node].recovered && everybody {
-            let others = self.nodes.iter().enumerate();
-            let exists = others
-                .filter(|(other, _)| *other != node)
-                .any(|(_, other)| other.store.bytes(KEY).is_some());
-            if exists || self.nodes[node].store.bytes(KEY).is_some() {
-                self.step(node, Input::Recover)?;
-            } else {
-                self.nodes[node].recovered = true;
-                self.nodes[node].incomplete = false;
-                self.tell_membership(node);
-            }
-        }
-        let backup = |node: &Node| {
-            let replica = node.replica.as_ref();
-            replica.is_some_and(|replica| replica.status().role == Role::Backup)
-        };
-        let reachable = self.reachable(node);
-        let state = &self.nodes[node];
-        let back = |id: &OsdId| reachable.contains(&node_of(*id));
-        if !state.behind.is_empty() && state.behind.iter().all(back) && backup(state) {
-            self.nodes[node].behind.clear();
-            self.step(node, Input::BringUp)?;
-        }
-        self.drop_if_idle(node);
-        Ok(())
-    }
-
-    /// An idle replica may be dropped and opened again at any time.
-    fn drop_if_idle(&mut self, node: usize) {
-        let membership = self.membership(node);
-        let idle = self.nodes[node]
-            .replica
-            .as_ref()
-            .is_some_and(ObjectReplica::is_idle);
-        if idle && self.rng.once_in(3) {
-            let config = self.config.clone();
-            let state = &mut self.nodes[node];
-            let mut store = state.store.clone();
-            let replica = ObjectReplica::open(osd(node), KEY, membership, config, &mut store);
-            state.replica = Some(replica.expect("the store opens"));
         }
     }
 }
