@@ -23,7 +23,7 @@ use types::{MemberId, Secret};
 use crate::board::Board;
 use crate::boot::{Boot, BootError};
 use crate::cluster::Wall;
-use crate::config::{Config, MAPS_MAX, SHUTDOWN_TIME};
+use crate::config::{Config, ConfigError, MAPS_MAX, SHUTDOWN_TIME};
 use crate::heartbeats::Heartbeats;
 use crate::limits::raise_open_files;
 use crate::listing::Lister;
@@ -45,7 +45,10 @@ use crate::sync_pool::SyncPool;
 pub enum Error {
     /// A setting can't be used.
     #[error(transparent)]
-    Config(#[from] shell::config::ConfigError),
+    Config(#[from] ConfigError),
+    /// The secret can't be used.
+    #[error(transparent)]
+    Secret(#[from] shell::config::ConfigError),
     /// The store directory can't be used.
     #[error(transparent)]
     Dir(#[from] StateDirError),
@@ -98,6 +101,7 @@ const LEASES: &str = "LEASES";
 ///
 /// [`Error`]; each message says what to do.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let config = config.validated()?;
     raise_open_files();
     let listener = bind(config.listen).await?;
     run_with(config, listener, MapSource::Metadata, shutdown).await
@@ -109,7 +113,7 @@ pub(crate) async fn run_with(
     maps: MapSource,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let cluster = shell::config::cluster_id(&config.cluster, Path::new("configuration"))?;
+    let cluster = config.cluster_id()?;
     let secret = shell::config::load_secret(&config.secret_file)?;
     let identity = Identity {
         cluster,
