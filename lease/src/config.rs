@@ -16,8 +16,8 @@ pub struct Config {
     /// Largest error of a clock's rate against true time, in parts per million. Default 10 000 (1 %):
     /// a hundred times what quartz loses, so a badly slewing time daemon is covered, too.
     pub max_drift_ppm: u32,
-    /// Time after which an unanswered message is sent again. Default 100 ms: far above a round trip in
-    /// one site, and several attempts fit one lease.
+    /// Time after which an unanswered message is sent again, to all who have not answered; it doubles
+    /// twice. Default 100 ms: far above a round trip in one site, and several attempts fit one lease.
     pub retransmit: Duration,
     /// Longest time between the two phases of a proposal; a proposer that slept longer starts again.
     /// Default 500 ms, a third of the lease time.

@@ -23,6 +23,8 @@ pub(crate) struct Question {
     pub(crate) round: u64,
     pub(crate) sent_at: Instant,
     pub(crate) resend_at: Instant,
+    /// How often it was sent again.
+    resends: u8,
     /// To whom it was sent.
     pub(crate) asked: Members,
     pub(crate) yes: Members,
@@ -283,11 +285,14 @@ impl Cell {
     /// Sends the present question again to all who have not answered, whether they were asked or
     /// not. It stays the same question, counted from its first sending.
     fn resend(&mut self, context: &mut Context<'_>, body: Body) {
-        let resend_at = context.now + context.config.retransmit;
         let Some(question) = self.proposer.question() else {
             return;
         };
-        question.resend_at = resend_at;
+        question.resends = question.resends.saturating_add(1);
+        // Twice as long each time: answers that are late because everybody is busy would be later still
+        // if all that are busy asked again and again.
+        let pause = 1_u32 << question.resends.min(RESEND_DOUBLINGS_MAX);
+        question.resend_at = context.now + context.config.retransmit.scaled(pause, 1);
         let question = *question;
         let mut silent = Members::default();
         for (at, member) in self.members.iter().flat_map(|m| m.iter().enumerate()) {
@@ -338,6 +343,10 @@ impl Cell {
         first == Some(&context.me) && self.acceptor.is_newborn_for(context.me, false)
     }
 }
+
+/// How often the pause between two sendings doubles. 2: to 400 ms with the default of 100 ms, so that a
+/// question about an extension is still sent four times before the lease ends.
+const RESEND_DOUBLINGS_MAX: u8 = 2;
 
 /// The request for a lease.
 const fn accept_body(config: &Config, epoch: u64, renewal: bool) -> Body {
