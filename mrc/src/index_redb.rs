@@ -56,8 +56,10 @@ impl RedbIndex {
 
     fn commit(&self, write: WriteTransaction) -> Result<(), IndexError> {
         write.commit().map_err(IndexError::engine)?;
-        let new = table(&self.database)?;
-        *self.newest.write().unwrap_or_else(PoisonError::into_inner) = new;
+        // Opened under the lock: of two threads that commit, the one that comes second here opens
+        // later and so sees both commits. Otherwise it could put back the older state.
+        let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
+        *newest = table(&self.database)?;
         Ok(())
     }
 }
@@ -167,6 +169,33 @@ fn table(database: &Database) -> Result<Arc<Table>, IndexError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What readers share must never go back to an older state.
+    #[test]
+    fn applied_batch_is_seen_while_another_thread_flushes() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = RedbIndex::open(&dir.path().join("index"), 1 << 20).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    index.flush().unwrap();
+                }
+            });
+            for number in 0..20_000_u32 {
+                let mut batch = Batch::new();
+                batch.put("key", number.to_be_bytes().to_vec());
+                index.apply(batch).unwrap();
+                let found = index.get(b"key").unwrap().unwrap();
+                if found[..] != number.to_be_bytes() {
+                    done.store(true, std::sync::atomic::Ordering::Relaxed);
+                    panic!("{number} was applied, {found:?} is read");
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
 
     #[test]
     fn contract_redb_index() {

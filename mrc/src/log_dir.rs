@@ -4,7 +4,7 @@
 //! log was purged, `spare` is a segment nobody uses, written full once so that a later fdatasync
 //! has no size and no extent to commit.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,12 @@ pub enum LogError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Someone has it open.
+    #[error("{path}: the log is in use by another server; stop that first")]
+    InUse {
+        /// The lock's file.
+        path: PathBuf,
     },
     /// A record that was on stable storage is broken or missing.
     #[error(
@@ -89,6 +95,8 @@ pub(crate) struct LogDir {
     path: PathBuf,
     segment_bytes: u32,
     preparing: Arc<AtomicBool>,
+    /// Locked while the log is open.
+    lock: Option<File>,
 }
 
 impl LogDir {
@@ -111,6 +119,21 @@ impl LogDir {
             path: path.to_owned(),
             segment_bytes,
             preparing: Arc::default(),
+            lock: None,
+        }
+    }
+
+    /// Keeps everybody else, and a writer of this process that is about to end, from the files.
+    pub(crate) fn lock(&mut self) -> Result<(), LogError> {
+        let path = self.path.join("LOCK");
+        let file = File::create(&path).map_err(|source| io_error(&path, source))?;
+        match file.try_lock() {
+            Ok(()) => {
+                self.lock = Some(file);
+                Ok(())
+            }
+            Err(TryLockError::WouldBlock) => Err(LogError::InUse { path }),
+            Err(TryLockError::Error(source)) => Err(io_error(&path, source)),
         }
     }
 

@@ -65,7 +65,8 @@ impl LogStore {
         fresh_number: u64,
     ) -> Result<Self, LogError> {
         LogDir::create(path, fresh_number)?;
-        let dir = LogDir::at(path, segment_bytes);
+        let mut dir = LogDir::at(path, segment_bytes);
+        dir.lock()?;
         let recovered = dir.recover()?;
         let mut headers: BTreeMap<u64, u64> = BTreeMap::new();
         for placed in &recovered.entries {

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use openraft::storage::IOFlushed;
 use tokio::sync::{oneshot, watch};
@@ -40,13 +41,28 @@ pub(crate) enum Job {
 /// Open segment files, for readers.
 pub(crate) type Files = Arc<Mutex<BTreeMap<u64, Arc<File>>>>;
 
-/// Handle of the thread; the thread ends when all handles are gone.
+/// Handle of the thread. With the last handle the thread ends, after doing what was queued.
 #[derive(Clone, Debug)]
-pub(crate) struct LogWriter {
-    jobs: Sender<Job>,
+pub(crate) struct LogWriter(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// `None` only while it is dropped.
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
     /// Segment number in the high, stable offset in the low 32 bits.
     stable: Arc<AtomicU64>,
     failure: watch::Receiver<Option<String>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was shown when it happened.
+            let _panicked = thread.join();
+        }
+    }
 }
 
 impl LogWriter {
@@ -64,25 +80,26 @@ impl LogWriter {
             callbacks: Vec::new(),
             failed,
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("log-writer".into())
             .spawn(move || thread.run(&inbox))?;
-        Ok(Self {
-            jobs,
+        Ok(Self(Arc::new(Shared {
+            jobs: Some(jobs),
+            thread: Some(thread),
             stable,
             failure,
-        })
+        })))
     }
 
     pub(crate) fn send(&self, job: Job) -> io::Result<()> {
-        self.jobs
-            .send(job)
-            .map_err(|_| io::Error::other("the log's writer has ended"))
+        let ended = || io::Error::other("the log's writer has ended");
+        let jobs = self.0.jobs.as_ref().ok_or_else(ended)?;
+        jobs.send(job).map_err(|_| ended())
     }
 
     /// How far the segment is known to be stable.
     pub(crate) fn stable(&self, segment: u64) -> u32 {
-        let packed = self.stable.load(Ordering::Acquire);
+        let packed = self.0.stable.load(Ordering::Acquire);
         if packed >> 32 == segment & 0xffff_ffff {
             (packed & 0xffff_ffff) as u32
         } else {
@@ -92,7 +109,7 @@ impl LogWriter {
 
     /// Becomes `Some` when writing failed; the server must stop then.
     pub(crate) fn failure(&self) -> watch::Receiver<Option<String>> {
-        self.failure.clone()
+        self.0.failure.clone()
     }
 }
 

@@ -35,6 +35,9 @@ pub(crate) fn raft_config(config: &Config) -> Result<openraft::Config, openraft:
         election_timeout_min: config.election_ms / 2,
         election_timeout_max: config.election_ms,
         enable_pre_vote: Some(true),
+        // A leader that restarts would go on in the same term, with an index that lacks what it had
+        // applied and answered before: a new term shows when all of that is applied again.
+        enable_leader_restore: Some(false),
         // Elections begin when a lease from before a restart has certainly ended.
         enable_elect: false,
         max_payload_entries: 4096,

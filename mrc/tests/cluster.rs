@@ -265,3 +265,28 @@ fn index_of(cluster: &Cluster) -> std::path::PathBuf {
         .find(|path| path.to_str().unwrap().contains("/index-"))
         .unwrap()
 }
+
+/// In its old term it could not tell whether it has applied again all that it had answered.
+#[test]
+fn restarted_leader_leads_in_a_new_term() {
+    let mut cluster = Cluster::start(1);
+    let mut client = cluster.client();
+    client.open_volume(&osd(&cluster, 1));
+    let term = |client: &Client| {
+        let keep = wire::KeepAlive {
+            registered_term: 0,
+            open_inodes: Vec::new(),
+            complete: true,
+        };
+        match client.read(Op::KeepAlive(keep)) {
+            Ok(Reply::KeptAlive(kept)) => kept.term,
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = term(&client);
+
+    cluster.kill(1);
+    cluster.restart(1);
+
+    assert!(term(&client) > before);
+}

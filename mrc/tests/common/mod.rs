@@ -201,11 +201,15 @@ impl Drop for Cluster {
     }
 }
 
-/// Whether nobody has locked the directory or the index in it.
+/// Whether nobody has locked the directory, the log or the index in it.
 fn is_free(dir: &Path) -> bool {
     let Ok(items) = std::fs::read_dir(dir) else {
         return true;
     };
+    let log = std::fs::File::open(dir.join("log/LOCK"));
+    if log.is_ok_and(|file| file.try_lock().is_err()) {
+        return false;
+    }
     items.flatten().all(|item| {
         let name = item.file_name().into_string().unwrap();
         let locked = name == "LOCK" || name.starts_with("index-");
