@@ -101,14 +101,21 @@ impl Cluster {
         if told.await.is_err() {
             panic!("{:?}", task.await);
         }
-        Mounted { dir, stop, task }
+        Mounted {
+            dir,
+            running: Some((stop, task)),
+        }
     }
 }
 
+type Running = (
+    oneshot::Sender<()>,
+    tokio::task::JoinHandle<Result<(), client_fuse::MountError>>,
+);
+
 pub(crate) struct Mounted {
     dir: tempfile::TempDir,
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<Result<(), client_fuse::MountError>>,
+    running: Option<Running>,
 }
 
 impl Mounted {
@@ -116,9 +123,21 @@ impl Mounted {
         self.dir.path().to_owned()
     }
 
-    pub(crate) async fn unmount(self) {
-        let _ = self.stop.send(());
-        self.task.await.unwrap().unwrap();
+    pub(crate) async fn unmount(mut self) {
+        if let Some((stop, task)) = self.running.take() {
+            let _ = stop.send(());
+            task.await.unwrap().unwrap();
+        }
+    }
+}
+
+impl Drop for Mounted {
+    /// A test that failed leaves no mount behind.
+    fn drop(&mut self) {
+        if self.running.is_some() {
+            let mut umount = std::process::Command::new("umount");
+            let _ = umount.arg("-l").arg(self.dir.path()).status();
+        }
     }
 }
 
