@@ -41,3 +41,10 @@ pub(crate) const PORT_TRIES_MAX: u32 = 10_000;
 
 /// How long a mount may take to say that it is dead, which the kernel does at once.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a port in use may take to become free before a server is not started. 3 s: a killed
+/// server that had much memory is gone after some 100 ms; a person still waits for the answer.
+pub(crate) const PORT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Between two looks at such a port. 20 ms: not noticed by a person.
+pub(crate) const PORT_PAUSE: Duration = Duration::from_millis(20);

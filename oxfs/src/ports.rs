@@ -1,11 +1,13 @@
 //! Free ports for a new cluster.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::config::{PORT_FIRST, PORT_TRIES_MAX};
+use crate::config::{PORT_FIRST, PORT_PATIENCE, PORT_PAUSE, PORT_TRIES_MAX};
 
 /// Chooses `count` different loopback ports that nobody listens on now.
 pub(crate) fn choose(count: usize) -> Result<Vec<u16>> {
@@ -29,12 +31,27 @@ pub(crate) fn choose(count: usize) -> Result<Vec<u16>> {
 }
 
 /// Says who can't start because somebody else has its port.
+///
+/// A process that was just killed keeps its port until the last of its threads is gone, so a port
+/// in use is looked at again for [`PORT_PATIENCE`].
 pub(crate) fn check_free(name: &str, address: &str) -> Result<()> {
-    match TcpListener::bind(address) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(error).with_context(|| {
-            format!("{name} needs {address}, which is in use; stop the program that listens there")
-        }),
+    let started = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(()),
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse && started.elapsed() < PORT_PATIENCE =>
+            {
+                std::thread::sleep(PORT_PAUSE);
+            }
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "{name} needs {address}, which is in use; stop the program that listens there"
+                    )
+                });
+            }
+        }
     }
 }
 
