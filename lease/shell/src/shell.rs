@@ -12,15 +12,13 @@ use std::thread;
 
 use bytes::Bytes;
 use lease::{Event, Host, Membership, Out};
-use prost::Message as _;
-use proto::peer;
 use shell::clock::boottime;
 use shell::link::{Connection, Handler, Link, Payload, Responder};
 use types::{CellId, Duration, Fault, Instant, MemberId};
 
 use crate::config::LEASE_MESSAGES_MAX;
 use crate::traffic::{Meter, Traffic};
-use crate::wire::{decode, encode};
+use crate::wire::{decode_frame, encode_frame};
 
 /// What hears the news, oldest first; called with the host locked, so it must only pass them on.
 pub type News = Box<dyn Fn(&[Event]) + Send + Sync>;
@@ -228,21 +226,20 @@ impl LeaseShell {
 
     /// Sends what must be sent and tells the news, in order, because the host is still locked.
     fn flush(&self, state: &mut State) {
-        for (member, messages) in std::mem::take(&mut state.out.sends) {
-            let Some(link) = state.links.get(&member) else {
-                continue;
-            };
+        for (member, messages) in &mut state.out.sends {
+            let link = state.links.get(member);
             for chunk in messages.chunks(LEASE_MESSAGES_MAX) {
-                let frame = peer::LeaseFrame {
-                    messages: chunk.iter().map(encode).collect(),
-                };
+                let frame = encode_frame(chunk);
+                let bytes = frame.len();
                 // A lost frame is repeated by the protocol.
-                if link.push(&frame) {
-                    self.meter.sent(chunk.len(), frame.encoded_len());
+                if link.is_some_and(|link| link.push_encoded(frame.into())) {
+                    self.meter.sent(chunk.len(), bytes);
                 } else {
                     self.meter.dropped();
                 }
             }
+            messages.clear();
+            messages.shrink_to(LEASE_MESSAGES_MAX);
         }
         if !state.out.events.is_empty() {
             (self.news)(&state.out.events);
@@ -270,20 +267,15 @@ impl Handler for LeaseDoor {
 
     fn push(&self, from: &Arc<Connection>, body: Bytes, _: Payload) {
         let member = MemberId(from.caller().id);
-        let frame = match peer::LeaseFrame::decode(body) {
-            Ok(frame) if frame.messages.len() <= LEASE_MESSAGES_MAX => frame,
-            Ok(_) | Err(_) => {
-                self.0.meter.refused();
-                return;
-            }
+        let Ok(heard) = decode_frame(body) else {
+            self.0.meter.refused(1);
+            return;
         };
-        self.0.meter.received(frame.messages.len());
+        self.0.meter.received(heard.messages.len());
+        self.0.meter.refused(heard.refused);
         self.0.with(|now, host, out| {
-            for wire in &frame.messages {
-                match decode(wire) {
-                    Some(message) => host.message(now, member, message, out),
-                    None => self.0.meter.refused(),
-                }
+            for message in heard.messages {
+                host.message(now, member, message, out);
             }
         });
     }

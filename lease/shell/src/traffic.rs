@@ -50,8 +50,8 @@ impl Meter {
         add(&self.frames_received, 1);
     }
 
-    pub(crate) fn refused(&self) {
-        add(&self.refused, 1);
+    pub(crate) fn refused(&self, count: usize) {
+        add(&self.refused, count);
     }
 
     pub(crate) fn read(&self) -> Traffic {

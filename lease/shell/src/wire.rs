@@ -1,16 +1,76 @@
 //! Lease messages as they travel, and what is believed of those that arrive.
 
+use bytes::{Buf as _, Bytes};
 use lease::{Ballot, Body, Holder, Message};
+use prost::DecodeError;
+use prost::Message as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, message, skip_field};
 use proto::peer;
 use types::{CellId, Duration, MemberId};
+
+use crate::config::LEASE_MESSAGES_MAX;
 
 /// Longest duration believed. One hour: lease times are seconds; more is nonsense.
 const DURATION_MAX: Duration = Duration::from_secs(3600);
 /// Highest epoch, counter or view believed, so that nothing a peer says can make ours overflow.
 const NUMBER_MAX: u64 = 1 << 62;
 
+/// Field number of `LeaseFrame.messages`.
+const MESSAGES: u32 = 1;
+/// What a message takes in a frame, about; only for reserving memory.
+const MESSAGE_BYTES: usize = 56;
+
+/// What a frame says.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Heard {
+    pub(crate) messages: Vec<Message>,
+    /// How many more there were that are not believable.
+    pub(crate) refused: usize,
+}
+
+/// A `peer::LeaseFrame` of these messages, written one by one without the list in between.
+pub(crate) fn encode_frame(messages: &[Message]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(messages.len() * MESSAGE_BYTES);
+    for message in messages {
+        message::encode(MESSAGES, &encode(message), &mut frame);
+    }
+    frame
+}
+
+/// Reads a `peer::LeaseFrame`.
+///
+/// # Errors
+///
+/// If any of it is not decodable or there are too many messages: nothing of it is believed.
+pub(crate) fn decode_frame(mut frame: Bytes) -> Result<Heard, DecodeError> {
+    let mut heard = Heard {
+        messages: Vec::with_capacity((frame.len() / MESSAGE_BYTES).min(LEASE_MESSAGES_MAX) + 1),
+        refused: 0,
+    };
+    while frame.has_remaining() {
+        let (field, wire_type) = decode_key(&mut frame)?;
+        if (field, wire_type) != (MESSAGES, WireType::LengthDelimited) {
+            // Said by a later release.
+            skip_field(wire_type, field, &mut frame, DecodeContext::default())?;
+            continue;
+        }
+        let length = usize::try_from(decode_varint(&mut frame)?).unwrap_or(usize::MAX);
+        if length > frame.remaining() {
+            return Err(error("a lease message is cut short"));
+        }
+        if heard.messages.len() + heard.refused >= LEASE_MESSAGES_MAX {
+            return Err(error("too many lease messages in a frame"));
+        }
+        match decode(&peer::LeaseMessage::decode(frame.split_to(length))?) {
+            Some(message) => heard.messages.push(message),
+            None => heard.refused += 1,
+        }
+    }
+    Ok(heard)
+}
+
 /// As it travels.
-pub(crate) fn encode(message: &Message) -> peer::LeaseMessage {
+fn encode(message: &Message) -> peer::LeaseMessage {
     use peer::lease_message::Body as Wire;
     let body = match message.body {
         Body::Prepare => Wire::Prepare(peer::Prepare {}),
@@ -53,7 +113,7 @@ pub(crate) fn encode(message: &Message) -> peer::LeaseMessage {
 }
 
 /// Decodes a message; none if it is not believable.
-pub(crate) fn decode(wire: &peer::LeaseMessage) -> Option<Message> {
+fn decode(wire: &peer::LeaseMessage) -> Option<Message> {
     use peer::lease_message::Body as Wire;
     let body = match wire.body.as_ref()? {
         Wire::Prepare(peer::Prepare {}) => Body::Prepare,
@@ -110,9 +170,73 @@ fn duration(nanos: u64) -> Option<Duration> {
     (duration <= DURATION_MAX).then_some(duration)
 }
 
+#[expect(
+    deprecated,
+    reason = "the only way to make one; nobody reads it but people"
+)]
+fn error(text: &'static str) -> DecodeError {
+    DecodeError::new(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn frame(bodies: &[Body]) -> Vec<Message> {
+        bodies.iter().map(|body| message(*body)).collect()
+    }
+
+    /// The generated code is the model.
+    #[test]
+    fn frames_are_what_the_generated_code_makes_of_them() {
+        let messages = frame(&[Body::Prepare, Body::Accepted { epoch: 5 }]);
+        let model = peer::LeaseFrame {
+            messages: messages.iter().map(encode).collect(),
+        };
+
+        let ours = encode_frame(&messages);
+
+        assert_eq!(ours, model.encode_to_vec());
+        let heard = decode_frame(ours.into()).unwrap();
+        assert_eq!((heard.messages, heard.refused), (messages, 0));
+        assert_eq!(decode_frame(Bytes::new()).unwrap(), Heard::default());
+    }
+
+    #[test]
+    fn truncated_and_overfull_frames_are_refused_as_a_whole() {
+        let whole = encode_frame(&frame(&[Body::Prepare, Body::Promise { floor_epoch: 9 }]));
+        let first = encode_frame(&frame(&[Body::Prepare])).len();
+        for cut in (1..whole.len()).filter(|cut| *cut != first) {
+            let part = Bytes::copy_from_slice(&whole[..cut]);
+            assert!(decode_frame(part).is_err(), "{cut}");
+        }
+
+        let full = frame(&vec![Body::Prepare; LEASE_MESSAGES_MAX]);
+        assert!(decode_frame(encode_frame(&full).into()).is_ok());
+        let overfull = frame(&vec![Body::Prepare; LEASE_MESSAGES_MAX + 1]);
+        assert!(decode_frame(encode_frame(&overfull).into()).is_err());
+    }
+
+    #[test]
+    fn noise_is_refused_without_a_panic_and_unknown_fields_are_passed_over() {
+        let mut state = 1_u64;
+        for length in 0..2000_usize {
+            let noise: Vec<u8> = (0..length % 97)
+                .map(|_| {
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    (state >> 56) as u8
+                })
+                .collect();
+            // Whatever it is, it ends.
+            drop(decode_frame(noise.into()));
+        }
+
+        let mut newer = encode_frame(&frame(&[Body::Prepare]));
+        prost::encoding::uint64::encode(15, &77, &mut newer);
+        assert_eq!(decode_frame(newer.into()).unwrap().messages.len(), 1);
+    }
 
     fn message(body: Body) -> Message {
         Message {
@@ -183,7 +307,7 @@ mod tests {
         let huge_epoch = encode(&message(Body::Accepted { epoch: u64::MAX }));
         let huge_counter = peer::LeaseMessage {
             ballot_counter: u64::MAX,
-            ..sound.clone()
+            ..sound
         };
         let empty = peer::LeaseMessage {
             body: None,

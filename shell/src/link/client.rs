@@ -204,7 +204,15 @@ impl Link {
 
     /// As [`push`](Self::push), with file bytes.
     pub fn push_with<Q: prost::Message>(&self, body: &Q, payload: Payload) -> bool {
-        let body = Bytes::from(body.encode_to_vec());
+        self.push_bytes(body.encode_to_vec().into(), payload)
+    }
+
+    /// As [`push`](Self::push), for a body that the caller has encoded.
+    pub fn push_encoded(&self, body: Bytes) -> bool {
+        self.push_bytes(body, Payload::none())
+    }
+
+    fn push_bytes(&self, body: Bytes, payload: Payload) -> bool {
         let size = body.len() + payload.bytes.len();
         if size > MESSAGE_BYTES_MAX {
             return false;
