@@ -7,7 +7,7 @@ use bytes::Bytes;
 use osd_core::{Op, Payload};
 use types::Remedy;
 
-use crate::faults::Plan;
+use crate::faults::{Fault, Plan};
 use crate::lease_model::MS;
 use crate::oracle::{
     Known, OFFSETS, Oracle, REGISTER_BYTES, REGISTERS, Record, length_of, register_bytes,
@@ -340,7 +340,10 @@ impl World {
             }
             Goal::Stat if self.clients.appends => {}
             Goal::Stat => oracle.stat(&known, done.length_bytes)?,
-            Goal::Sync => oracle.synced(&known),
+            Goal::Sync => {
+                oracle.synced(&known);
+                self.schedule(now, Target::World, Event::Inject(Fault::Synced));
+            }
         }
         let pause = match self.rng.below(20) {
             0 => self.rng.between(50, 300) * MS,

@@ -47,6 +47,8 @@ pub(crate) enum Fault {
     Start(usize),
     Reconnect(usize, usize),
     Quiet,
+    /// A sync was just acknowledged.
+    Synced,
     /// A node has just become primary.
     Elected(usize),
 }
@@ -75,6 +77,12 @@ impl World {
             Fault::Reconnect(a, b) => {
                 if self.nodes[a].up && self.nodes[b].up {
                     self.connect(a, b);
+                }
+            }
+            Fault::Synced => {
+                let may = self.plan.total_losses && self.now < self.faults_end;
+                if may && self.rng.once_in(15) {
+                    self.lose_all();
                 }
             }
             Fault::Elected(node) => {
@@ -162,6 +170,11 @@ impl World {
             return;
         }
         let power = !self.rng.once_in(4);
+        let is_primary = |node: &crate::world::Node| {
+            let replica = node.replica.as_ref();
+            replica.is_some_and(|replica| replica.status().role == osd_core::Role::Primary)
+        };
+        let primary = self.nodes.iter().position(is_primary);
         for node in 0..self.nodes.len() {
             self.crash(node, power);
             let at = self.now + self.rng.between(1, 2_000) * MS;
@@ -169,8 +182,12 @@ impl World {
         }
         // One disk may be gone with it: the others are a majority.
         if self.plan.wipes || self.rng.once_in(3) {
-            let node = self.rng.below(self.nodes.len() as u64) as usize;
-            self.wipe(node);
+            let any = self.rng.below(self.nodes.len() as u64) as usize;
+            let wiped = match self.rng.once_in(2) {
+                true => primary.unwrap_or(any),
+                false => any,
+            };
+            self.wipe(wiped);
         }
         self.clients.oracle.power_lost();
     }
