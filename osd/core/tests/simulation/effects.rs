@@ -1,10 +1,10 @@
 //! What a replica asks for, done by the simulated server.
 
-use osd_core::{Effect, Input};
+use osd_core::{Effect, Input, ObjectReplica};
 use types::Instant;
 
 use crate::lease_model::MS;
-use crate::world::{Event, World, node_of, replica_debug};
+use crate::world::{Event, World, node_of};
 
 impl World {
     pub(crate) fn plan_wake(&mut self, node: usize, ticked: bool) -> Result<(), String> {
@@ -130,4 +130,15 @@ impl World {
             self.perform(node, effect);
         }
     }
+}
+
+pub(crate) fn replica_debug(replica: Option<&ObjectReplica>) -> String {
+    replica.map_or_else(String::new, |replica| {
+        let text = format!("{replica:?}");
+        let from = text.find(", failed:").unwrap_or(0);
+        let trust = text.find("trust: ").unwrap_or(0);
+        let end = (from + 1_500).min(text.len());
+        let trust = &text[trust..(trust + 16).min(text.len())];
+        format!("{trust} {}\n{:?}\n", &text[from..end], replica.status())
+    })
 }

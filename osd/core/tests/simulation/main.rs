@@ -25,11 +25,12 @@ mod rng;
 mod services;
 mod world;
 
+use effects::replica_debug;
 use faults::Plan;
 use lease_model::MS;
 use osd_core::Config;
 use types::Duration;
-use world::{KEY, World, replica_debug};
+use world::{KEY, World};
 
 /// Longest time a request may take once everything is well again.
 const CALM_ANSWER_MAX: u64 = 40_000 * MS;

@@ -493,14 +493,3 @@ impl World {
         }
     }
 }
-
-pub(crate) fn replica_debug(replica: Option<&ObjectReplica>) -> String {
-    replica.map_or_else(String::new, |replica| {
-        let text = format!("{replica:?}");
-        let from = text.find(", failed:").unwrap_or(0);
-        let trust = text.find("trust: ").unwrap_or(0);
-        let end = (from + 1_500).min(text.len());
-        let trust = &text[trust..(trust + 16).min(text.len())];
-        format!("{trust} {}\n{:?}\n", &text[from..end], replica.status())
-    })
-}
