@@ -113,5 +113,5 @@ fn spawn(home: &Path, at: usize, client: u16, peer: u16, cluster: &str) -> Resul
         .stderr(log)
         .spawn()
         .context("starting etcd; apt-get install etcd-server")?;
-    Ok(Guarded(child))
+    Ok(Guarded::new(child))
 }

@@ -13,6 +13,8 @@ use crate::row::Row;
 
 /// Where the search begins.
 const FIRST: u64 = 12_500;
+/// How long the steps of the search hold their leases.
+const SHORT: Duration = Duration::from_secs(6);
 /// How long acquiring the leases may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A number that failed is tried once more: a stall of the machine is no limit of the system.
@@ -33,7 +35,7 @@ pub(crate) fn largest(
     first: u64,
     mut try_one: impl FnMut(u64, Duration) -> Result<Option<Held>>,
 ) -> Result<(u64, Option<Held>)> {
-    let short = plan.hold.min(Duration::from_secs(6));
+    let short = plan.hold.min(SHORT);
     let (mut good, mut bad) = (0, None);
     let mut next = first.min(plan.hold_max);
     while bad.is_none() && good < plan.hold_max {
@@ -61,8 +63,24 @@ pub(crate) fn largest(
     Ok((0, None))
 }
 
+/// A given number at each of three servers, for what extending them costs.
+pub(crate) fn oxfs_some(plan: &Plan, lease: Duration, each: u64, threads: usize) -> Result<Row> {
+    let members = 3;
+    let mut cluster = Cluster::start(members, lease, threads)?;
+    let leases = each * members as u64;
+    let held = hold(&mut cluster, leases, plan.hold.min(SHORT), 1)?;
+    let mut row = row(members, lease, leases, held);
+    row.note = Some(format!("{each} leases per pair of servers"));
+    Ok(row)
+}
+
 /// The lease servers hold leases of their own, each a third of them.
-pub(crate) fn oxfs(plan: &Plan, lease: Duration, members: usize, threads: usize) -> Result<Row> {
+pub(crate) fn oxfs_largest(
+    plan: &Plan,
+    lease: Duration,
+    members: usize,
+    threads: usize,
+) -> Result<Row> {
     let mut run = 0;
     let (leases, held) = largest(plan, FIRST, |count, time| {
         for _ in 0..ATTEMPTS {
@@ -75,6 +93,12 @@ pub(crate) fn oxfs(plan: &Plan, lease: Duration, members: usize, threads: usize)
         }
         Ok(None)
     })?;
+    let mut row = row(members, lease, leases, held);
+    row.note = (leases == plan.hold_max).then(|| "largest number tried".to_owned());
+    Ok(row)
+}
+
+fn row(members: usize, lease: Duration, leases: u64, held: Option<Held>) -> Row {
     let mut row = Row {
         system: "oxfs",
         work: "hold",
@@ -82,7 +106,6 @@ pub(crate) fn oxfs(plan: &Plan, lease: Duration, members: usize, threads: usize)
         members,
         lease_ms: u64::try_from(lease.as_millis()).ok(),
         leases: Some(leases),
-        note: (leases == plan.hold_max).then(|| "largest number tried".to_owned()),
         ..Row::default()
     };
     if let Some(Held {
@@ -99,7 +122,7 @@ pub(crate) fn oxfs(plan: &Plan, lease: Duration, members: usize, threads: usize)
         row.cpu_us_per_renewal = Some(cpu.as_secs_f64() * 1e6 / renewals);
         row.bytes_of_memory_per_lease = Some(totals.rss_bytes as f64 / leases.max(1) as f64);
     }
-    Ok(row)
+    row
 }
 
 /// Takes leases and watches them. Nothing if one was lost or not gained.

@@ -99,7 +99,8 @@ fn main() -> Result<()> {
     if !options.outstanding.is_empty() {
         plan.outstanding.clone_from(&options.outstanding);
     }
-    let report = suite::run(&options, &plan)?;
+    std::thread::spawn(end_on_signal);
+    let (report, outcome) = suite::run(&options, &plan)?;
     if let Some(path) = &options.json {
         write(path, &serde_json::to_string_pretty(&report)?)?;
     }
@@ -111,7 +112,26 @@ fn main() -> Result<()> {
         write(path, &report::insert(&before, &report.markdown()))?;
     }
     println!("\n{}", report.markdown());
-    Ok(())
+    outcome
+}
+
+/// Takes all servers along when this process is told to end.
+fn end_on_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        process::clean_up();
+        // 128 + SIGINT, as shells have it.
+        std::process::exit(130)
+    })
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A cluster of lease servers: processes of this program, told what to do over their input.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command as Program, Stdio};
+use std::process::{ChildStdin, Command as Program, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -147,14 +147,12 @@ impl Node {
             .stdout(Stdio::piped())
             .spawn()
             .context("starting a lease server")?;
-        let (input, said) = match pipes(&mut child) {
-            Ok(pipes) => pipes,
-            Err(error) => {
-                drop(Guarded(child));
-                return Err(error);
-            }
-        };
-        let process = Guarded(child);
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let process = Guarded::new(child);
+        let input = input.context("a lease server without input")?;
+        let output = output.context("a lease server without output")?;
+        let (sender, said) = channel();
+        std::thread::spawn(move || listen(BufReader::new(output), &sender));
         let mut node = Self {
             process,
             input,
@@ -196,17 +194,6 @@ impl Node {
             }
         }
     }
-}
-
-fn pipes(child: &mut Child) -> Result<(ChildStdin, Receiver<Said>)> {
-    let input = child.stdin.take().context("a lease server without input")?;
-    let output = child
-        .stdout
-        .take()
-        .context("a lease server without output")?;
-    let (sender, said) = channel();
-    std::thread::spawn(move || listen(BufReader::new(output), &sender));
-    Ok((input, said))
 }
 
 /// Passes on what a server says, until it ends.

@@ -1,24 +1,64 @@
 //! Processes that end with their owner, directories likewise, and the CPU time they took.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// What must not outlive this process.
+#[derive(Debug, Default)]
+struct Leavings {
+    pids: BTreeSet<u32>,
+    dirs: BTreeSet<PathBuf>,
+}
+
+static LEAVINGS: Mutex<Leavings> = Mutex::new(Leavings {
+    pids: BTreeSet::new(),
+    dirs: BTreeSet::new(),
+});
+
+fn leavings() -> MutexGuard<'static, Leavings> {
+    LEAVINGS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends everything that was started, for when this process is told to end.
+pub(crate) fn clean_up() {
+    let left = std::mem::take(&mut *leavings());
+    for pid in left.pids {
+        if let Ok(pid) = i32::try_from(pid) {
+            // It may have ended by itself; nobody else can have its number, since it is not reaped.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    for dir in left.dirs {
+        let _ = fs::remove_dir_all(dir);
+    }
+}
 
 /// A process that is killed and reaped when this is dropped, also after an error or a panic.
 #[derive(Debug)]
-pub(crate) struct Guarded(pub(crate) Child);
+pub(crate) struct Guarded(Child);
 
 impl Guarded {
+    pub(crate) fn new(child: Child) -> Self {
+        leavings().pids.insert(child.id());
+        Self(child)
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }
 
     /// kill -9, and waits for the end.
     pub(crate) fn kill(&mut self) {
+        leavings().pids.remove(&self.pid());
         // It may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -27,11 +67,7 @@ impl Guarded {
     /// Freezes it. It can still be killed.
     pub(crate) fn freeze(&self) -> Result<()> {
         let pid = i32::try_from(self.pid()).context("pid")?;
-        nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(pid),
-            nix::sys::signal::Signal::SIGSTOP,
-        )
-        .context("freezing a server")
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).context("freezing a server")
     }
 }
 
@@ -49,6 +85,7 @@ impl TempDir {
     pub(crate) fn new(parent: &Path, name: &str) -> Result<Self> {
         let path = parent.join(format!("leasebench-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        leavings().dirs.insert(path.clone());
         Ok(Self(path))
     }
 
@@ -61,6 +98,7 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         // What can't be removed is left in the directory for temporary files.
         let _ = fs::remove_dir_all(&self.0);
+        leavings().dirs.remove(&self.0);
     }
 }
 

@@ -16,6 +16,8 @@ use crate::{Options, contention, etcd, fail_over, hold, pairs, peer_hold, zookee
 
 /// Lease time where the work does not vary it: the object server's default.
 const LEASE: Duration = Duration::from_millis(1500);
+/// Leases that each server holds at its peer, where frames per extension are counted.
+const PER_PAIR: u64 = 1000;
 /// Where contention is measured.
 const CONTENDERS: [usize; 4] = [3, 5, 10, 30];
 
@@ -25,19 +27,24 @@ struct Suite<'a> {
     runtime: Runtime,
     rows: Vec<Row>,
     run: u64,
+    outcome: Result<()>,
 }
 
-/// Runs everything that the options do not leave out.
-pub(crate) fn run(options: &Options, plan: &Plan) -> Result<Report> {
+/// Runs everything that the options do not leave out. What fails is left out of the report, and the
+/// first failure comes with it.
+pub(crate) fn run(options: &Options, plan: &Plan) -> Result<(Report, Result<()>)> {
     let mut suite = Suite {
         options,
         plan,
         runtime: Runtime::new()?,
         rows: Vec::new(),
         run: 0,
+        outcome: Ok(()),
     };
+    // Before any server is started: they inherit it.
+    raise_descriptors()?;
     if suite.has_system("oxfs") {
-        suite.oxfs()?;
+        suite.oxfs();
     }
     for (system, is_installed) in [
         ("zookeeper", zookeeper::is_installed()),
@@ -47,12 +54,12 @@ pub(crate) fn run(options: &Options, plan: &Plan) -> Result<Report> {
             continue;
         }
         if is_installed {
-            suite.peer(system)?;
+            suite.peer(system);
         } else {
             eprintln!("{system} is not installed and left out");
         }
     }
-    Ok(Report::new(options.quick, suite.rows))
+    Ok((Report::new(options.quick, suite.rows), suite.outcome))
 }
 
 impl Suite<'_> {
@@ -60,8 +67,17 @@ impl Suite<'_> {
         self.options.systems.iter().any(|system| system == name)
     }
 
-    fn has_work(&self, name: &str) -> bool {
-        self.options.works.iter().any(|work| work == name)
+    /// Does a part of a work, if the work is wanted.
+    fn part(&mut self, work: &str, part: impl FnOnce(&mut Self) -> Result<()>) {
+        if !self.options.works.iter().any(|wanted| wanted == work) {
+            return;
+        }
+        if let Err(error) = part(self) {
+            eprintln!("{work}: {error:#}");
+            if self.outcome.is_ok() {
+                self.outcome = Err(error);
+            }
+        }
     }
 
     fn add(&mut self, row: Row) {
@@ -69,32 +85,37 @@ impl Suite<'_> {
         self.rows.push(row);
     }
 
-    fn oxfs(&mut self) -> Result<()> {
+    fn oxfs(&mut self) {
         let (plan, threads) = (self.plan, self.options.threads);
-        if self.has_work("acquire_release") {
-            for &members in &plan.members {
-                self.oxfs_pairs(members)?;
-            }
+        for &members in &plan.members {
+            self.part("acquire_release", |suite| suite.oxfs_pairs(members));
         }
-        if self.has_work("hold") {
-            for &lease in &plan.hold_lease {
-                let row = hold::oxfs(plan, lease, 3, threads)?;
-                self.add(row);
-            }
+        self.part("hold", |suite| {
+            let row = hold::oxfs_some(plan, LEASE, PER_PAIR, threads)?;
+            suite.add(row);
+            Ok(())
+        });
+        for &lease in &plan.hold_lease {
+            self.part("hold", |suite| {
+                let row = hold::oxfs_largest(plan, lease, 3, threads)?;
+                suite.add(row);
+                Ok(())
+            });
         }
-        if self.has_work("contention") {
-            for members in CONTENDERS {
+        for members in CONTENDERS {
+            self.part("contention", |suite| {
                 let row = contention::oxfs(plan, members, threads)?;
-                self.add(row);
-            }
+                suite.add(row);
+                Ok(())
+            });
         }
-        if self.has_work("fail_over") {
-            for fault in [Fault::Kill, Fault::Freeze] {
+        for fault in [Fault::Kill, Fault::Freeze] {
+            self.part("fail_over", |suite| {
                 let row = fail_over::oxfs(plan, LEASE, fault, threads)?;
-                self.add(row);
-            }
+                suite.add(row);
+                Ok(())
+            });
         }
-        Ok(())
     }
 
     fn oxfs_pairs(&mut self, members: usize) -> Result<()> {
@@ -106,56 +127,59 @@ impl Suite<'_> {
                 self.add(row);
             }
         }
-        let _guard = self.runtime.enter();
-        let mut rows = Vec::new();
         for &outstanding in &plan.outstanding {
             for newborn in [true, false] {
                 self.run += 1;
-                let row = pairs::by_clients(&mut cluster, plan, outstanding, newborn, self.run)?;
-                print_row(&row);
-                rows.push(row);
+                let row = {
+                    let _guard = self.runtime.enter();
+                    pairs::by_clients(&mut cluster, plan, outstanding, newborn, self.run)?
+                };
+                self.add(row);
             }
         }
-        self.rows.append(&mut rows);
         Ok(())
     }
 
-    fn peer(&mut self, system: &str) -> Result<()> {
+    fn peer(&mut self, system: &str) {
         let plan = self.plan;
-        // Before any server is started: they inherit it.
-        raise_descriptors()?;
         for fsync in [true, false] {
-            if self.has_work("acquire_release") {
-                let peer = Peer::start(&self.runtime, system, fsync)?;
-                peer.warm_up(&self.runtime, plan)?;
-                for &outstanding in &plan.outstanding {
-                    self.run += 1;
-                    let row = peer.pairs(&self.runtime, plan, outstanding, self.run)?;
-                    self.add(row);
-                }
-            }
+            self.part("acquire_release", |suite| suite.peer_pairs(system, fsync));
         }
         // What follows waits for timers, not for disks.
-        if self.has_work("hold") {
-            for &lease in &plan.hold_lease {
-                let row = peer_hold::largest(&self.runtime, plan, system, lease)?;
-                self.add(row);
-            }
+        for &lease in &plan.hold_lease {
+            self.part("hold", |suite| {
+                let row = peer_hold::largest(&suite.runtime, plan, system, lease)?;
+                suite.add(row);
+                Ok(())
+            });
         }
-        if self.has_work("contention") {
-            let peer = Peer::start(&self.runtime, system, false)?;
-            peer.warm_up(&self.runtime, plan)?;
+        self.part("contention", |suite| {
+            let peer = Peer::start(&suite.runtime, system, false)?;
+            peer.warm_up(&suite.runtime, plan)?;
             for members in CONTENDERS {
-                let row = peer.contention(&self.runtime, plan, members)?;
-                self.add(row);
+                let row = peer.contention(&suite.runtime, plan, members)?;
+                suite.add(row);
             }
-        }
-        if self.has_work("fail_over") {
-            let peer = Peer::start(&self.runtime, system, false)?;
+            Ok(())
+        });
+        self.part("fail_over", |suite| {
+            let peer = Peer::start(&suite.runtime, system, false)?;
             for fault in [Fault::Kill, Fault::Freeze] {
-                let row = peer.fail_over(&self.runtime, plan, LEASE, fault)?;
-                self.add(row);
+                let row = peer.fail_over(&suite.runtime, plan, LEASE, fault)?;
+                suite.add(row);
             }
+            Ok(())
+        });
+    }
+
+    fn peer_pairs(&mut self, system: &str, fsync: bool) -> Result<()> {
+        let plan = self.plan;
+        let peer = Peer::start(&self.runtime, system, fsync)?;
+        peer.warm_up(&self.runtime, plan)?;
+        for &outstanding in &plan.outstanding {
+            self.run += 1;
+            let row = peer.pairs(&self.runtime, plan, outstanding, self.run)?;
+            self.add(row);
         }
         Ok(())
     }

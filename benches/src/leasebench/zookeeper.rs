@@ -121,5 +121,5 @@ fn spawn(home: &Path, id: usize, port: u16, quorum: &str, fsync: bool) -> Result
         .stderr(log)
         .spawn()
         .context("starting java; apt-get install default-jre-headless")?;
-    Ok(Guarded(child))
+    Ok(Guarded::new(child))
 }
