@@ -48,6 +48,26 @@ impl Tree {
         Ok(Self(entries))
     }
 
+    /// Number of names below `root`, without reading them.
+    ///
+    /// # Errors
+    ///
+    /// The first folder that can't be read.
+    pub fn count(root: &Path) -> Result<usize> {
+        let mut count = 0;
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for child in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+                let child = child?;
+                count += 1;
+                if child.file_type()?.is_dir() {
+                    folders.push(child.path());
+                }
+            }
+        }
+        Ok(count)
+    }
+
     /// Number of names.
     #[must_use]
     pub fn len(&self) -> usize {
