@@ -185,7 +185,7 @@ fn copy_and_archive(on_mount: &Path, scratch: &Path, whole: bool) -> Result<()> 
     shell(
         on_mount,
         &format!(
-            "tar -cf - --sparse original | tar -C {} -xf - --transform s/^original/back/",
+            "tar -cf - --format=posix --sparse original | tar -C {} -xf - --transform s/^original/back/",
             scratch.display()
         ),
     )?;
