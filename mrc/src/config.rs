@@ -400,3 +400,7 @@ pub(crate) const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Bytes buffered at most; then applying waits for the engine. 64 MiB: seconds of a flush.
 pub(crate) const BUFFER_BYTES_MAX: usize = 64 << 20;
+
+/// How long a pause of [`JANITOR_INTERVAL`] lasts when the server was frozen. 5 s: a busy machine is
+/// late by less.
+pub(crate) const JANITOR_LATE: Duration = Duration::from_secs(5);

@@ -73,15 +73,19 @@ impl Service {
             _ => {}
         }
         let mut volume = VolumeId(0);
-        if session.0 != 0 && !matches!(command.op, Some(Change::CloseSession(_))) {
-            match self.sessions.touch(session) {
+        let closes = matches!(command.op, Some(Change::CloseSession(_)));
+        let counted = session.0 != 0 && !closes;
+        if counted {
+            match self.sessions.changing(session) {
                 Ok(found) => volume = found,
                 Err(fault) => return responder.fault(fault),
             }
         }
-        let closes = matches!(command.op, Some(Change::CloseSession(_)));
         let service = Arc::clone(self);
         self.node.propose(&command, move |reply| {
+            if counted {
+                service.sessions.changed(session);
+            }
             if closes {
                 service.sessions.ended(session);
             }

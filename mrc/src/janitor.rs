@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::StreamExt;
 use mrc_core::janitor::{self, Garbage, LostWriter};
@@ -17,8 +18,8 @@ use tokio::sync::watch;
 use types::{Inode, OsdId, PgId, Rights, SessionId, VolumeId};
 
 use crate::config::{
-    DELETE_OBJECTS_MAX, JANITOR_INTERVAL, JANITOR_PAUSE, JANITOR_ROUNDS_MAX, REAP_INODES_MAX,
-    SETTLE_AT_ONCE_MAX, SETTLE_ROUND_TIMEOUT,
+    DELETE_OBJECTS_MAX, JANITOR_INTERVAL, JANITOR_LATE, JANITOR_PAUSE, JANITOR_ROUNDS_MAX,
+    REAP_INODES_MAX, SETTLE_AT_ONCE_MAX, SETTLE_ROUND_TIMEOUT,
 };
 use crate::door::Service;
 use crate::membership;
@@ -49,8 +50,20 @@ pub(crate) async fn run(
             tokio::time::sleep(JANITOR_PAUSE).await;
         }
     };
+    let expiry = async {
+        loop {
+            let start = Instant::now();
+            tokio::time::sleep(JANITOR_INTERVAL).await;
+            // Frozen: mounts may have called in vain meanwhile.
+            if start.elapsed() > JANITOR_LATE {
+                janitor.service.sessions.forgive();
+            }
+            janitor.expire_sessions().await;
+        }
+    };
     tokio::select! {
         () = work => {}
+        () = expiry => {}
         _ = stopped.wait_for(|stopped| *stopped) => {}
     }
 }
@@ -70,7 +83,6 @@ impl Janitor {
         let index = Arc::clone(self.service.node.index());
         self.service.sessions.enter(leader, &*index)?;
         membership::finish_change(&self.service.node).await;
-        self.expire_sessions().await;
         // Servers that don't answer must not keep the janitor from everything else.
         if let Ok(settled) =
             tokio::time::timeout(SETTLE_ROUND_TIMEOUT, self.settle_sessions()).await
@@ -83,6 +95,14 @@ impl Janitor {
     }
 
     async fn expire_sessions(&self) {
+        let Ok(leader) = self.service.node.leading() else {
+            return;
+        };
+        // Without it these would be times from an earlier leadership.
+        let index = &**self.service.node.index();
+        if self.service.sessions.enter(leader, index).is_err() {
+            return;
+        }
         let timeout = self.service.config.session_timeout();
         for session in self.service.sessions.expired(timeout) {
             tracing::info!(%session, "the session was silent for too long and ends");

@@ -72,7 +72,7 @@ pub(crate) async fn bootstrap(node: &Arc<Node>, addresses: &BTreeMap<u64, String
             if addresses.keys().next() == Some(&node.me.id) {
                 form(node, addresses, &greetings).await;
             }
-        } else if !told {
+        } else if !told && node.log.is_pristine() {
             tracing::info!(
                 up = greetings.len() + 1,
                 of = addresses.len(),

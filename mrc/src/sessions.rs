@@ -30,6 +30,8 @@ struct Table {
 struct Soft {
     volume: VolumeId,
     heard: Instant,
+    /// Changes it waits for: a session that is kept waiting is not silent.
+    waiting: u32,
     /// It told this leader what it has open.
     registered: bool,
     open: HashSet<Inode>,
@@ -73,6 +75,36 @@ impl Sessions {
                 Ok(soft.volume)
             }
             None => Err(unknown(session)),
+        }
+    }
+
+    /// As [`touch`](Self::touch), for a change that is proposed now: [`changed`](Self::changed)
+    /// must follow.
+    pub(crate) fn changing(&self, session: SessionId) -> Result<VolumeId, Fault> {
+        let mut table = lock(&self.0);
+        let soft = table
+            .sessions
+            .get_mut(&session)
+            .ok_or_else(|| unknown(session))?;
+        soft.waiting += 1;
+        Ok(soft.volume)
+    }
+
+    /// The change was applied or refused.
+    pub(crate) fn changed(&self, session: SessionId) {
+        let mut table = lock(&self.0);
+        if let Some(soft) = table.sessions.get_mut(&session) {
+            soft.heard = Instant::now();
+            // Another leadership has forgotten what waited.
+            soft.waiting = soft.waiting.saturating_sub(1);
+        }
+    }
+
+    /// Gives all sessions their full time again: this server did not listen for a while.
+    pub(crate) fn forgive(&self) {
+        let now = Instant::now();
+        for soft in lock(&self.0).sessions.values_mut() {
+            soft.heard = now;
         }
     }
 
@@ -157,10 +189,9 @@ impl Sessions {
     /// Sessions that were silent for longer than `timeout`.
     pub(crate) fn expired(&self, timeout: Duration) -> Vec<SessionId> {
         let table = lock(&self.0);
-        let silent = table
-            .sessions
-            .iter()
-            .filter(|(_, soft)| soft.heard.elapsed() > timeout);
+        let silent = |soft: &Soft| soft.waiting == 0 && soft.heard.elapsed() > timeout;
+        let sessions = table.sessions.iter();
+        let silent = sessions.filter(|(_, soft)| silent(soft));
         silent.map(|(session, _)| *session).collect()
     }
 
@@ -188,6 +219,7 @@ impl Soft {
         Self {
             volume,
             heard,
+            waiting: 0,
             registered,
             open: HashSet::new(),
         }
@@ -289,7 +321,19 @@ mod tests {
         sessions.opened(ONE, VOLUME);
 
         assert_eq!(sessions.expired(Duration::from_secs(3600)), []);
-        std::thread::yield_now();
         assert_eq!(sessions.expired(Duration::ZERO), [ONE]);
+    }
+
+    #[test]
+    fn session_that_waits_for_its_change_is_not_silent() {
+        let sessions = Sessions::default();
+        sessions.opened(ONE, VOLUME);
+
+        assert_eq!(sessions.changing(ONE), Ok(VOLUME));
+        assert_eq!(sessions.expired(Duration::ZERO), []);
+        sessions.changed(ONE);
+
+        assert_eq!(sessions.expired(Duration::ZERO), [ONE]);
+        assert!(sessions.changing(TWO).is_err());
     }
 }
