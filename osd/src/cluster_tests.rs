@@ -63,7 +63,7 @@ struct Bed {
     nodes: Vec<Node>,
     map: mrc::OsdMap,
     maps: watch::Sender<mrc::OsdMap>,
-    change_id: AtomicU64,
+    change_id: Arc<AtomicU64>,
 }
 
 impl Bed {
@@ -94,7 +94,7 @@ impl Bed {
             nodes,
             maps: watch::Sender::new(map.clone()),
             map,
-            change_id: AtomicU64::new(1),
+            change_id: Arc::new(AtomicU64::new(1)),
         };
         for id in 1..=count {
             bed.start(id).await;
@@ -126,8 +126,8 @@ impl Bed {
     fn config(&self, id: u64) -> Config {
         let text = format!(
             "cluster = \"{CLUSTER}\"\nsecret_file = {:?}\nid = {id}\nlisten = \"127.0.0.1:0\"\n\
-             dir = {:?}\nmrc = [\"127.0.0.1:1\"]\nlease_ttl_ms = 400\ntrust_grace_ms = 600\n\
-             backup_timeout_ms = 300\nidle_ms = 300\nshards = 2\nsync_threads = 2\n",
+             dir = {:?}\nmrc = [\"127.0.0.1:1\"]\nlease_ttl_ms = 400\ntrust_grace_ms = 200\n\
+             backup_timeout_ms = 300\nidle_ms = 500\nshards = 2\nsync_threads = 2\n",
             self.root.path().join("secret"),
             self.nodes[id as usize - 1].dir,
         );
@@ -246,12 +246,9 @@ impl Bed {
         Client {
             links,
             view: self.map.pgs[0].view,
+            change_id: Arc::clone(&self.change_id),
             last: std::sync::Mutex::new(OsdId(1)),
         }
-    }
-
-    fn next_change(&self) -> u64 {
-        self.change_id.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Bytes of an object as they lie in a stopped server's store.
@@ -313,6 +310,7 @@ async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F
 struct Client {
     links: BTreeMap<OsdId, Arc<Link>>,
     view: u64,
+    change_id: Arc<AtomicU64>,
     last: std::sync::Mutex<OsdId>,
 }
 
@@ -342,10 +340,14 @@ impl Client {
         op: osd::request::Op,
         bytes: Bytes,
     ) -> Result<(osd::Response, Bytes), Fault> {
-        let request = self.request(inode, op);
+        let mut request = self.request(inode, op);
         let deadline = Instant::now() + PATIENCE;
         let mut at = *self.last.lock().unwrap();
         loop {
+            // Each repetition is a new change, so that a delayed one is known to be old.
+            if let Some(osd::request::Op::Write(write)) = &mut request.op {
+                write.change_id = self.change_id.fetch_add(1, Ordering::Relaxed);
+            }
             let answer = self.links[&at]
                 .call::<_, osd::Response>(
                     &request,
@@ -374,18 +376,16 @@ impl Client {
         }
     }
 
-    async fn write(&self, bed: &Bed, inode: u64, offset: u64, bytes: &Bytes) -> osd::Response {
+    async fn write(&self, inode: u64, offset: u64, bytes: &Bytes) -> osd::Response {
         let op = osd::request::Op::Write(osd::Write {
             offset,
-            change_id: bed.next_change(),
             ..osd::Write::default()
         });
         self.ask(inode, op, bytes.clone()).await.unwrap().0
     }
 
-    async fn append(&self, bed: &Bed, inode: u64, append_id: u64, bytes: &Bytes) -> osd::Response {
+    async fn append(&self, inode: u64, append_id: u64, bytes: &Bytes) -> osd::Response {
         let op = osd::request::Op::Write(osd::Write {
-            change_id: bed.next_change(),
             append: true,
             append_id,
             ..osd::Write::default()
@@ -428,7 +428,7 @@ async fn one_server_writes_reads_and_syncs_a_new_object() {
     let client = bed.client();
     let data = bytes(100_000, 1);
 
-    let written = client.write(&bed, 5, 10, &data).await;
+    let written = client.write(5, 10, &data).await;
 
     assert_eq!((written.offset, written.length_bytes), (10, 100_010));
     assert_eq!(client.read(5, 10, 200_000).await, data);
@@ -443,8 +443,8 @@ async fn three_servers_hold_the_same_bytes_after_a_clean_stop() {
     let client = bed.client();
 
     for inode in 1..=8 {
-        client.write(&bed, inode, 0, &bytes(70_000, inode)).await;
-        client.write(&bed, inode, 30_000, &bytes(999, inode)).await;
+        client.write(inode, 0, &bytes(70_000, inode)).await;
+        client.write(inode, 30_000, &bytes(999, inode)).await;
     }
     client.sync(3).await;
     bed.stop_all().await;
@@ -460,12 +460,12 @@ async fn killed_backup_is_gone_on_without_and_catches_up_after_its_restart() {
     let mut bed = Bed::new(3).await;
     let client = bed.client();
     for inode in 1..=4 {
-        client.write(&bed, inode, 0, &bytes(200_000, inode)).await;
+        client.write(inode, 0, &bytes(200_000, inode)).await;
     }
 
     bed.kill(3).await;
-    client.write(&bed, 1, 50_000, &bytes(100_000, 77)).await;
-    client.write(&bed, 5, 0, &bytes(10_000, 5)).await;
+    client.write(1, 50_000, &bytes(100_000, 77)).await;
+    client.write(5, 0, &bytes(10_000, 5)).await;
     client.sync(1).await;
     bed.start(3).await;
     bed.until_full().await;
@@ -483,15 +483,13 @@ async fn killed_primary_loses_nothing_that_was_acknowledged() {
     let mut bed = Bed::new(3).await;
     let client = bed.client();
     for inode in 1..=4 {
-        client.write(&bed, inode, 0, &bytes(50_000, inode)).await;
+        client.write(inode, 0, &bytes(50_000, inode)).await;
     }
 
     bed.kill(1).await;
     for inode in 1..=4 {
         assert_eq!(client.read(inode, 0, 50_000).await, bytes(50_000, inode));
-        client
-            .write(&bed, inode, 50_000, &bytes(1_000, inode))
-            .await;
+        client.write(inode, 50_000, &bytes(1_000, inode)).await;
     }
     bed.start(1).await;
     bed.until_full().await;
@@ -505,14 +503,14 @@ async fn killed_primary_loses_nothing_that_was_acknowledged() {
 async fn repeated_append_is_done_once_even_by_another_primary() {
     let mut bed = Bed::new(3).await;
     let client = bed.client();
-    let first = client.append(&bed, 1, 1, &bytes(1_000, 1)).await;
-    let second = client.append(&bed, 1, 2, &bytes(1_000, 2)).await;
+    let first = client.append(1, 1, &bytes(1_000, 1)).await;
+    let second = client.append(1, 2, &bytes(1_000, 2)).await;
     assert_eq!((first.offset, second.offset), (0, 1_000));
 
-    let again = client.append(&bed, 1, 2, &bytes(1_000, 2)).await;
+    let again = client.append(1, 2, &bytes(1_000, 2)).await;
     bed.kill(1).await;
-    let after = client.append(&bed, 1, 2, &bytes(1_000, 2)).await;
-    let third = client.append(&bed, 1, 3, &bytes(1_000, 3)).await;
+    let after = client.append(1, 2, &bytes(1_000, 2)).await;
+    let third = client.append(1, 3, &bytes(1_000, 3)).await;
 
     assert_eq!((again.offset, after.offset), (1_000, 1_000));
     assert_eq!((third.offset, third.length_bytes), (2_000, 3_000));
@@ -523,7 +521,7 @@ async fn wiped_server_is_rebuilt_while_clients_write() {
     let mut bed = Bed::new(3).await;
     let client = bed.client();
     for inode in 1..=20 {
-        client.write(&bed, inode, 0, &bytes(100_000, inode)).await;
+        client.write(inode, 0, &bytes(100_000, inode)).await;
     }
 
     bed.kill(2).await;
@@ -532,9 +530,7 @@ async fn wiped_server_is_rebuilt_while_clients_write() {
     bed.map.pgs[0].incomplete = vec![2];
     bed.start(2).await;
     for inode in 15..=25 {
-        client
-            .write(&bed, inode, 40_000, &bytes(30_000, inode))
-            .await;
+        client.write(inode, 40_000, &bytes(30_000, inode)).await;
     }
     bed.until_full().await;
     bed.map.pgs[0].incomplete.clear();
@@ -545,10 +541,41 @@ async fn wiped_server_is_rebuilt_while_clients_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn crashed_server_becomes_full_although_another_stays_down() {
+    let mut bed = Bed::new(3).await;
+    let client = bed.client();
+    for inode in 1..=4 {
+        client.write(inode, 0, &bytes(20_000, inode)).await;
+        client.sync(inode).await;
+    }
+
+    bed.kill(3).await;
+    bed.kill(2).await;
+    bed.start(2).await;
+    let client = bed.client();
+    for inode in 3..=6 {
+        client.write(inode, 5_000, &bytes(5_000, 9)).await;
+    }
+    let map = Map::from_wire(&bed.map);
+    until("the restarted server to be full", || async {
+        let report = &bed.nodes[1].board.reports(OsdId(2), &map)[0];
+        report.state() == mrc::PgState::PgFull
+    })
+    .await;
+    bed.stop(1).await;
+    bed.stop(2).await;
+
+    for inode in 1..=6 {
+        assert!(bed.at_rest(1, inode).is_some());
+        assert!(bed.at_rest(1, inode) == bed.at_rest(2, inode), "{inode}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fsynced_data_survives_the_death_of_all_servers_at_once() {
     let mut bed = Bed::new(3).await;
     let client = bed.client();
-    client.write(&bed, 1, 0, &bytes(300_000, 1)).await;
+    client.write(1, 0, &bytes(300_000, 1)).await;
     client.sync(1).await;
 
     for id in 1..=3 {
@@ -569,7 +596,7 @@ async fn fsynced_data_survives_the_death_of_all_servers_at_once() {
 async fn clean_restart_of_all_finds_everything_without_comparing_bytes() {
     let mut bed = Bed::new(3).await;
     let client = bed.client();
-    client.write(&bed, 1, 0, &bytes(10_000, 1)).await;
+    client.write(1, 0, &bytes(10_000, 1)).await;
 
     bed.stop_all().await;
     for id in 1..=3 {
@@ -584,8 +611,8 @@ async fn clean_restart_of_all_finds_everything_without_comparing_bytes() {
 async fn deleted_object_is_gone_everywhere_and_refused_afterwards() {
     let mut bed = Bed::new(3).await;
     let client = bed.client();
-    client.write(&bed, 1, 0, &bytes(10_000, 1)).await;
-    client.write(&bed, 2, 0, &bytes(10_000, 2)).await;
+    client.write(1, 0, &bytes(10_000, 1)).await;
+    client.write(2, 0, &bytes(10_000, 2)).await;
 
     for node in &bed.nodes {
         let identity = Identity {
@@ -631,7 +658,7 @@ async fn deleted_object_is_gone_everywhere_and_refused_afterwards() {
 async fn requests_that_may_not_be_done_get_a_clear_fault() {
     let bed = Bed::new(1).await;
     let client = bed.client();
-    client.write(&bed, 1, 0, &bytes(10, 1)).await;
+    client.write(1, 0, &bytes(10, 1)).await;
     let link = &client.links[&OsdId(1)];
     let stat = || osd::request::Op::Stat(osd::Stat {});
     let fault_of = |request: osd::Request, payload: Payload| async move {
@@ -660,7 +687,7 @@ async fn requests_that_may_not_be_done_get_a_clear_fault() {
     assert_eq!(fault.remedy, Remedy::Retry, "{fault}");
 
     let write = osd::request::Op::Write(osd::Write {
-        change_id: bed.next_change(),
+        change_id: 99,
         ..osd::Write::default()
     });
     let damaged = Payload {
@@ -686,7 +713,7 @@ async fn requests_that_may_not_be_done_get_a_clear_fault() {
 async fn start_is_refused_with_one_clear_sentence() {
     let bed = Bed::new(1).await;
     // It runs once it serves.
-    bed.client().write(&bed, 1, 0, &bytes(10, 1)).await;
+    bed.client().write(1, 0, &bytes(10, 1)).await;
     let start = |config: Config| async move {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let source = MapSource::Channel {

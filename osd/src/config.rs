@@ -43,7 +43,7 @@ pub struct Config {
     #[serde(default = "defaults::backup_timeout_ms")]
     pub backup_timeout_ms: u64,
     /// Time without requests after which an object is made clean and its lease given back, in
-    /// milliseconds. Default 10,000: covers the pauses of programs.
+    /// milliseconds; longer than `trust_grace_ms`. Default 10,000: covers the pauses of programs.
     #[serde(default = "defaults::idle_ms")]
     pub idle_ms: u64,
     /// Threads that serve objects. Default 4: memory copies of two cores are saturated by two, the
@@ -98,6 +98,16 @@ pub enum ConfigError {
         /// Greatest value.
         max: u64,
     },
+    /// A new primary would give up before it may decide.
+    #[error(
+        "`idle_ms` is {idle_ms}, which is not above `trust_grace_ms` ({trust_grace_ms}); raise it"
+    )]
+    IdleTooShort {
+        /// Value found.
+        idle_ms: u64,
+        /// What it must exceed.
+        trust_grace_ms: u64,
+    },
     /// No metadata server is named.
     #[error("`mrc` names no metadata server; give at least one address")]
     NoMrc,
@@ -139,6 +149,12 @@ impl Config {
                     max,
                 });
             }
+        }
+        if self.idle_ms <= self.trust_grace_ms {
+            return Err(ConfigError::IdleTooShort {
+                idle_ms: self.idle_ms,
+                trust_grace_ms: self.trust_grace_ms,
+            });
         }
         if self.mrc.is_empty() {
             return Err(ConfigError::NoMrc);
@@ -225,9 +241,6 @@ pub(crate) const LISTINGS_MAX: usize = 1024;
 pub(crate) const LIST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// How often recovery looks whether a silent member was waited for long enough.
 pub(crate) const RECOVERY_LOOK: std::time::Duration = std::time::Duration::from_millis(500);
-/// How long a member is waited for after a crash before absent objects are trusted without it. As
-/// long as a new primary waits for a vote.
-pub(crate) const SILENCE_GRACE: Duration = Duration::from_secs(3);
 /// How long a deleted object is remembered. 10 minutes: longer than any request or catch-up.
 pub(crate) const TOMBSTONE_TIME: Duration = Duration::from_secs(600);
 /// Deleted objects remembered per shard. 100,000: 10 MB.
@@ -278,6 +291,7 @@ mod tests {
             ("lease_ttl_ms = \"1s\"", "lease_ttl_ms"),
             ("lease_ttl_ms = 5", "lease_ttl_ms"),
             ("shards = 0", "shards"),
+            ("idle_ms = 2000", "trust_grace_ms"),
         ];
         for (line, key) in bad {
             let error = parse(&format!("{TEXT}\n{line}")).unwrap_err();

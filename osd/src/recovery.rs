@@ -22,11 +22,11 @@ use proto::peer;
 use shell::clock::boottime;
 use shell::link::{Link, Payload};
 use tokio::sync::Semaphore;
-use types::{Instant, ObjectId, OsdId, PgKey};
+use types::{Duration, Instant, ObjectId, OsdId, PgKey};
 
 use crate::board::Board;
 use crate::cluster::{Cluster, Wall};
-use crate::config::{COMPARES_MAX, LIST_PAGE_MAX, LIST_TIMEOUT, RECOVERY_LOOK, SILENCE_GRACE};
+use crate::config::{COMPARES_MAX, LIST_PAGE_MAX, LIST_TIMEOUT, RECOVERY_LOOK};
 use crate::listing::{Lister, last_of};
 use crate::map::Pg;
 use crate::peer::any_object;
@@ -37,6 +37,8 @@ use crate::shards::Shards;
 #[derive(Debug)]
 pub(crate) struct Recovery {
     me: OsdId,
+    /// How long a silent member is waited for.
+    grace: Duration,
     state: Mutex<State>,
     pub(crate) board: Arc<Board>,
 }
@@ -60,9 +62,10 @@ struct Group {
 }
 
 impl Recovery {
-    pub(crate) fn new(me: OsdId, board: Arc<Board>) -> Arc<Self> {
+    pub(crate) fn new(me: OsdId, grace: Duration, board: Arc<Board>) -> Arc<Self> {
         Arc::new(Self {
             me,
+            grace,
             state: Mutex::default(),
             board,
         })
@@ -236,7 +239,7 @@ impl Recovery {
                     && state
                         .silent
                         .get(osd)
-                        .is_some_and(|since| now.since(*since) >= SILENCE_GRACE)
+                        .is_some_and(|since| now.since(*since) >= self.grace)
             };
             if is_enough(self.me, pg, &group.compared, wiped, silent) {
                 news |= self.board.note_recovered(*key);

@@ -238,7 +238,7 @@ impl Running {
         threads.extend(shards.start(&around).map_err(Error::Thread)?);
 
         let wall = Arc::new(Wall::default());
-        let recovery = Recovery::new(me, Arc::clone(&board));
+        let recovery = Recovery::new(me, config.replica().trust_grace, Arc::clone(&board));
         let lister = Lister::new(Arc::clone(&root), shards.clone());
         let keeper = MapKeeper {
             me,

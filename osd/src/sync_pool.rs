@@ -191,3 +191,85 @@ impl SyncPool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    /// Counts how often each step ran, and with which demand for a sync of its own.
+    #[derive(Debug)]
+    struct Probe {
+        steps: Arc<[AtomicUsize; 2]>,
+        alone: Arc<AtomicUsize>,
+        fails: bool,
+    }
+
+    impl SyncJob for Probe {
+        fn write_data(&mut self, sync: bool) -> Result<(), StoreError> {
+            self.steps[0].fetch_add(1, Ordering::Relaxed);
+            self.alone.fetch_add(usize::from(sync), Ordering::Relaxed);
+            match self.fails {
+                true => Err(StoreError::Io(io::Error::other("broken disk"))),
+                false => Ok(()),
+            }
+        }
+
+        fn write_record(&mut self, _: bool) -> Result<(), StoreError> {
+            self.steps[1].fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    fn run(lazy: usize, urgent: usize, fails: bool) -> (usize, usize, usize, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Arc::new(Root::open(dir.path()).unwrap());
+        let (pool, threads) = SyncPool::start(root, 2).unwrap();
+        let steps = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let alone = Arc::new(AtomicUsize::new(0));
+        let (done, results) = mpsc::channel();
+        for number in 0..lazy + urgent {
+            let probe = Probe {
+                steps: Arc::clone(&steps),
+                alone: Arc::clone(&alone),
+                fails: fails && number == 0,
+            };
+            let done = done.clone();
+            pool.submit(
+                Box::new(probe),
+                number < lazy,
+                Box::new(move |result| done.send(result.is_ok()).unwrap()),
+            );
+        }
+        pool.stop();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        drop(done);
+        let good = results.iter().filter(|good| *good).count();
+        (
+            good,
+            steps[0].load(Ordering::Relaxed),
+            steps[1].load(Ordering::Relaxed),
+            alone.load(Ordering::Relaxed),
+        )
+    }
+
+    #[test]
+    fn every_job_is_done_once_and_lazy_ones_share_their_syncs() {
+        let (good, data, record, _) = run(0, 100, false);
+        assert_eq!((good, data, record), (100, 100, 100));
+
+        let (good, data, record, alone) = run(50, 0, false);
+        assert_eq!((good, data, record), (50, 50, 50));
+        assert!(alone <= 1, "{alone} of 50 synced alone");
+    }
+
+    #[test]
+    fn nobody_is_told_that_data_is_stable_when_a_shared_step_failed() {
+        let (good, _, record, _) = run(50, 0, true);
+
+        assert_eq!((good, record), (0, 0));
+    }
+}
