@@ -33,7 +33,7 @@ pub(crate) fn store_sums(dir: &Path) -> Result<()> {
 pub(crate) fn until_terminated(
     serve: impl AsyncFnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> Result<()>,
 ) -> Result<()> {
-    shell::telemetry::init("info", None).context("can't start logging")?;
+    shell::telemetry::init("info,openraft=error", None).context("can't start logging")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
