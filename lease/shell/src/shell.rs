@@ -16,7 +16,7 @@ use shell::clock::boottime;
 use shell::link::{Connection, Handler, Link, Payload, Responder};
 use types::{CellId, Duration, Fault, Instant, MemberId};
 
-use crate::config::LEASE_MESSAGES_MAX;
+use crate::config::{LEASE_MESSAGES_MAX, TIMER_GRAIN};
 use crate::traffic::{Meter, Traffic};
 use crate::wire::{decode_frame, encode_frame};
 
@@ -189,7 +189,7 @@ impl LeaseShell {
             let State { host, out, .. } = &mut *state;
             host.tick(now, out);
             self.flush(&mut state);
-            state.alarm = state.host.next_wakeup();
+            state.alarm = state.host.next_wakeup().map(coalesced);
             let wait = state.alarm.map(|alarm| alarm.since(boottime()).to_std());
             state = match wait {
                 Some(wait) => {
@@ -211,7 +211,7 @@ impl LeaseShell {
         let State { host, out, .. } = &mut *state;
         work(boottime(), host, out);
         self.flush(&mut state);
-        let next = state.host.next_wakeup();
+        let next = state.host.next_wakeup().map(coalesced);
         let earlier = match (next, state.alarm) {
             (Some(next), Some(alarm)) => next < alarm,
             (Some(_), None) => true,
@@ -253,6 +253,16 @@ impl LeaseShell {
     }
 }
 
+/// When the timer thread wakes for a timer: at the end of its grain, with all others in it.
+fn coalesced(timer: Instant) -> Instant {
+    let grain = TIMER_GRAIN.as_nanos();
+    Instant::from_nanos(
+        (timer.as_nanos() / grain)
+            .saturating_add(1)
+            .saturating_mul(grain),
+    )
+}
+
 /// The called end of the other members' lease links.
 #[derive(Debug)]
 pub struct LeaseDoor(pub Arc<LeaseShell>);
@@ -278,5 +288,26 @@ impl Handler for LeaseDoor {
                 host.message(now, member, message, out);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_of_one_grain_share_a_wake_up_that_is_never_early() {
+        let grain = TIMER_GRAIN.as_nanos();
+        for nanos in [0, 1, grain - 1, grain, 10 * grain + 7] {
+            let timer = Instant::from_nanos(nanos);
+            let wake = coalesced(timer);
+
+            assert!(wake > timer && wake.since(timer) <= TIMER_GRAIN);
+            assert_eq!(wake.as_nanos() % grain, 0);
+        }
+        assert_eq!(
+            coalesced(Instant::from_nanos(grain)),
+            coalesced(Instant::from_nanos(2 * grain - 1))
+        );
     }
 }
