@@ -72,8 +72,9 @@ struct Options {
     /// Puts the tables into this Markdown file, between their marks.
     #[arg(long)]
     docs: Option<PathBuf>,
-    /// Threads of each lease server that read and write sockets.
-    #[arg(long, default_value_t = 2)]
+    /// Threads of each lease server that read and write sockets. One by default: all servers and
+    /// clients share this machine's processors.
+    #[arg(long, default_value_t = 1)]
     threads: usize,
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct NodeOptions {
     #[arg(long, default_value_t = 1)]
     pub(crate) incarnation: u64,
     /// Threads that read and write sockets.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     pub(crate) threads: usize,
 }
 
