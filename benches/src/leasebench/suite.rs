@@ -1,4 +1,4 @@
-//! All works on all systems, one after the other, so that ratios hold on a noisy machine.
+//! Each work on all systems, one right after the other, so that ratios hold on a noisy machine.
 
 use std::time::Duration;
 
@@ -43,22 +43,23 @@ pub(crate) fn run(options: &Options, plan: &Plan) -> Result<(Report, Result<()>)
     };
     // Before any server is started: they inherit it.
     raise_descriptors()?;
-    if suite.has_system("oxfs") {
-        suite.oxfs();
-    }
-    for (system, is_installed) in [
+    let peers: Vec<&'static str> = [
         ("zookeeper", zookeeper::is_installed()),
         ("etcd", etcd::is_installed()),
-    ] {
-        if !suite.has_system(system) {
-            continue;
-        }
-        if is_installed {
-            suite.peer(system);
-        } else {
+    ]
+    .into_iter()
+    .filter(|(system, _)| suite.has_system(system))
+    .filter_map(|(system, is_installed)| {
+        if !is_installed {
             eprintln!("{system} is not installed and left out");
         }
-    }
+        is_installed.then_some(system)
+    })
+    .collect();
+    suite.acquire_release(&peers);
+    suite.hold(&peers);
+    suite.contention(&peers);
+    suite.fail_over(&peers);
     Ok((Report::new(options.quick, suite.rows), suite.outcome))
 }
 
@@ -85,34 +86,89 @@ impl Suite<'_> {
         self.rows.push(row);
     }
 
-    fn oxfs(&mut self) {
-        let (plan, threads) = (self.plan, self.options.threads);
-        for &members in &plan.members {
-            self.part("acquire_release", |suite| suite.oxfs_pairs(members));
+    /// Does a part of a work on this system, if it is wanted.
+    fn own_part(&mut self, work: &str, part: impl FnOnce(&mut Self) -> Result<()>) {
+        if self.has_system("oxfs") {
+            self.part(work, part);
         }
-        self.part("hold", |suite| {
+    }
+
+    fn acquire_release(&mut self, peers: &[&str]) {
+        const WORK: &str = "acquire_release";
+        for &members in &self.plan.members {
+            self.own_part(WORK, |suite| suite.oxfs_pairs(members));
+        }
+        for system in peers {
+            for fsync in [true, false] {
+                self.part(WORK, |suite| suite.peer_pairs(system, fsync));
+            }
+        }
+    }
+
+    fn hold(&mut self, peers: &[&str]) {
+        const WORK: &str = "hold";
+        let (plan, threads) = (self.plan, self.options.threads);
+        self.own_part(WORK, |suite| {
             let row = hold::oxfs_some(plan, LEASE, PER_PAIR, threads)?;
             suite.add(row);
             Ok(())
         });
         for &lease in &plan.hold_lease {
-            self.part("hold", |suite| {
+            self.own_part(WORK, |suite| {
                 let row = hold::oxfs_largest(plan, lease, 3, threads)?;
                 suite.add(row);
                 Ok(())
             });
+            for system in peers {
+                self.part(WORK, |suite| {
+                    let row = peer_hold::largest(&suite.runtime, plan, system, lease)?;
+                    suite.add(row);
+                    Ok(())
+                });
+            }
         }
+    }
+
+    fn contention(&mut self, peers: &[&str]) {
+        const WORK: &str = "contention";
+        let (plan, threads) = (self.plan, self.options.threads);
         for members in CONTENDERS {
-            self.part("contention", |suite| {
+            self.own_part(WORK, |suite| {
                 let row = contention::oxfs(plan, members, threads)?;
                 suite.add(row);
                 Ok(())
             });
         }
+        for system in peers {
+            self.part(WORK, |suite| {
+                let peer = Peer::start(&suite.runtime, system, false)?;
+                peer.warm_up(&suite.runtime, plan)?;
+                for members in CONTENDERS {
+                    let row = peer.contention(&suite.runtime, plan, members)?;
+                    suite.add(row);
+                }
+                Ok(())
+            });
+        }
+    }
+
+    fn fail_over(&mut self, peers: &[&str]) {
+        const WORK: &str = "fail_over";
+        let (plan, threads) = (self.plan, self.options.threads);
         for fault in [Fault::Kill, Fault::Freeze] {
-            self.part("fail_over", |suite| {
+            self.own_part(WORK, |suite| {
                 let row = fail_over::oxfs(plan, LEASE, fault, threads)?;
                 suite.add(row);
+                Ok(())
+            });
+        }
+        for system in peers {
+            self.part(WORK, |suite| {
+                let peer = Peer::start(&suite.runtime, system, false)?;
+                for fault in [Fault::Kill, Fault::Freeze] {
+                    let row = peer.fail_over(&suite.runtime, plan, LEASE, fault)?;
+                    suite.add(row);
+                }
                 Ok(())
             });
         }
@@ -138,38 +194,6 @@ impl Suite<'_> {
             }
         }
         Ok(())
-    }
-
-    fn peer(&mut self, system: &str) {
-        let plan = self.plan;
-        for fsync in [true, false] {
-            self.part("acquire_release", |suite| suite.peer_pairs(system, fsync));
-        }
-        // What follows waits for timers, not for disks.
-        for &lease in &plan.hold_lease {
-            self.part("hold", |suite| {
-                let row = peer_hold::largest(&suite.runtime, plan, system, lease)?;
-                suite.add(row);
-                Ok(())
-            });
-        }
-        self.part("contention", |suite| {
-            let peer = Peer::start(&suite.runtime, system, false)?;
-            peer.warm_up(&suite.runtime, plan)?;
-            for members in CONTENDERS {
-                let row = peer.contention(&suite.runtime, plan, members)?;
-                suite.add(row);
-            }
-            Ok(())
-        });
-        self.part("fail_over", |suite| {
-            let peer = Peer::start(&suite.runtime, system, false)?;
-            for fault in [Fault::Kill, Fault::Freeze] {
-                let row = peer.fail_over(&suite.runtime, plan, LEASE, fault)?;
-                suite.add(row);
-            }
-            Ok(())
-        });
     }
 
     fn peer_pairs(&mut self, system: &str, fsync: bool) -> Result<()> {
