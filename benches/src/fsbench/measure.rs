@@ -74,22 +74,28 @@ fn workers(row: &Row, dir: &Path) -> Result<(Duration, Vec<Duration>)> {
                 barrier.wait();
                 let mut state = state?;
                 let mut times = Vec::with_capacity(each);
+                let began = Instant::now();
                 for number in 0..each {
                     let started = Instant::now();
                     state(number)?;
                     times.push(started.elapsed());
                 }
-                Ok::<_, anyhow::Error>(times)
+                Ok::<_, anyhow::Error>((began, Instant::now(), times))
             })
         })
         .collect();
     barrier.wait();
-    let started = Instant::now();
+    // By the workers' own clocks: on a loaded machine this thread may wake up after they are done.
+    let (mut first, mut last) = (None::<Instant>, None::<Instant>);
     let mut times = Vec::new();
     for thread in threads {
-        times.extend(thread.join().map_err(|_| anyhow!("a worker panicked"))??);
+        let (began, ended, its) = thread.join().map_err(|_| anyhow!("a worker panicked"))??;
+        first = Some(first.map_or(began, |first| first.min(began)));
+        last = Some(last.map_or(ended, |last| last.max(ended)));
+        times.extend(its);
     }
-    Ok((started.elapsed(), times))
+    let elapsed = first.zip(last).map(|(first, last)| last - first);
+    Ok((elapsed.unwrap_or_default(), times))
 }
 
 fn drop_caches() -> Result<()> {
