@@ -12,7 +12,7 @@ mod etcd_api;
 mod etcd_load;
 mod fail_over;
 mod hold;
-mod inbox;
+mod jobs;
 mod jute;
 mod loaded;
 mod node;

@@ -1,5 +1,5 @@
-//! One lease server, as a process of its own: the lease shell of the object server, and a thread
-//! that asks it for leases, for itself or for clients.
+//! One lease server, as a process of its own: the lease shell of the object server, and a task that
+//! asks it for leases, for itself or for clients.
 
 use std::io::{BufRead, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,11 +13,11 @@ use lease_shell::{LeaseDoor, LeaseShell};
 use prost::Message as _;
 use shell::clock::boottime;
 use shell::link::{Connection, Handler, Identity, Payload, Responder, Role, Server, ServiceKind};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use types::{ClusterId, Duration, Fault, MemberId, Secret};
 
 use crate::ask::Ask;
 use crate::control::{Command, Said};
-use crate::inbox::Inbox;
 use crate::worker::{Item, Worker};
 
 /// Options of a lease server.
@@ -78,18 +78,20 @@ pub(crate) fn run(options: &NodeOptions) -> Result<()> {
         boottime().as_nanos(),
         None,
     );
-    let inbox = Arc::new(Inbox::new());
-    let news = Arc::clone(&inbox);
-    let (shell, _) = LeaseShell::start(
-        host,
-        Box::new(move |events| news.put(Item::Events(events.to_vec()))),
-    )?;
+    // What is in it is bounded by what was asked for.
+    let (inbox, items) = unbounded_channel();
+    let news = inbox.clone();
+    let pass_on = move |events: &[lease::Event]| {
+        // Without a worker the process is about to end.
+        let _ = news.send(Item::Events(events.to_vec()));
+    };
+    let (shell, _) = LeaseShell::start(host, Box::new(pass_on))?;
 
     let address = runtime.block_on(serve(options.id, &shell, &inbox))?;
     say(&Said::Listening {
         address: address.to_string(),
     })?;
-    let commands = Arc::clone(&inbox);
+    let commands = inbox.clone();
     std::thread::spawn(move || {
         let ended = read_commands(&commands);
         if let Err(error) = ended {
@@ -98,26 +100,33 @@ pub(crate) fn run(options: &NodeOptions) -> Result<()> {
         // Nobody wants this process any more.
         std::process::exit(0);
     });
-    let _guard = runtime.enter();
-    Worker::new(me, options.members, shell, inbox).run()
+    let worker = Worker::new(me, options.members, shell, items);
+    // Where the sockets are, so that nothing needs to be woken from another thread.
+    runtime.block_on(runtime.spawn(worker.run()))?
 }
 
-async fn serve(id: u64, shell: &Arc<LeaseShell>, inbox: &Arc<Inbox<Item>>) -> Result<SocketAddr> {
+async fn serve(
+    id: u64,
+    shell: &Arc<LeaseShell>,
+    inbox: &UnboundedSender<Item>,
+) -> Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let server = Server::new(identity(Role::Osd, id))
         .service(ServiceKind::Lease, Arc::new(LeaseDoor(Arc::clone(shell))))
-        .service(ServiceKind::Osd, Arc::new(ClientDoor(Arc::clone(inbox))));
+        .service(ServiceKind::Osd, Arc::new(ClientDoor(inbox.clone())));
     tokio::spawn(server.serve(listener, std::future::pending::<()>()));
     Ok(address)
 }
 
-fn read_commands(inbox: &Inbox<Item>) -> Result<()> {
+fn read_commands(inbox: &UnboundedSender<Item>) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let command: Command =
             serde_json::from_str(&line).with_context(|| format!("no command: {line}"))?;
-        inbox.put(Item::Command(command));
+        if inbox.send(Item::Command(command)).is_err() {
+            break;
+        }
     }
     Ok(())
 }
@@ -138,12 +147,15 @@ pub(crate) fn say(said: &Said) -> Result<()> {
 }
 
 /// Where clients ask.
-struct ClientDoor(Arc<Inbox<Item>>);
+struct ClientDoor(UnboundedSender<Item>);
 
 impl Handler for ClientDoor {
     fn request(&self, _: &Arc<Connection>, body: Bytes, _: Payload, responder: Responder) {
         match Ask::decode(body) {
-            Ok(ask) => self.0.put(Item::Client(ask, responder)),
+            Ok(ask) => {
+                // Without a worker the responder says so.
+                let _ = self.0.send(Item::Client(ask, responder));
+            }
             Err(error) => responder.fault(Fault::surface(libc::EPROTO, error.to_string())),
         }
     }

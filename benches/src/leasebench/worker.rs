@@ -1,5 +1,5 @@
-//! The thread of a lease server that wants leases: it takes what came in, decides, and asks the
-//! lease shell for all of it at once.
+//! The task of a lease server that wants leases: it takes what came in, decides, and asks the lease
+//! shell for all of it at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,11 +10,12 @@ use lease::{Event, Membership};
 use lease_shell::LeaseShell;
 use shell::clock::boottime;
 use shell::link::{Link, LinkOptions, Payload, Responder, Role, ServiceKind};
+use tokio::sync::mpsc::UnboundedReceiver;
 use types::{CellId, MemberId};
 
 use crate::ask::{ACQUIRE, Answer, Ask};
 use crate::control::{Command, Said, Totals};
-use crate::inbox::Inbox;
+use crate::jobs::{HELD, Hold, LOAD, Load, Request, SHARED, SLOTS, cell, kind_of, low_of};
 use crate::node::{identity, say};
 
 /// What wakes the worker.
@@ -25,66 +26,20 @@ pub(crate) enum Item {
     Client(Ask, Responder),
 }
 
-/// What it asks for.
-enum Request {
-    Acquire {
-        cell: CellId,
-        everybody: bool,
-        newborn: bool,
-    },
-    Release(CellId),
-}
-
 /// Leases asked for at a time while a large number is acquired.
 const HOLD_WINDOW: usize = 1024;
+/// Items taken at a time. 4096: all that the largest load has under way.
+const ITEMS_MAX: usize = 4096;
 /// How long the worker sleeps at most, and how often it looks whether all members are connected.
 const LOOK: Duration = Duration::from_millis(5);
 /// Shortest pause before a wanted lease is asked for again.
 const WANT_PAUSE: Duration = Duration::from_millis(1);
 
-/// Kinds of cells, in the upper bits of their names.
-const LOAD: u64 = 1 << 32;
-const HELD: u64 = 2 << 32;
-const SHARED: u64 = 3 << 32;
-/// Loads number their cells `sequence * SLOTS + slot`.
-const SLOTS: u64 = 1 << 16;
-
-fn cell(kind: u64, low: u64) -> CellId {
-    CellId(u128::from(kind) << 64 | u128::from(low))
-}
-
-fn kind_of(cell: CellId) -> u64 {
-    (cell.0 >> 64) as u64 & !0xffff_ffff
-}
-
-fn low_of(cell: CellId) -> u64 {
-    cell.0 as u64
-}
-
-/// A closed loop.
-struct Load {
-    newborn: bool,
-    stopping: bool,
-    pending: usize,
-    sequence: u64,
-    started: Vec<Instant>,
-}
-
-/// Leases to be kept.
-#[derive(Default)]
-struct Hold {
-    kind: u64,
-    next: u64,
-    members: u64,
-    held: Vec<bool>,
-    settled: usize,
-}
-
-/// The thread's state.
+/// The task's state.
 pub(crate) struct Worker {
     me: MemberId,
     shell: Arc<LeaseShell>,
-    inbox: Arc<Inbox<Item>>,
+    inbox: UnboundedReceiver<Item>,
     requests: Vec<Request>,
     /// This server and the two after it: the replica set of its files.
     own: Membership,
@@ -107,7 +62,7 @@ impl Worker {
         me: MemberId,
         members: u64,
         shell: Arc<LeaseShell>,
-        inbox: Arc<Inbox<Item>>,
+        inbox: UnboundedReceiver<Item>,
     ) -> Self {
         let membership = |members: Vec<MemberId>| Membership {
             view: 1,
@@ -135,8 +90,8 @@ impl Worker {
     }
 
     /// Works until the process ends.
-    pub(crate) fn run(mut self) -> Result<()> {
-        let mut items = Vec::new();
+    pub(crate) async fn run(mut self) -> Result<()> {
+        let mut items = Vec::with_capacity(ITEMS_MAX);
         loop {
             let next = self.again.first_key_value().map(|((at, _), ())| *at);
             let wait = match next {
@@ -144,7 +99,10 @@ impl Worker {
                 None if self.connecting => LOOK,
                 None => Duration::from_secs(3600),
             };
-            self.inbox.take(&mut items, wait);
+            let taken = self.inbox.recv_many(&mut items, ITEMS_MAX);
+            if tokio::time::timeout(wait, taken).await == Ok(0) {
+                return Ok(());
+            }
             for item in items.drain(..) {
                 match item {
                     Item::Events(events) => self.events(&events)?,
