@@ -1,5 +1,5 @@
 //! What every OxFS process needs around its core: links to other processes, configuration, state
-//! directories, clocks, signals and logging.
+//! directories, clocks, signals, metrics and logging.
 
 pub mod admin;
 pub mod clock;
@@ -7,6 +7,7 @@ pub mod config;
 pub mod link;
 pub mod listen;
 pub mod local;
+pub mod metrics;
 pub mod signals;
 pub mod statedir;
 pub mod telemetry;

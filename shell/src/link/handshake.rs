@@ -13,6 +13,7 @@ use types::{ClusterId, Secret};
 
 use super::identity::{Caller, Identity, ServiceKind};
 use super::limits::PROTOCOL_VERSION;
+use super::refusals::{Reason, Refused};
 
 const CLUSTER: &str = "oxfs-cluster";
 const VERSION: &str = "oxfs-version";
@@ -53,22 +54,24 @@ pub(crate) fn admit(
     metadata: &MetadataMap,
     address: Option<SocketAddr>,
     me: &Identity,
-) -> Result<(Caller, ServiceKind, MetadataMap), Status> {
+) -> Result<(Caller, ServiceKind, MetadataMap), Refused> {
     let version = field(metadata, VERSION)?;
     if version != PROTOCOL_VERSION.to_string() {
-        return Err(Status::permission_denied(format!(
+        let text = format!(
             "the caller speaks protocol version {version}, {} {} speaks {PROTOCOL_VERSION}; \
              run the same release on both",
             me.role, me.id
-        )));
+        );
+        return Err(Refused::new(Reason::Version, text));
     }
     let cluster = field(metadata, CLUSTER)?;
     if cluster.parse::<ClusterId>() != Ok(me.cluster) {
-        return Err(Status::permission_denied(format!(
+        let text = format!(
             "the caller belongs to cluster {cluster}, {} {} to cluster {}; \
              check the addresses and the cluster id in its configuration",
             me.role, me.id, me.cluster
-        )));
+        );
+        return Err(Refused::new(Reason::Cluster, text));
     }
     let keys = [CLUSTER, VERSION, ROLE, ID, SERVICE, NONCE];
     let mut signed = String::from("call");
@@ -77,11 +80,12 @@ pub(crate) fn admit(
         signed.push_str(field(metadata, key)?);
     }
     if !verify(&me.secret, signed.as_bytes(), field(metadata, AUTH)?) {
-        return Err(Status::permission_denied(format!(
+        let text = format!(
             "the caller does not know the secret of cluster {}; \
              give it the secret file of the cluster",
             me.cluster
-        )));
+        );
+        return Err(Refused::new(Reason::Secret, text));
     }
     let caller = Caller {
         role: parsed(metadata, ROLE)?,
@@ -90,10 +94,11 @@ pub(crate) fn admit(
     };
     let service: ServiceKind = parsed(metadata, SERVICE)?;
     if !service.admits(caller.role) {
-        return Err(Status::permission_denied(format!(
+        let text = format!(
             "{} {} may not use the service {service}",
             caller.role, caller.id
-        )));
+        );
+        return Err(Refused::new(Reason::Service, text));
     }
     let mut answer = MetadataMap::new();
     let proof = me.secret.sign(&answer_text(field(metadata, NONCE)?));
@@ -125,21 +130,21 @@ fn insert(metadata: &mut MetadataMap, key: &'static str, value: &str) {
     }
 }
 
-fn field<'a>(metadata: &'a MetadataMap, key: &str) -> Result<&'a str, Status> {
+fn field<'a>(metadata: &'a MetadataMap, key: &str) -> Result<&'a str, Refused> {
     metadata
         .get(key)
         .and_then(|value| value.to_str().ok())
         .ok_or_else(|| {
-            Status::permission_denied(format!(
-                "the caller sent no {key}; only OxFS programs can connect here"
-            ))
+            let text = format!("the caller sent no {key}; only OxFS programs can connect here");
+            Refused::new(Reason::Greeting, text)
         })
 }
 
-fn parsed<T: std::str::FromStr>(metadata: &MetadataMap, key: &str) -> Result<T, Status> {
+fn parsed<T: std::str::FromStr>(metadata: &MetadataMap, key: &str) -> Result<T, Refused> {
     let value = field(metadata, key)?;
     value.parse().map_err(|_| {
-        Status::permission_denied(format!("the caller's {key} is {value:?}, which is unknown"))
+        let text = format!("the caller's {key} is {value:?}, which is unknown");
+        Refused::new(Reason::Greeting, text)
     })
 }
 

@@ -17,6 +17,7 @@ mod identity;
 mod limits;
 mod outbox;
 mod payload;
+mod refusals;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub use error::{CallError, LinkError};
 pub use identity::{Caller, Identity, Role, ServiceKind};
 pub use limits::{LinkOptions, MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
 pub use payload::Payload;
+pub use refusals::{Reason, Refusals};
 pub use server::{Connection, Handler, Responder, Server};
 
 /// The generated client and server.

@@ -28,6 +28,7 @@ use super::limits::{
 use super::lock;
 use super::outbox::Outbox;
 use super::payload::Payload;
+use super::refusals::{Reason, Refusals};
 use super::wire::link_server::{Link as Wire, LinkServer};
 
 /// What a service does with the messages of its callers.
@@ -192,6 +193,7 @@ impl Drop for Responder {
 pub struct Server {
     identity: Identity,
     handlers: Vec<(ServiceKind, Arc<dyn Handler>)>,
+    refusals: Arc<Refusals>,
 }
 
 impl fmt::Debug for Server {
@@ -209,7 +211,14 @@ impl Server {
         Self {
             identity,
             handlers: Vec::new(),
+            refusals: Arc::default(),
         }
+    }
+
+    /// Where callers that were turned away are counted.
+    #[must_use]
+    pub fn refusals(&self) -> Arc<Refusals> {
+        Arc::clone(&self.refusals)
     }
 
     /// Adds a service; a second one of the same kind replaces the first.
@@ -234,6 +243,7 @@ impl Server {
         let door = Door {
             identity: self.identity,
             handlers: self.handlers,
+            refusals: self.refusals,
             stopped,
         };
         let service = LinkServer::new(door)
@@ -268,6 +278,7 @@ impl Server {
 struct Door {
     identity: Identity,
     handlers: Vec<(ServiceKind, Arc<dyn Handler>)>,
+    refusals: Arc<Refusals>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -281,8 +292,11 @@ impl Wire for Door {
     ) -> Result<Response<Outgoing>, Status> {
         let address = request.remote_addr();
         let admitted = handshake::admit(request.metadata(), address, &self.identity);
-        let (caller, service, answer) = admitted.inspect_err(|status| {
-            tracing::warn!(?address, reason = status.message(), "refused a connection");
+        let (caller, service, answer) = admitted.map_err(|refused| {
+            self.refusals.count(refused.reason);
+            let reason = refused.status.message();
+            tracing::warn!(?address, reason, "refused a connection");
+            refused.status
         })?;
         let handler = self
             .handlers
@@ -290,6 +304,7 @@ impl Wire for Door {
             .find(|(kind, _)| *kind == service)
             .map(|(_, handler)| handler.clone())
             .ok_or_else(|| {
+                self.refusals.count(Reason::Service);
                 Status::failed_precondition(format!(
                     "{} {} has no service {service}; check the addresses in the configuration",
                     self.identity.role, self.identity.id

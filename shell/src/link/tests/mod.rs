@@ -78,6 +78,7 @@ fn text(body: Bytes) -> String {
 struct Running {
     address: SocketAddr,
     oracle: Arc<Oracle>,
+    refusals: Arc<Refusals>,
     stop: Option<oneshot::Sender<()>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -92,6 +93,7 @@ impl Running {
         let address = listener.local_addr().unwrap();
         let oracle = Arc::new(Oracle::default());
         let server = Server::new(identity(Role::Osd)).service(ServiceKind::Osd, oracle.clone());
+        let refusals = server.refusals();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let shutdown = async {
@@ -102,6 +104,7 @@ impl Running {
         Self {
             address,
             oracle,
+            refusals,
             stop: Some(stop),
             task,
         }

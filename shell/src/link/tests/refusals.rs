@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::link::refusals::Reason;
 
 async fn refusal(server: &Running, identity: Identity) -> String {
     let link = server.link_as(identity);
@@ -28,6 +29,8 @@ async fn another_cluster_is_refused_naming_both() {
 
     assert!(why.contains(&ClusterId(7).to_string()), "{why}");
     assert!(why.contains(&ClusterId(8).to_string()), "{why}");
+    assert_eq!(server.refusals.of(Reason::Cluster), 1);
+    assert_eq!(server.refusals.of(Reason::Secret), 0);
     assert!(lock(&server.oracle.seen).is_empty());
 }
 
@@ -68,7 +71,7 @@ fn refused_field(key: &'static str, value: &str) -> String {
     assert!(handshake::admit(&metadata, None, &identity(Role::Osd)).is_ok());
     metadata.insert(key, value.parse().unwrap());
     match handshake::admit(&metadata, None, &identity(Role::Osd)) {
-        Err(status) => status.message().to_owned(),
+        Err(refused) => refused.status.message().to_owned(),
         Ok(_) => panic!("accepted {key} = {value}"),
     }
 }
@@ -103,9 +106,11 @@ fn another_version_is_refused_naming_both() {
 fn greeting_without_a_field_is_refused() {
     let empty = tonic::metadata::MetadataMap::new();
 
-    let status = handshake::admit(&empty, None, &identity(Role::Osd)).unwrap_err();
+    let refused = handshake::admit(&empty, None, &identity(Role::Osd)).unwrap_err();
 
-    assert!(status.message().contains("oxfs-version"), "{status}");
+    assert_eq!(refused.reason, Reason::Greeting);
+    let text = refused.status.message();
+    assert!(text.contains("oxfs-version"), "{text}");
 }
 
 #[test]

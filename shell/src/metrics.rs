@@ -1,0 +1,236 @@
+//! Numbers about a process, for `xfs-admin` and in the text format of OpenMetrics (Prometheus) over
+//! HTTP.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// Whoever asks for numbers has a few connections at most. 8: two collectors and some people.
+const CONNECTIONS_MAX: usize = 8;
+/// How long one connection may last. 30 s: collectors open a new one each time, or soon again.
+const CONNECTION_TIME: Duration = Duration::from_secs(30);
+/// Pause after a connection could not be accepted, as when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a number changes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Only grows, from 0 at the start of the process.
+    Counter,
+    /// Up and down.
+    Gauge,
+}
+
+/// A number with a name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Metric {
+    /// `oxfs_PART_WHAT_UNIT`. Metrics of one name stand together.
+    pub name: &'static str,
+    /// One sentence, without its dot.
+    pub help: &'static str,
+    /// How it changes.
+    pub kind: Kind,
+    /// What tells it apart from others of its name.
+    pub label: Option<(&'static str, &'static str)>,
+    /// The number.
+    pub value: u64,
+}
+
+impl Metric {
+    /// Name and label, as in `oxfs_lease_refused{reason="held"}`.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        match self.label {
+            Some((key, value)) => format!("{}{{{key}=\"{value}\"}}", self.name),
+            None => self.name.to_owned(),
+        }
+    }
+}
+
+/// Gives the numbers of the moment.
+pub type Source = Arc<dyn Fn() -> Vec<Metric> + Send + Sync>;
+
+struct Numbers(Source);
+
+impl fmt::Debug for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Numbers").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Numbers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics = (self.0)();
+        for family in metrics.chunk_by(|one, other| one.name == other.name) {
+            let Some(first) = family.first() else {
+                continue;
+            };
+            let kind = match first.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+            };
+            let mut lines = encoder.encode_descriptor(first.name, first.help, None, kind)?;
+            for metric in family {
+                match metric.label {
+                    Some(label) => encode(&mut lines.encode_family(&[label])?, metric)?,
+                    None => encode(&mut lines, metric)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode(line: &mut MetricEncoder<'_>, metric: &Metric) -> fmt::Result {
+    match metric.kind {
+        Kind::Counter => line.encode_counter::<[(&str, &str); 0], u64, u64>(&metric.value, None),
+        Kind::Gauge => line.encode_gauge(&metric.value),
+    }
+}
+
+/// The numbers as text.
+fn exposition(source: &Source) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Numbers(Arc::clone(source))));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// Answers `GET /metrics` for as long as it is polled.
+pub async fn serve(listener: TcpListener, source: Source) -> Infallible {
+    let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // Never closed, so there is always a permit to wait for.
+        let permit = Arc::clone(&free).acquire_owned().await;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let source = Arc::clone(&source);
+                tokio::spawn(async move {
+                    let answering = answer_all(stream, source);
+                    // One that lasts longer is ended, and opened again by whoever wants more.
+                    let _ = tokio::time::timeout(CONNECTION_TIME, answering).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no connection for metrics");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer_all(stream: TcpStream, source: Source) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let response = answer(request.method(), request.uri().path(), &source);
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let served = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), answer)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "connection for metrics");
+    }
+}
+
+fn answer(method: &Method, path: &str, source: &Source) -> Response<Full<Bytes>> {
+    let (status, body) = match (method, path) {
+        (&Method::GET, "/metrics") => match exposition(source) {
+            Ok(text) => (StatusCode::OK, text),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        },
+        _ => (
+            StatusCode::NOT_FOUND,
+            format!("there is nothing at {path}; ask for /metrics\n"),
+        ),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let kind = http::HeaderValue::from_static(kind);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    fn source() -> Source {
+        let refused = |reason, value| Metric {
+            name: "oxfs_lease_refused",
+            help: "Votes refused",
+            kind: Kind::Counter,
+            label: Some(("reason", reason)),
+            value,
+        };
+        let held = Metric {
+            name: "oxfs_lease_held",
+            help: "Leases held",
+            kind: Kind::Gauge,
+            label: None,
+            value: 7,
+        };
+        Arc::new(move || vec![refused("held", 2), refused("epoch", 0), held])
+    }
+
+    #[test]
+    fn metrics_of_one_name_stand_under_one_heading() {
+        assert_eq!(
+            exposition(&source()).unwrap(),
+            "# HELP oxfs_lease_refused Votes refused\n\
+             # TYPE oxfs_lease_refused counter\n\
+             oxfs_lease_refused_total{reason=\"held\"} 2\n\
+             oxfs_lease_refused_total{reason=\"epoch\"} 0\n\
+             # HELP oxfs_lease_held Leases held\n\
+             # TYPE oxfs_lease_held gauge\n\
+             oxfs_lease_held 7\n\
+             # EOF\n"
+        );
+        assert_eq!(
+            source()()[0].full_name(),
+            "oxfs_lease_refused{reason=\"held\"}"
+        );
+    }
+
+    async fn get(address: std::net::SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn numbers_are_served_and_nothing_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(listener, source()));
+
+        let answer = get(address, "/metrics").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.ends_with("# EOF\n"), "{answer}");
+        assert!(answer.contains("oxfs_lease_held 7"), "{answer}");
+        let other = get(address, "/etc/passwd").await;
+        assert!(other.starts_with("HTTP/1.1 404 "), "{other}");
+        serving.abort();
+    }
+}
