@@ -114,7 +114,7 @@ impl Cell {
     pub(crate) fn vote(&mut self, context: &mut Context<'_>, message: &Message) -> Option<Body> {
         self.heard_at = context.now;
         let (ballot, round) = (message.ballot, message.round);
-        match message.body {
+        let answer = match message.body {
             Body::Prepare => {
                 let (asked, config) = ((ballot, round), context.config);
                 Some(self.acceptor.prepare(context.now, asked, self.view, config))
@@ -138,7 +138,19 @@ impl Cell {
                     .grant(context.now, grant, self.view, context.config)
             }
             Body::Promise { .. } | Body::Accepted { .. } | Body::Reject { .. } => None,
+        };
+        if let Some(Body::Reject {
+            promised, holder, ..
+        }) = answer
+        {
+            let counter = match holder {
+                Some(_) => &mut context.counters.refused_held,
+                None if promised > ballot => &mut context.counters.refused_ballot,
+                None => &mut context.counters.refused_epoch,
+            };
+            *counter += 1;
         }
+        answer
     }
 
     /// Takes the end of somebody's lease.
@@ -175,6 +187,7 @@ impl Cell {
             Phase::Idle => {}
             Phase::Holding { epoch, .. } => {
                 self.finish(context, None);
+                context.counters.lost += 1;
                 let cell = self.id;
                 context.out.events.push(Event::Lost { cell, epoch });
             }

@@ -87,6 +87,24 @@ impl Cells {
         }
     }
 
+    /// The cells in the places from `start` on, at most `limit` places, and where to go on.
+    pub(crate) fn page(
+        &self,
+        start: usize,
+        limit: usize,
+    ) -> (impl Iterator<Item = &Cell>, Option<usize>) {
+        let last = end(&self.chunks) as usize;
+        let stop = start.saturating_add(limit).min(last);
+        let cells = (start..stop).filter_map(|place| {
+            let (chunk, at) = (place / CHUNK, place % CHUNK);
+            let cell = self.chunks.get(chunk)?.get(at)?;
+            // What was removed lies there until its place is used again.
+            let present = self.places.get(&cell.id).map(|place| *place as usize);
+            (present == Some(place)).then_some(cell)
+        });
+        (cells, (stop < last).then_some(stop))
+    }
+
     /// Every cell, ascending.
     pub(crate) fn sorted(&self) -> impl Iterator<Item = &Cell> {
         let mut ids: Vec<CellId> = self.places.keys().copied().collect();
@@ -175,6 +193,32 @@ mod tests {
             assert!(cell.id.0 >= total || cell.id.0 % 2 == 1);
         }
         assert!(cells.sorted().is_sorted_by_key(|cell| cell.id));
+    }
+
+    #[test]
+    fn pages_have_every_cell_once_and_none_that_was_removed() {
+        let mut cells = Cells::default();
+        let total = CHUNK as u128 + 100;
+        for id in 0..total {
+            insert(&mut cells, id);
+        }
+        for id in (0..total).step_by(3) {
+            cells.remove(CellId(id));
+        }
+
+        let (mut found, mut start, mut pages) = (Vec::new(), Some(0), 0);
+        while let Some(from) = start {
+            let (page, next) = cells.page(from, 100);
+            found.extend(page.map(|cell| cell.id));
+            start = next;
+            pages += 1;
+        }
+
+        found.sort_unstable();
+        let expected: Vec<CellId> = cells.sorted().map(|cell| cell.id).collect();
+        assert_eq!(found, expected);
+        assert_eq!(pages, (total as usize).div_ceil(100));
+        assert!(Cells::default().page(0, 10).1.is_none());
     }
 
     #[test]

@@ -70,4 +70,4 @@ pub use message::{Ballot, Body, Event, Held, Holder, Membership, Message, Out};
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;
 pub use saved::{Saved, SavedError};
-pub use stats::{CellInfo, CellState, Counters, Stats};
+pub use stats::{CellDetail, CellInfo, CellState, Counters, Page, Stats};

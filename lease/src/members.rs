@@ -36,7 +36,20 @@ impl Members {
         self.bits & bit.unwrap_or(0) != 0
     }
 
-    /// How many members are in the set.
+    /// The members that are in either set.
+    pub(crate) const fn joined(self, other: Self) -> Self {
+        Self {
+            bits: self.bits | other.bits,
+            answers: self.answers,
+        }
+    }
+
+    /// How many members are in the set, whatever a mutant counts.
+    pub(crate) const fn len(self) -> usize {
+        self.bits.count_ones() as usize
+    }
+
+    /// How many members of the set are counted.
     pub(crate) fn count(self, config: &Config) -> usize {
         if config.has(Mutant::DuplicatesCount) {
             return usize::from(self.answers);

@@ -128,6 +128,14 @@ pub enum Event {
         /// The cell.
         cell: CellId,
     },
+    /// The acquisition could not begin. [`Host::acquire`](crate::Host::acquire) returns such errors;
+    /// shells whose callers wait for news report them with this.
+    Refused {
+        /// The cell.
+        cell: CellId,
+        /// Why.
+        error: crate::Error,
+    },
     /// The lease ended without being released.
     Lost {
         /// The cell.

@@ -91,6 +91,16 @@ impl Proposer {
         }
     }
 
+    /// How many members answered the question that waits.
+    pub(crate) fn answered(&self) -> usize {
+        match &self.phase {
+            Phase::Preparing(question) | Phase::Accepting(question, _) => {
+                question.yes.joined(question.no).len()
+            }
+            Phase::Idle | Phase::Waiting { .. } | Phase::Holding { .. } => 0,
+        }
+    }
+
     /// When something is due; `None` if there is no wish.
     pub(crate) fn next_wakeup(&self, config: &Config) -> Option<Instant> {
         let deadline = self.started_at + config.acquire_max;
@@ -156,6 +166,7 @@ impl Cell {
         self.expire(context);
         if matches!(self.proposer.phase, Phase::Holding { .. }) {
             context.counters.released += 1;
+            context.counters.handed_over += u64::from(successor.is_some());
         }
         self.finish(context, successor);
     }

@@ -26,6 +26,10 @@ pub struct Config {
     /// Default false: there is no TLS yet.
     #[serde(default)]
     pub insecure_network: bool,
+    /// Address at which numbers about the server are served over HTTP, at `/metrics`, in the format of
+    /// OpenMetrics (Prometheus). Anyone who reaches it can read them. Default: none.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
     /// How long a primary may go on without hearing from a majority, in milliseconds; the same on
     /// all servers. Default 1500: with what follows, the pause after a primary died stays below 3 s.
     #[serde(default = "defaults::lease_ttl_ms")]
@@ -113,9 +117,11 @@ pub enum ConfigError {
     NoMrc,
     /// Messages would travel in the clear over a network.
     #[error(
-        "`listen` is {listen}, which is not loopback, and there is no TLS yet; set `insecure_network = true` to accept that anyone on the network can read and forge messages"
+        "`{key}` is {listen}, which is not loopback, and there is no TLS yet; set `insecure_network = true` to accept that anyone on the network can read and forge messages"
     )]
     Network {
+        /// The setting.
+        key: &'static str,
         /// Address found.
         listen: SocketAddr,
     },
@@ -159,10 +165,17 @@ impl Config {
         if self.mrc.is_empty() {
             return Err(ConfigError::NoMrc);
         }
-        if !self.listen.ip().is_loopback() && !self.insecure_network {
-            return Err(ConfigError::Network {
-                listen: self.listen,
-            });
+        let addresses = [
+            ("listen", Some(self.listen)),
+            ("metrics_listen", self.metrics_listen),
+        ];
+        for (key, listen) in addresses {
+            if let Some(listen) = listen
+                && !listen.ip().is_loopback()
+                && !self.insecure_network
+            {
+                return Err(ConfigError::Network { key, listen });
+            }
         }
         Ok(self)
     }
@@ -249,6 +262,10 @@ pub(crate) const TOMBSTONES_MAX: usize = 100_000;
 pub(crate) const DELETE_MAX: usize = 10_000;
 /// Leases in one answer to an administrator. 10,000: about 400 KB.
 pub(crate) const LEASE_LIST_MAX: usize = 10_000;
+/// Objects with requests that wait, in one answer to an administrator. 1000: more than anybody reads.
+pub(crate) const STALLS_MAX: usize = 1000;
+/// Waiting that is not worth mention. 100 ms: a disk that is busy for a moment.
+pub(crate) const STALL_NOTED: Duration = Duration::from_millis(100);
 /// How long replicas may take to become clean when the server stops. 5 s: `oxfs down` waits 10.
 pub(crate) const SHUTDOWN_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 /// Maps on their way from the metadata cluster. 4: only the newest counts.
@@ -292,6 +309,7 @@ mod tests {
             ("lease_ttl_ms = 5", "lease_ttl_ms"),
             ("shards = 0", "shards"),
             ("idle_ms = 2000", "trust_grace_ms"),
+            ("metrics_listen = \"10.0.0.1:9\"", "metrics_listen"),
         ];
         for (line, key) in bad {
             let error = parse(&format!("{TEXT}\n{line}")).unwrap_err();

@@ -7,6 +7,7 @@
 //! `shard` (decided by its replica), to the store (one positional write) and in parallel to the
 //! backups over `peer` links, and back.
 
+mod administration;
 mod board;
 mod boot;
 mod cluster;
@@ -35,6 +36,7 @@ mod service;
 mod shard;
 mod shard_item;
 mod shards;
+mod stalls;
 mod store_dir;
 mod store_root;
 mod store_sync;

@@ -121,7 +121,12 @@ pub(crate) async fn run_with(
         role: Role::Osd,
         id: config.id,
     };
-    let running = Running::start(&config, identity, secret, listener, maps)?;
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let listeners = (listener, metrics_listener);
+    let running = Running::start(&config, identity, secret, listeners, maps)?;
     tokio::select! {
         () = shutdown => {}
         () = running.failed() => {}
@@ -171,7 +176,7 @@ impl Running {
         config: &Config,
         identity: Identity,
         secret: Secret,
-        listener: TcpListener,
+        (listener, metrics_listener): (TcpListener, Option<TcpListener>),
         maps: MapSource,
     ) -> Result<Self, Error> {
         let me = config.osd();
@@ -297,9 +302,20 @@ impl Running {
             })),
         }
 
+        let server = Server::new(identity.clone());
+        let metrics: shell::metrics::Source = {
+            let (leases, refusals) = (Arc::clone(&leases), server.refusals());
+            Arc::new(move || [lease_shell::metrics(&leases), refusals.metrics()].concat())
+        };
+        if let Some(listener) = metrics_listener {
+            let source = Arc::clone(&metrics);
+            tasks.push(tokio::spawn(async move {
+                match shell::metrics::serve(listener, source).await {}
+            }));
+        }
         let (stop_server, stopped) = oneshot::channel::<()>();
         let (failing, failed) = watch::channel(false);
-        let serving = Server::new(identity.clone())
+        let serving = server
             .service(
                 ServiceKind::Osd,
                 Arc::new(OsdDoor {
@@ -309,6 +325,7 @@ impl Running {
                     wall,
                     shards: shards.clone(),
                     leases: Arc::clone(&leases),
+                    metrics,
                     map_wanted,
                 }),
             )

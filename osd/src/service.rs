@@ -1,5 +1,6 @@
 //! The gate for mounts: decodes, checks capability, view, checksum and limits, and hands to the shard.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,20 +9,20 @@ use osd_core::config::{OBJECT_BYTES_MAX, READ_BYTES_MAX};
 use osd_core::{ObjectKey, Op, Payload};
 use prost::Message as _;
 use proto::osd::{self, request::Op as Wire};
-use shell::clock::{boottime, wall};
+use shell::clock::wall;
 use shell::link::{self, Connection, Handler, Responder, Role};
 use tokio::sync::Notify;
 use types::{ClusterId, Fault, ObjectId, OsdId, PgId, Secret, SessionId};
 
+use crate::administration::{Administration, administration};
 use crate::board::group_of;
 use crate::cluster::Wall;
-use crate::config::{DELETE_MAX, LEASE_LIST_MAX};
+use crate::config::DELETE_MAX;
 use crate::gate::{Need, admit};
 use crate::shard_item::{DeleteBatch, Item};
 use crate::shards::Shards;
 
 /// The called end of mounts' and metadata servers' links.
-#[derive(Debug)]
 pub(crate) struct OsdDoor {
     pub(crate) me: OsdId,
     pub(crate) cluster: ClusterId,
@@ -29,8 +30,15 @@ pub(crate) struct OsdDoor {
     pub(crate) wall: Arc<Wall>,
     pub(crate) shards: Shards,
     pub(crate) leases: Arc<LeaseShell>,
+    pub(crate) metrics: shell::metrics::Source,
     /// Somebody knows a newer map than we do.
     pub(crate) map_wanted: Arc<Notify>,
+}
+
+impl fmt::Debug for OsdDoor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OsdDoor").finish_non_exhaustive()
+    }
 }
 
 /// Columns that fit a lease cell's name.
@@ -70,7 +78,7 @@ impl Handler for OsdDoor {
                 }
                 batch.done(Ok(()));
             }
-            Ok(Work::Answer(response)) => responder.ok(&response, link::Payload::none()),
+            Ok(Work::Administration(work)) => self.administer(work, responder),
             Err(fault) => responder.fault(fault),
         }
     }
@@ -84,7 +92,7 @@ enum Work {
         op: Op,
     },
     Delete(Vec<ObjectKey>),
-    Answer(osd::Response),
+    Administration(Administration),
 }
 
 impl OsdDoor {
@@ -95,12 +103,17 @@ impl OsdDoor {
         payload: link::Payload,
     ) -> Result<Work, Fault> {
         let wire = request.op.ok_or_else(|| malformed("names no operation"))?;
-        match wire {
-            Wire::Delete(delete) => return self.delete(role, &delete),
-            Wire::LeaseList(list) => {
-                return Ok(Work::Answer(self.lease_list(role, list.limit as usize)?));
-            }
-            _ => {}
+        if let Wire::Delete(delete) = wire {
+            return self.delete(role, &delete);
+        }
+        if let Some(work) = administration(&wire, request.object.map(Into::into)) {
+            return match role {
+                Role::Mount => Err(Fault::surface(
+                    libc::EPERM,
+                    "only administrators may ask this; use xfs-admin",
+                )),
+                Role::Admin | Role::Mrc | Role::Osd => Ok(Work::Administration(work?)),
+            };
         }
         let object: ObjectId = request
             .object
@@ -184,44 +197,6 @@ impl OsdDoor {
             .collect::<Result<_, Fault>>()?;
         Ok(Work::Delete(keys))
     }
-
-    fn lease_list(&self, role: Role, limit: usize) -> Result<osd::Response, Fault> {
-        if role == Role::Mount {
-            return Err(Fault::surface(
-                libc::EPERM,
-                "leases are listed for administrators only",
-            ));
-        }
-        let now = boottime();
-        let limit = match limit {
-            0 => LEASE_LIST_MAX,
-            limit => limit.min(LEASE_LIST_MAX),
-        };
-        let leases = self
-            .leases
-            .list()
-            .into_iter()
-            .filter_map(|info| {
-                let (role, epoch, holder, until) = match info.state {
-                    lease::CellState::Held { epoch, until } => ("holder", epoch, self.me.0, until),
-                    lease::CellState::HeldBy { member, until } => ("acceptor", 0, member.0, until),
-                    lease::CellState::Proposing | lease::CellState::Free => return None,
-                };
-                Some(osd::Lease {
-                    object: Some(ObjectId::of_cell(info.cell).into()),
-                    epoch,
-                    holder,
-                    remaining_ms: until.since(now).as_millis(),
-                    role: role.to_owned(),
-                })
-            })
-            .take(limit)
-            .collect();
-        Ok(osd::Response {
-            leases,
-            ..osd::Response::default()
-        })
-    }
 }
 
 fn operation(wire: Wire, payload: link::Payload) -> Result<Op, Fault> {
@@ -265,7 +240,12 @@ fn operation(wire: Wire, payload: link::Payload) -> Result<Op, Fault> {
         }),
         Wire::Sync(osd::Sync {}) => Ok(Op::Sync),
         Wire::Stat(osd::Stat {}) => Ok(Op::Stat),
-        Wire::Delete(_) | Wire::LeaseList(_) => Err(malformed("names no operation on an object")),
+        Wire::Delete(_)
+        | Wire::LeaseList(_)
+        | Wire::LeaseShow(_)
+        | Wire::LeaseHandOver(_)
+        | Wire::LeaseStats(_)
+        | Wire::Stalls(_) => Err(malformed("names no operation on an object")),
     }
 }
 
@@ -276,7 +256,7 @@ fn too_large() -> Fault {
     )
 }
 
-fn malformed(what: &str) -> Fault {
+pub(crate) fn malformed(what: &str) -> Fault {
     Fault::surface(
         libc::EPROTO,
         format!("request {what}; run the same release on all machines"),

@@ -1,5 +1,6 @@
 //! One shard: a thread that owns the replicas of its objects and performs what they ask for.
 
+mod administer;
 mod perform;
 
 use std::collections::{BTreeSet, HashMap};
@@ -7,8 +8,8 @@ use std::sync::Arc;
 
 use lease_shell::LeaseShell;
 use osd_core::{
-    AnswerId, Config as ReplicaConfig, Effect, Input, Membership, ObjectKey, ObjectReplica,
-    RequestId, Role, StoreError, deleted_response,
+    AnswerId, Config as ReplicaConfig, Effect, Input, LeaseEvent, Membership, ObjectKey,
+    ObjectReplica, RequestId, Role, StoreError, deleted_response,
 };
 use proto::peer;
 use shell::clock::boottime;
@@ -164,7 +165,18 @@ impl Shard {
             } => self.step(object, Input::PeerReply { from, call, reply }),
             Item::PeerLost(osd) => self.step_all(|_| Some(Input::PeerLost(osd))),
             Item::PeerUp(osd) => self.step_all(|_| Some(Input::PeerUp(osd))),
-            Item::Lease { object, event } => self.step(object, Input::Lease(event)),
+            Item::Lease { object, event } => {
+                if event == LeaseEvent::Offered {
+                    self.open_offered(object);
+                }
+                self.step(object, Input::Lease(event));
+            }
+            Item::Stalls { limit, batch } => batch.add(self.stalls(limit)),
+            Item::HandOver {
+                object,
+                to,
+                responder,
+            } => self.hand_over(object, to, responder),
             Item::StoreDone {
                 object,
                 ticket,

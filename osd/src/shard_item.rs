@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use types::{Fault, ObjectId, OsdId, SessionId};
 
 use crate::cluster::Cluster;
+use crate::stalls::StallBatch;
 
 /// Something for a shard to do.
 #[derive(Debug)]
@@ -65,6 +66,17 @@ pub(crate) enum Item {
     States {
         keys: Vec<ObjectKey>,
         answer: oneshot::Sender<Vec<peer::ObjectState>>,
+    },
+    /// What waits here.
+    Stalls {
+        limit: usize,
+        batch: Arc<StallBatch>,
+    },
+    /// Give the lease of an object to another server.
+    HandOver {
+        object: ObjectId,
+        to: OsdId,
+        responder: Responder,
     },
     /// Make everything clean and release all leases; answered when done.
     Shutdown(oneshot::Sender<()>),

@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use osd_core::LeaseEvent;
+use osd_core::{LeaseEvent, Obstacle};
+use shell::link::Responder;
 use tokio::sync::oneshot;
 use types::{ObjectId, OsdId};
 
@@ -13,6 +14,7 @@ use crate::config::{INBOX_BYTES_MAX, INBOX_ITEMS_MAX};
 use crate::inbox::Inbox;
 use crate::shard::{Shard, Surroundings};
 use crate::shard_item::Item;
+use crate::stalls::StallBatch;
 
 /// The inboxes of all shards.
 #[derive(Clone, Debug)]
@@ -124,19 +126,39 @@ impl Shards {
                     remaining,
                 },
             ),
-            // With an old view nobody answers until the next map.
-            lease::Event::NoQuorum { cell } | lease::Event::OldView { cell, .. } => {
-                (cell, LeaseEvent::NoQuorum)
-            }
+            lease::Event::NoQuorum { cell } => (cell, LeaseEvent::Denied(Obstacle::NoMajority)),
+            // Nobody answers until the next map.
+            lease::Event::OldView { cell, .. } => (cell, LeaseEvent::Denied(Obstacle::OldView)),
+            lease::Event::Refused { cell, error } => (cell, LeaseEvent::Denied(obstacle(error))),
             lease::Event::Lost { cell, epoch } => (cell, LeaseEvent::Lost { epoch }),
-            // Nobody hands over; who wants the lease asks for it.
-            lease::Event::Offered { .. } => return,
+            lease::Event::Offered { cell, .. } => (cell, LeaseEvent::Offered),
         };
         let object = ObjectId::of_cell(cell);
         self.deliver(object, Item::Lease { object, event });
     }
 
+    /// Asks all shards what waits there, at most `limit` objects of each; the last one to answer
+    /// answers the administrator.
+    pub(crate) fn stalls(&self, limit: usize, responder: Responder) {
+        let batch = StallBatch::new(self.count(), responder);
+        for inbox in self.0.iter() {
+            let batch = Arc::clone(&batch);
+            inbox.deliver(Item::Stalls { limit, batch });
+        }
+    }
+
     fn inbox(&self, object: ObjectId) -> Option<&Arc<Inbox<Item>>> {
         self.0.get(self.number_of(object))
+    }
+}
+
+/// What keeps a server from asking for a lease.
+const fn obstacle(error: lease::Error) -> Obstacle {
+    match error {
+        lease::Error::Quarantined { remaining } => Obstacle::Quarantine { remaining },
+        lease::Error::TooManyCells { .. } => Obstacle::TooManyCells,
+        lease::Error::Stopped => Obstacle::Stopping,
+        // The rest speaks of the replica set.
+        _ => Obstacle::OldView,
     }
 }

@@ -294,7 +294,7 @@ impl Server {
             }
             Event::Offered { cell, .. } => Note::Acquire(cell),
             Event::OldView { cell, .. } => Note::Refresh(cell),
-            Event::HeldBy { .. } | Event::NoQuorum { .. } => Note::Nothing,
+            Event::HeldBy { .. } | Event::NoQuorum { .. } | Event::Refused { .. } => Note::Nothing,
         }
     }
 

@@ -242,7 +242,9 @@ impl Worker {
                     member,
                     remaining,
                 } => self.not_held(now, cell, Some(member), remaining.to_std())?,
-                Event::NoQuorum { cell } | Event::OldView { cell, .. } => {
+                Event::NoQuorum { cell }
+                | Event::OldView { cell, .. }
+                | Event::Refused { cell, .. } => {
                     self.not_held(now, cell, None, Duration::ZERO)?;
                 }
                 Event::Lost { cell, .. } => {

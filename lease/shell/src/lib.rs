@@ -3,9 +3,11 @@
 //! The object server and the lease benchmark run the same one.
 
 mod config;
+mod metrics;
 mod shell;
 mod traffic;
 mod wire;
 
+pub use metrics::metrics;
 pub use shell::{Asking, LeaseDoor, LeaseShell, News};
 pub use traffic::Traffic;

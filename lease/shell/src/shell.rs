@@ -16,7 +16,7 @@ use shell::clock::boottime;
 use shell::link::{Connection, Handler, Link, Payload, Responder};
 use types::{CellId, Duration, Fault, Instant, MemberId};
 
-use crate::config::{LEASE_MESSAGES_MAX, TIMER_GRAIN};
+use crate::config::{LEASE_MESSAGES_MAX, LIST_AT_ONCE_MAX, TIMER_GRAIN};
 use crate::traffic::{Meter, Traffic};
 use crate::wire::{decode_frame, encode_frame};
 
@@ -48,13 +48,18 @@ impl Asking<'_> {
         let Self { now, host, out } = self;
         if let Err(error) = host.acquire(*now, cell, membership, floor_epoch, newborn, out) {
             tracing::debug!(%cell, %error, "lease not asked for");
-            out.events.push(Event::NoQuorum { cell });
+            out.events.push(Event::Refused { cell, error });
         }
     }
 
     /// Gives up a lease, or the attempt to get it.
     pub fn release(&mut self, cell: CellId) {
         self.host.release(self.now, cell, self.out);
+    }
+
+    /// Gives up a lease in favour of another member.
+    pub fn hand_over(&mut self, cell: CellId, to: MemberId) {
+        self.host.hand_over(self.now, cell, to, self.out);
     }
 
     /// Notes what the layer above promised.
@@ -128,6 +133,11 @@ impl LeaseShell {
         self.ask(|asking| asking.release(cell));
     }
 
+    /// Gives up a lease in favour of another member.
+    pub fn hand_over(&self, cell: CellId, to: MemberId) {
+        self.ask(|asking| asking.hand_over(cell, to));
+    }
+
     /// Notes what the layer above promised.
     pub fn set_floor(&self, cell: CellId, epoch: u64) {
         self.ask(|asking| asking.set_floor(cell, epoch));
@@ -159,9 +169,16 @@ impl LeaseShell {
         self.lock().host.quarantine_remaining(boottime())
     }
 
-    /// Everything the host knows, for people.
-    pub fn list(&self) -> Vec<lease::CellInfo> {
-        self.lock().host.list(boottime())
+    /// Cells the host knows, from `start` (0, or the end of the page before) on, for people. Looks at
+    /// `limit` cells at most: leases wait meanwhile.
+    pub fn list(&self, start: usize, limit: usize) -> lease::Page {
+        let limit = limit.min(LIST_AT_ONCE_MAX);
+        self.lock().host.list(boottime(), start, limit)
+    }
+
+    /// Everything the host knows of a cell, for people.
+    pub fn show(&self, cell: CellId) -> Option<lease::CellDetail> {
+        self.lock().host.show(boottime(), cell)
     }
 
     /// Gives every lease back and stops; what is returned spares the next start its silence.
@@ -277,9 +294,13 @@ impl Handler for LeaseDoor {
 
     fn push(&self, from: &Arc<Connection>, body: Bytes, _: Payload) {
         let member = MemberId(from.caller().id);
-        let Ok(heard) = decode_frame(body) else {
-            self.0.meter.refused(1);
-            return;
+        let heard = match decode_frame(body) {
+            Ok(heard) => heard,
+            Err(error) => {
+                tracing::debug!(%member, %error, "lease frame dropped");
+                self.0.meter.bad_frame(error);
+                return;
+            }
         };
         self.0.meter.received(heard.messages.len());
         self.0.meter.refused(heard.refused);

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::wire::FrameError;
+
 /// Totals since the start; every field only grows.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
@@ -18,8 +20,12 @@ pub struct Traffic {
     pub messages_received: u64,
     /// Frames they came in.
     pub frames_received: u64,
-    /// Frames and messages that were not believable.
-    pub refused: u64,
+    /// Frames dropped as a whole because they are cut short or not what a frame looks like.
+    pub frames_broken: u64,
+    /// Frames dropped as a whole because they have more messages than a frame may have.
+    pub frames_overfull: u64,
+    /// Messages dropped because a number in them is not believable, or they say nothing known.
+    pub messages_refused: u64,
 }
 
 /// The totals, where they grow.
@@ -31,7 +37,9 @@ pub(crate) struct Meter {
     frames_dropped: AtomicU64,
     messages_received: AtomicU64,
     frames_received: AtomicU64,
-    refused: AtomicU64,
+    frames_broken: AtomicU64,
+    frames_overfull: AtomicU64,
+    messages_refused: AtomicU64,
 }
 
 impl Meter {
@@ -50,8 +58,16 @@ impl Meter {
         add(&self.frames_received, 1);
     }
 
-    pub(crate) fn refused(&self, count: usize) {
-        add(&self.refused, count);
+    pub(crate) fn refused(&self, messages: usize) {
+        add(&self.messages_refused, messages);
+    }
+
+    pub(crate) fn bad_frame(&self, error: FrameError) {
+        let counter = match error {
+            FrameError::Broken => &self.frames_broken,
+            FrameError::Overfull => &self.frames_overfull,
+        };
+        add(counter, 1);
     }
 
     pub(crate) fn read(&self) -> Traffic {
@@ -63,7 +79,9 @@ impl Meter {
             frames_dropped: read(&self.frames_dropped),
             messages_received: read(&self.messages_received),
             frames_received: read(&self.frames_received),
-            refused: read(&self.refused),
+            frames_broken: read(&self.frames_broken),
+            frames_overfull: read(&self.frames_overfull),
+            messages_refused: read(&self.messages_refused),
         }
     }
 }

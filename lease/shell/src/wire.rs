@@ -2,7 +2,6 @@
 
 use bytes::{Buf as _, Bytes};
 use lease::{Ballot, Body, Holder, Message};
-use prost::DecodeError;
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, message, skip_field};
 use proto::peer;
@@ -20,8 +19,27 @@ const MESSAGES: u32 = 1;
 /// What a message takes in a frame, about; only for reserving memory.
 const MESSAGE_BYTES: usize = 56;
 
+/// Why a frame is dropped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum FrameError {
+    /// It ends too early, or is no frame.
+    #[error("the lease frame is cut short or damaged; run the same release on all servers")]
+    Broken,
+    /// It has too many messages.
+    #[error(
+        "the lease frame has more than {LEASE_MESSAGES_MAX} messages; run the same release on all servers"
+    )]
+    Overfull,
+}
+
+impl From<prost::DecodeError> for FrameError {
+    fn from(_: prost::DecodeError) -> Self {
+        Self::Broken
+    }
+}
+
 /// What a frame says.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct Heard {
     pub(crate) messages: Vec<Message>,
     /// How many more there were that are not believable.
@@ -42,7 +60,7 @@ pub(crate) fn encode_frame(messages: &[Message]) -> Vec<u8> {
 /// # Errors
 ///
 /// If any of it is not decodable or there are too many messages: nothing of it is believed.
-pub(crate) fn decode_frame(mut frame: Bytes) -> Result<Heard, DecodeError> {
+pub(crate) fn decode_frame(mut frame: Bytes) -> Result<Heard, FrameError> {
     let mut heard = Heard {
         messages: Vec::with_capacity((frame.len() / MESSAGE_BYTES).min(LEASE_MESSAGES_MAX) + 1),
         refused: 0,
@@ -56,10 +74,10 @@ pub(crate) fn decode_frame(mut frame: Bytes) -> Result<Heard, DecodeError> {
         }
         let length = usize::try_from(decode_varint(&mut frame)?).unwrap_or(usize::MAX);
         if length > frame.remaining() {
-            return Err(error("a lease message is cut short"));
+            return Err(FrameError::Broken);
         }
         if heard.messages.len() + heard.refused >= LEASE_MESSAGES_MAX {
-            return Err(error("too many lease messages in a frame"));
+            return Err(FrameError::Overfull);
         }
         match decode(&peer::LeaseMessage::decode(frame.split_to(length))?) {
             Some(message) => heard.messages.push(message),
@@ -170,14 +188,6 @@ fn duration(nanos: u64) -> Option<Duration> {
     (duration <= DURATION_MAX).then_some(duration)
 }
 
-#[expect(
-    deprecated,
-    reason = "the only way to make one; nobody reads it but people"
-)]
-fn error(text: &'static str) -> DecodeError {
-    DecodeError::new(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,13 +218,14 @@ mod tests {
         let first = encode_frame(&frame(&[Body::Prepare])).len();
         for cut in (1..whole.len()).filter(|cut| *cut != first) {
             let part = Bytes::copy_from_slice(&whole[..cut]);
-            assert!(decode_frame(part).is_err(), "{cut}");
+            assert_eq!(decode_frame(part), Err(FrameError::Broken), "{cut}");
         }
 
         let full = frame(&vec![Body::Prepare; LEASE_MESSAGES_MAX]);
         assert!(decode_frame(encode_frame(&full).into()).is_ok());
         let overfull = frame(&vec![Body::Prepare; LEASE_MESSAGES_MAX + 1]);
-        assert!(decode_frame(encode_frame(&overfull).into()).is_err());
+        let refused = decode_frame(encode_frame(&overfull).into());
+        assert_eq!(refused, Err(FrameError::Overfull));
     }
 
     #[test]

@@ -151,7 +151,10 @@ fn an_acquisition_without_a_majority_ends_with_no_quorum_in_bounded_time() {
         [(member(1), Event::NoQuorum { cell: CELL })]
     );
     let now = table.now;
-    assert_eq!(table.host(1).list(now)[0].state, lease::CellState::Free);
+    assert_eq!(
+        table.host(1).list(now, 0, 9).cells[0].state,
+        lease::CellState::Free
+    );
 }
 
 #[test]

@@ -66,6 +66,10 @@ impl Default for Config {
     }
 }
 
+/// How long ago the lease may have been denied for the next request to wait for the same thing. 10 s:
+/// callers ask again within a second of being told to.
+pub(crate) const DENIAL_REMEMBERED: Duration = Duration::from_secs(10);
+
 /// Requests of one object that wait for a lease, an activation or room. 1024: four mounts with 256
 /// requests each, the most a link has in flight.
 pub const WAITING_REQUESTS_MAX: usize = 1024;

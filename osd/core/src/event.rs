@@ -6,6 +6,7 @@ use bytes::Bytes;
 use types::{Duration, Fault, Instant, OsdId, SessionId};
 
 use crate::position::Position;
+use crate::stall::Obstacle;
 use crate::store::{StoreError, SyncJob};
 use proto::peer;
 
@@ -101,8 +102,10 @@ pub enum LeaseEvent {
         /// Time until it ends unless renewed.
         remaining: Duration,
     },
-    /// No majority answered; the attempt to acquire it is over.
-    NoQuorum,
+    /// It can't be had now; the attempt to acquire it is over.
+    Denied(Obstacle),
+    /// The holder gave it up in favour of this server, which should take it.
+    Offered,
     /// This server does not hold it any more.
     Lost {
         /// Epoch that ended.
@@ -242,6 +245,13 @@ pub enum Input {
     Recover,
     /// Bring all other replicas up, as if a client had asked.
     BringUp,
+    /// An administrator wants another server to be primary.
+    HandOver {
+        /// Comes back with the reply.
+        request: RequestId,
+        /// Who.
+        to: OsdId,
+    },
     /// The server wants to stop: become clean and release the lease soon.
     Shutdown,
     /// The time of [`next_wakeup`](crate::ObjectReplica::next_wakeup) has come.
@@ -303,6 +313,11 @@ pub enum Effect {
     },
     /// Give up the lease, or the attempt to get it.
     ReleaseLease,
+    /// Give up the lease in favour of another member.
+    HandOverLease {
+        /// Who.
+        to: OsdId,
+    },
     /// This replica refuses epochs below; the lease layer should not offer them.
     SetFloor {
         /// The promised epoch.

@@ -4,6 +4,8 @@
 
 use types::{Fault, OsdId, Remedy};
 
+use crate::stall::WaitsFor;
+
 const EIO: i32 = 5;
 const EAGAIN: i32 = 11;
 const EINVAL: i32 = 22;
@@ -19,6 +21,42 @@ pub fn expired() -> Fault {
 
 pub(crate) fn busy() -> Fault {
     Fault::retry("too many requests wait for this object; repeat the request later")
+}
+
+pub(crate) fn stalled(waits_for: &WaitsFor) -> Fault {
+    Fault::retry(format!("{waits_for}; repeat the request"))
+}
+
+pub(crate) fn not_the_holder() -> Fault {
+    Fault::surface(
+        EAGAIN,
+        "this server does not hold the object's lease; `xfs-admin lease show` says who does",
+    )
+}
+
+pub(crate) fn no_replica(osd: OsdId, view: u64) -> Fault {
+    Fault::surface(
+        EINVAL,
+        format!(
+            "object server {osd} has no replica of the object in view {view}; choose one that has"
+        ),
+    )
+}
+
+pub(crate) fn not_up(osd: OsdId) -> Fault {
+    Fault::surface(
+        EAGAIN,
+        format!(
+            "object server {osd} is not reached or its replica is behind; try again when it is up"
+        ),
+    )
+}
+
+pub(crate) fn not_ready() -> Fault {
+    Fault::surface(
+        EAGAIN,
+        "this server is just becoming the object's primary, or ceasing to be; try again",
+    )
 }
 
 pub(crate) fn no_quorum() -> Fault {

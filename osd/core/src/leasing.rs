@@ -2,10 +2,12 @@
 
 use types::{Instant, OsdId};
 
-use crate::event::{Effect, LeaseEvent};
+use crate::config::DENIAL_REMEMBERED;
+use crate::event::{Effect, LeaseEvent, RequestId};
 use crate::faults;
 use crate::position::NEWBORN_EPOCH_MAX;
 use crate::replica::{ObjectReplica, Step};
+use crate::stall::{Obstacle, WaitsFor};
 use crate::tenure::Tenure;
 use proto::peer;
 
@@ -24,6 +26,19 @@ pub(crate) struct Leasing {
     floor: u64,
     /// The shortcut for new objects was refused.
     newborn_refused: bool,
+    /// Why it could not be had.
+    obstacle: Option<Denial>,
+    /// It was handed over to this server, which keeps it as if a client had asked.
+    offered: bool,
+}
+
+/// Answers that the lease can't be had, one after the other.
+#[derive(Clone, Copy, Debug)]
+struct Denial {
+    /// The newest.
+    obstacle: Obstacle,
+    first: Instant,
+    last: Instant,
 }
 
 impl Leasing {
@@ -61,6 +76,39 @@ impl Leasing {
     pub(crate) fn raise_floor(&mut self, epoch: u64) {
         self.floor = self.floor.max(epoch);
         self.newborn_refused = true;
+    }
+
+    /// What keeps this server from having the lease.
+    pub(crate) fn waits_for(&self, now: Instant) -> WaitsFor {
+        match (self.holder, self.obstacle) {
+            (Some((holder, _)), _) if self.holder_lost => WaitsFor::SilentHolder {
+                holder,
+                remaining: self.holder_ends.since(now),
+            },
+            (_, Some(denial)) => WaitsFor::Obstacle(denial.obstacle),
+            (_, None) => WaitsFor::Lease,
+        }
+    }
+
+    /// Since when a request that arrived at `arrived` can't be done. Requests are answered after a
+    /// while and come again, so what stands in their way may be older.
+    pub(crate) fn wanted_since(&self, arrived: Instant) -> Instant {
+        let first = self.recent_denial(arrived).map(|denial| denial.first);
+        first.map_or(arrived, |first| first.min(arrived))
+    }
+
+    fn denied(&mut self, now: Instant, obstacle: Obstacle) {
+        let first = self.recent_denial(now).map_or(now, |denial| denial.first);
+        self.obstacle = Some(Denial {
+            obstacle,
+            first,
+            last: now,
+        });
+    }
+
+    fn recent_denial(&self, now: Instant) -> Option<Denial> {
+        self.obstacle
+            .filter(|denial| now.since(denial.last) < DENIAL_REMEMBERED)
     }
 
     pub(crate) const fn retry_at(&self) -> Option<Instant> {
@@ -128,6 +176,8 @@ impl ObjectReplica {
             } => self.lease_held(step, (epoch, until), newborn),
             LeaseEvent::HeldBy { member, remaining } => {
                 self.leasing.asking = false;
+                self.leasing.obstacle = None;
+                self.leasing.offered = false;
                 let now = step.now;
                 if member == self.me || self.tenure.is_some() {
                     self.leasing.retry_at = Some(now + self.config.acquire_retry);
@@ -153,9 +203,18 @@ impl ObjectReplica {
                     step.refuse(queued.request, faults::redirect(member));
                 }
             }
-            LeaseEvent::NoQuorum => {
+            LeaseEvent::Denied(obstacle) => {
                 self.leasing.asking = false;
+                self.leasing.denied(step.now, obstacle);
                 self.leasing.retry_at = Some(step.now + self.config.acquire_retry);
+            }
+            LeaseEvent::Offered => {
+                let member = self.membership.members.contains(&self.me);
+                if member && !self.copy.failed && !self.shutting_down {
+                    self.bring_up = true;
+                    self.leasing.offered = true;
+                    self.leasing.retry_at = None;
+                }
             }
             LeaseEvent::Lost { epoch } => {
                 let mine = self.tenure.as_ref();
@@ -193,8 +252,10 @@ impl ObjectReplica {
         }
         self.leasing.holder = None;
         self.leasing.holder_lost = false;
+        self.leasing.obstacle = None;
+        let offered = std::mem::take(&mut self.leasing.offered);
         let mut tenure = Tenure::new(step.now, self.me, self.key, &self.membership, held);
-        if !self.waiting.is_empty() {
+        if !self.waiting.is_empty() || offered {
             tenure.last_used = Some(step.now);
         }
         self.begin_tenure(step, tenure, newborn);
@@ -228,6 +289,37 @@ impl ObjectReplica {
             step.effects.push(Effect::ReleaseLease);
         }
         self.leasing.retry_at = Some(step.now + self.config.acquire_retry);
+    }
+
+    /// Gives the lease to another replica: what is under way here is to be repeated there.
+    pub(crate) fn hand_over(&mut self, step: &mut Step<'_>, request: RequestId, to: OsdId) {
+        let fault = match self.tenure.as_ref() {
+            None => Some(faults::not_the_holder()),
+            Some(_) if to == self.me => None,
+            Some(_) if !self.membership.members.contains(&to) => {
+                Some(faults::no_replica(to, self.membership.view))
+            }
+            Some(tenure) if !tenure.is_serving() => Some(faults::not_ready()),
+            Some(tenure) => {
+                let mut peers = tenure.peers.iter();
+                let up = peers.any(|peer| peer.id == to && peer.connected && !peer.is_behind());
+                (!up).then(|| faults::not_up(to))
+            }
+        };
+        if let Some(fault) = fault {
+            step.refuse(request, fault);
+            return;
+        }
+        if to != self.me {
+            self.step_down(step, false);
+            self.bring_up = false;
+            step.effects.push(Effect::HandOverLease { to });
+        }
+        step.effects.push(Effect::Reply {
+            request,
+            result: Ok(crate::Done::default()),
+            valid_until: None,
+        });
     }
 
     /// Some replica promised a newer epoch: gives up the lease and asks for one above it.

@@ -164,6 +164,7 @@ impl ObjectReplica {
             Input::Membership(membership) => self.membership_changed(step, membership),
             Input::Recover => self.start_recovery(step),
             Input::BringUp => self.bring_up = true,
+            Input::HandOver { request, to } => self.hand_over(step, request, to),
             Input::Shutdown => self.shut_down(step),
             Input::Tick => self.tick(step),
         }

@@ -96,7 +96,8 @@ impl ObjectReplica {
 
     fn expire_requests(&mut self, step: &mut Step<'_>) {
         while let Some(queued) = self.waiting.pop_expired(step.now) {
-            step.refuse(queued.request, faults::no_quorum());
+            let fault = self.waited_in_vain(step);
+            step.refuse(queued.request, fault);
         }
         let now = step.now;
         let Some(tenure) = self.tenure.as_mut() else {

@@ -41,6 +41,10 @@ impl Waiting {
         self.queue.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     pub(crate) fn front(&self) -> Option<&Queued> {
         self.queue.front()
     }

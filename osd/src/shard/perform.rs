@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use osd_core::{Done, Effect, LeaseEvent, ObjectKey, RequestId, expired};
+use osd_core::{Done, Effect, LeaseEvent, ObjectKey, Obstacle, RequestId, expired};
 use proto::{osd, peer};
 use shell::clock::boottime;
 use shell::link;
@@ -56,10 +56,14 @@ impl Shard {
                 }
                 None => self.inbox.deliver(Item::Lease {
                     object,
-                    event: LeaseEvent::NoQuorum,
+                    event: LeaseEvent::Denied(Obstacle::OldView),
                 }),
             },
             Effect::ReleaseLease => self.around.leases.release(object.cell()),
+            Effect::HandOverLease { to } => {
+                tracing::info!(%key, %to, "lease handed over");
+                self.around.leases.hand_over(object.cell(), to.into());
+            }
             Effect::SetFloor { epoch } => self.around.leases.set_floor(object.cell(), epoch),
             Effect::Behind { replicas } => self.note_behind(key, replicas),
             Effect::Recovered { position } => {
@@ -142,7 +146,7 @@ impl Shard {
                         seq: done.seq,
                         length_bytes: done.length_bytes,
                         offset: done.offset,
-                        leases: Vec::new(),
+                        ..osd::Response::default()
                     };
                     responder.ok(&response, link::Payload::of(done.payload));
                 }

@@ -102,7 +102,7 @@ impl World {
                 let at = self.now + self.rng.between(1, 20) * MS;
                 self.schedule(at, target, Event::Acquire { newborn, floor });
             }
-            Effect::ReleaseLease => self.lease.release(node),
+            Effect::ReleaseLease | Effect::HandOverLease { .. } => self.lease.release(node),
             Effect::SetFloor { epoch } => {
                 let floor = &mut self.lease.floors[node];
                 *floor = (*floor).max(epoch);

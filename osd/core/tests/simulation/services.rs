@@ -1,6 +1,6 @@
 //! What surrounds a replica in a server: its lease, and what a shell does besides.
 
-use osd_core::{Input, LeaseEvent, ObjectReplica, Role};
+use osd_core::{Input, LeaseEvent, ObjectReplica, Obstacle, Role};
 use types::{Duration, Instant, OsdId};
 
 use crate::lease_model::{MS, Outcome, TTL, USED};
@@ -32,7 +32,10 @@ impl World {
                 let remaining = Duration::from_nanos(remaining);
                 (self.now, LeaseEvent::HeldBy { member, remaining })
             }
-            Outcome::NoQuorum => (self.now + 500 * MS, LeaseEvent::NoQuorum),
+            Outcome::NoQuorum => (
+                self.now + 500 * MS,
+                LeaseEvent::Denied(Obstacle::NoMajority),
+            ),
         };
         self.schedule(at, target, Event::Lease(event));
     }
