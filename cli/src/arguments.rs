@@ -47,6 +47,8 @@ pub(crate) enum Output {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// What everything waits for: requests without a lease or a quorum, and servers that are missing.
+    Doctor,
     /// Every server and mount, all volumes, and how complete the replicas are.
     Status,
     /// Volumes.
@@ -148,6 +150,21 @@ pub(crate) enum LeaseVerb {
         #[arg(long, default_value_t = 1000)]
         limit: u32,
     },
+    /// What each replica knows of one lease.
+    Show {
+        /// VOLUME/INODE[.COLUMN], or the 32 digits of a lease cell.
+        object: String,
+    },
+    /// Make another server the primary of an object.
+    HandOver {
+        /// VOLUME/INODE[.COLUMN], or the 32 digits of a lease cell.
+        object: String,
+        /// Number of the object server; by default the one after the holder.
+        #[arg(long)]
+        to: Option<u64>,
+    },
+    /// Numbers about leases, of each server.
+    Stats,
 }
 
 #[derive(Debug, Subcommand)]
@@ -206,7 +223,12 @@ mod tests {
             "pg list",
             "pg list --volume v",
             "pg show v 3",
+            "doctor",
             "lease list",
+            "lease list --limit 5",
+            "lease show v/42.1",
+            "lease hand-over 1/42 --to 3",
+            "lease stats",
             "session list",
             "config check f",
         ] {

@@ -2,9 +2,11 @@
 
 mod arguments;
 mod check;
+mod doctor;
 mod find;
 mod leases;
 mod lists;
+mod osds;
 mod outcome;
 mod render;
 mod status;
@@ -42,6 +44,7 @@ async fn run(arguments: &Arguments) -> Result<Done, Failure> {
 
 async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done, Failure> {
     match command {
+        Command::Doctor => doctor::run(admin, found).await,
         Command::Status => status::run(admin, found).await,
         Command::Volume(VolumeVerb::Create(create)) => volumes::create(admin, create).await,
         Command::Volume(VolumeVerb::List) => volumes::list(admin).await,
@@ -52,6 +55,11 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Pg(PgVerb::List { volume }) => lists::pgs(admin, volume.as_deref()).await,
         Command::Pg(PgVerb::Show { volume, pg }) => lists::pg(admin, volume, *pg).await,
         Command::Lease(LeaseVerb::List { limit }) => leases::list(admin, *limit).await,
+        Command::Lease(LeaseVerb::Show { object }) => leases::show(admin, object).await,
+        Command::Lease(LeaseVerb::HandOver { object, to }) => {
+            leases::hand_over(admin, object, *to).await
+        }
+        Command::Lease(LeaseVerb::Stats) => leases::stats(admin).await,
         Command::Session(SessionVerb::List) => lists::sessions(admin).await,
         Command::Config(ConfigVerb::Check { file }) => check::run(file),
     }

@@ -22,11 +22,26 @@ pub(crate) fn table<R: Row>(rows: &[R]) -> String {
     for row in rows {
         table.add_row(row.cells());
     }
+    trimmed(&table)
+}
+
+fn trimmed(table: &Table) -> String {
     let lines: Vec<String> = table
         .lines()
         .map(|line| line.trim_end().trim_start().to_owned())
         .collect();
     lines.join("\n")
+}
+
+/// Lines under headings that are known only now.
+pub(crate) fn grid(headings: &[String], lines: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(headings.iter().map(|heading| heading.to_uppercase()));
+    for line in lines {
+        table.add_row(line);
+    }
+    trimmed(&table)
 }
 
 /// A list of rows.

@@ -23,7 +23,7 @@ const ELECTION_PATIENCE: Duration = Duration::from_secs(3);
 const ROUND_PAUSE: Duration = Duration::from_millis(50);
 
 /// What each metadata server said.
-type Answers = Vec<(String, Result<ClusterStatus, CallError>)>;
+pub(crate) type Answers = Vec<(String, Result<ClusterStatus, CallError>)>;
 
 /// A server or mount as it is shown.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -135,7 +135,7 @@ pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
 }
 
 /// Asks all metadata servers, those that others name included, until one of them leads.
-async fn ask(admin: &Admin, found: &Found) -> Answers {
+pub(crate) async fn ask(admin: &Admin, found: &Found) -> Answers {
     let begun = Instant::now();
     let mut addresses = found.addresses.clone();
     loop {
@@ -158,7 +158,7 @@ async fn ask(admin: &Admin, found: &Found) -> Answers {
     }
 }
 
-fn leader(answers: &Answers) -> Option<&ClusterStatus> {
+pub(crate) fn leader(answers: &Answers) -> Option<&ClusterStatus> {
     answers
         .iter()
         .filter_map(|(_, answer)| answer.as_ref().ok())
