@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use client_core::Change;
 use proto::mrc::Attr;
+use types::FILE_BYTES_MAX;
 
 use crate::attr::SetAttributes;
 use crate::config::{KERNEL_IO_BYTES, PUNCH_BYTES_MAX};
@@ -13,9 +14,6 @@ use crate::file::File;
 use crate::io::Descriptor;
 use crate::lock;
 use crate::oxfs::OxFs;
-
-/// Largest file: what a signed 64-bit offset reaches.
-const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
 impl OxFs {
     /// Takes a write if that needs no waiting; the common case of small writes.

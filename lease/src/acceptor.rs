@@ -11,7 +11,7 @@ use crate::message::{Ballot, Body, Holder};
 use crate::mutant::Mutant;
 
 /// A lease this acceptor agreed to, running or over.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Agreed {
     pub(crate) holder: MemberId,
     pub(crate) epoch: u64,
@@ -22,7 +22,7 @@ pub(crate) struct Agreed {
 }
 
 /// What one member remembers of a cell.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub(crate) struct Acceptor {
     pub(crate) promised: Option<Ballot>,
     pub(crate) promised_round: u64,

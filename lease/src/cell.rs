@@ -42,7 +42,7 @@ impl Context<'_> {
 }
 
 /// One lease.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Cell {
     pub(crate) id: CellId,
     pub(crate) view: u64,

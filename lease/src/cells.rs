@@ -11,7 +11,7 @@ use crate::cell::Cell;
 const CHUNK: usize = 1024;
 
 /// A map of cells. Its memory stays for the next cells until the last one goes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Cells {
     places: HashMap<CellId, u32, BuildHasherDefault<CellHasher>>,
     chunks: Vec<Vec<Cell>>,
@@ -129,7 +129,7 @@ const fn split(place: u32) -> (usize, usize) {
 }
 
 /// Hashes cell names, which only this cluster's own servers can choose, by wide multiplications.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct CellHasher(u64);
 
 /// 2^64 divided by the golden ratio, odd.

@@ -1,5 +1,7 @@
 //! All cells of one server: the crate's door.
 
+use std::hash::{Hash, Hasher};
+
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use types::{CellId, Duration, Instant, MemberId};
@@ -64,8 +66,9 @@ pub enum Error {
 /// The lease host of one server.
 ///
 /// Time comes in with every call and must never go backwards; messages and news go out through
-/// [`Out`]; the shell calls [`Host::tick`] no later than [`Host::next_wakeup`].
-#[derive(Debug)]
+/// [`Out`]; the shell calls [`Host::tick`] no later than [`Host::next_wakeup`]. Cloning is for
+/// checkers that go back and try something else.
+#[derive(Clone, Debug)]
 pub struct Host {
     me: MemberId,
     config: Config,
@@ -80,6 +83,22 @@ pub struct Host {
     /// Members that left a question unanswered and have not been heard since: asked last.
     silent: Vec<MemberId>,
     counters: Counters,
+}
+
+/// Hosts that will do the same when told the same have the same hash: counters and the generator of
+/// back-off times are left out.
+impl Hash for Host {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.me.hash(state);
+        self.incarnation.hash(state);
+        self.silent_until.hash(state);
+        self.stopped.hash(state);
+        self.last_round.hash(state);
+        self.silent.hash(state);
+        for cell in self.cells.sorted() {
+            cell.hash(state);
+        }
+    }
 }
 
 /// Rounds are numbered within an incarnation; 2^40 of them last 3 years at 10,000 a second.

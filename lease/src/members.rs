@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::mutant::Mutant;
 
 /// Members as bits by their place in the member list.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub(crate) struct Members {
     bits: u32,
     /// Answers, repeated ones included; only a mutant looks at it.

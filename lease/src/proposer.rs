@@ -18,7 +18,7 @@ use crate::message::{Ballot, Body, Event, Holder};
 use crate::mutant::Mutant;
 
 /// A question to other members and who has answered it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub(crate) struct Question {
     pub(crate) round: u64,
     pub(crate) sent_at: Instant,
@@ -40,7 +40,7 @@ impl Question {
 }
 
 /// How far the wish has come.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub(crate) enum Phase {
     /// No wish.
     #[default]
@@ -62,7 +62,7 @@ pub(crate) enum Phase {
 }
 
 /// The proposing half of a cell.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Proposer {
     pub(crate) phase: Phase,
     pub(crate) ballot: Ballot,

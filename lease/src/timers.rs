@@ -20,7 +20,7 @@ type Entry = (Instant, CellId);
 /// A cell's timer is only ever moved forward in time by firing early and being set again, so that a
 /// busy cell costs no update for each message. A timer that is moved to an earlier time leaves its
 /// old entry behind, which is told apart by the time that the cell notes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Timers {
     slots: BTreeMap<u64, Slot>,
     /// Taken out of their slot because they are due, oldest slot first.
@@ -32,7 +32,7 @@ pub(crate) struct Timers {
     spare: Vec<Vec<Entry>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot {
     /// The earliest time in the list.
     first: Instant,

@@ -30,8 +30,6 @@ const FIRST_BLOCKS: u64 = (HEADER_BYTES - SUMS_AT) / SUM_ENTRY_BYTES;
 const GROUP_BLOCKS: u64 = BLOCK_BYTES / SUM_ENTRY_BYTES;
 /// Bytes of one sum.
 const SUM_ENTRY_BYTES: u64 = 4;
-/// Longest object. 2^56 bytes: positions in the file can't overflow 63 bits.
-pub(crate) const LENGTH_MAX_BYTES: u64 = 1 << 56;
 
 /// A run of blocks that share one table of sums.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

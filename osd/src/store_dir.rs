@@ -10,10 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use osd_core::{Header, ObjectKey, ObjectStore, Record, StoreError, SyncJob};
-use types::{ObjectId, PgKey, SUM_BYTES, blocks_of};
+use types::{FILE_BYTES_MAX, ObjectId, PgKey, SUM_BYTES, blocks_of};
 
 use crate::config::DESCRIPTORS_MAX;
-use crate::file_layout::LENGTH_MAX_BYTES;
 use crate::object_file::{FileError, ObjectFile};
 use crate::store_root::Root;
 use crate::store_sync::Job;
@@ -300,13 +299,17 @@ impl ObjectStore for DirectoryStore {
 
 fn check_end(offset: u64, length: u64) -> Result<(), StoreError> {
     match offset.checked_add(length) {
-        Some(end) if end <= LENGTH_MAX_BYTES => Ok(()),
+        Some(end) if end <= FILE_BYTES_MAX => Ok(()),
         Some(_) | None => Err(io::Error::from_raw_os_error(libc::EFBIG).into()),
     }
 }
 
 fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+    // EFBIG: a file system whose files are smaller than ours may be.
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)
+    )
 }
 
 fn no_space(error: io::Error) -> StoreError {

@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &MountArguments) -> Result<()> {
         .local
         .map(|cluster| Record::new(cluster, point))
         .transpose()?;
-    serve::until_terminated(async |shutdown| {
+    serve::until_terminated(serve::Threads::HalfOfCpus, async |shutdown| {
         let mounted = || {
             if let Some(record) = &record {
                 record.write();

@@ -11,6 +11,10 @@ pub const SUM_BYTES: u64 = 64 << 10;
 /// bitmap of a 1 TiB object stays at 128 KiB.
 pub const EXTENT_BYTES: u64 = 1 << 20;
 
+/// Largest file. 15 TiB: what a directory store on ext4 can hold, whose files end at 16 TiB (4 KiB
+/// blocks, ext4(5)), together with checksums.
+pub const FILE_BYTES_MAX: u64 = 15 << 40;
+
 /// Returns the indices of the blocks of `block_bytes` that `[offset_bytes, offset_bytes + length_bytes)`
 /// touches, as a half-open range; empty for an empty range.
 ///

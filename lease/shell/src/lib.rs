@@ -3,6 +3,10 @@
 //! The object server and the lease benchmark run the same one.
 
 mod config;
+#[cfg(test)]
+mod door_tests;
+#[cfg(test)]
+mod fuzz;
 mod metrics;
 mod shell;
 mod traffic;

@@ -29,8 +29,7 @@ pub const XATTR_NAMES_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of all xattr values of an inode. 1 MiB: removing an inode must stay one small batch.
 pub const XATTR_VALUES_BYTES_MAX: u64 = 1 << 20;
 
-/// Bytes of a file. 2^63 - 1: what off_t can say.
-pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+pub use types::FILE_BYTES_MAX;
 
 /// What stat(2) says of a directory's size, in bytes. 4096: one block, as ext4 says of a small one.
 pub const DIRECTORY_BYTES: u64 = 4096;

@@ -83,8 +83,8 @@ pub const IN_FLIGHT_MAX: usize = 512;
 /// Largest read. 4 MiB: four times what the kernel asks for at once.
 pub const READ_BYTES_MAX: u32 = 4 << 20;
 
-/// Largest object, 2^62 bytes: file offsets in the store, checksums included, stay below 2^63.
-pub const OBJECT_BYTES_MAX: u64 = 1 << 62;
+/// Longest object. It may hold a whole file.
+pub const OBJECT_BYTES_MAX: u64 = types::FILE_BYTES_MAX;
 
 /// Sessions whose newest change is remembered per object. 32: they fit the header of the object's
 /// file; more sessions than that do not write to one file at a time.

@@ -4,6 +4,7 @@
 
 use types::{Fault, OsdId, Remedy};
 
+use crate::config::OBJECT_BYTES_MAX;
 use crate::stall::WaitsFor;
 
 const EIO: i32 = 5;
@@ -101,7 +102,10 @@ pub(crate) fn deleted() -> Fault {
 }
 
 pub(crate) fn too_large() -> Fault {
-    Fault::surface(EFBIG, "objects can't be longer than 2^62 bytes")
+    Fault::surface(
+        EFBIG,
+        format!("objects can't be longer than {OBJECT_BYTES_MAX} bytes"),
+    )
 }
 
 pub(crate) fn read_too_long(length_bytes: u32) -> Fault {

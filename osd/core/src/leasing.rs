@@ -131,15 +131,18 @@ impl ObjectReplica {
         }
     }
 
-    /// Asks for the lease if somebody needs it.
-    pub(crate) fn want_lease(&mut self, step: &mut Step<'_>) {
-        let wanted = !self.waiting.is_empty() || self.bring_up;
-        let may = self.tenure.is_none()
+    /// Whether somebody needs the lease and this server may ask for it.
+    pub(crate) fn needs_lease(&self) -> bool {
+        (self.bring_up || !self.waiting.is_empty())
+            && self.tenure.is_none()
             && !self.leasing.asking
             && !self.copy.failed
-            && self.leasing.retry_at.is_none_or(|at| at <= step.now)
-            && self.membership.members.contains(&self.me);
-        if !wanted || !may {
+            && self.membership.members.contains(&self.me)
+    }
+
+    /// Asks for the lease if somebody needs it.
+    pub(crate) fn want_lease(&mut self, step: &mut Step<'_>) {
+        if !self.needs_lease() || self.leasing.retry_at.is_some_and(|at| at > step.now) {
             return;
         }
         let newborn = self.is_newborn();

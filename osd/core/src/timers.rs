@@ -14,11 +14,7 @@ impl ObjectReplica {
     pub fn next_wakeup(&self) -> Option<Instant> {
         let queue = self.waiting.front().map(|queued| queued.deadline);
         let recovery = self.recovery.as_ref().map(|recovery| recovery.ask_at);
-        let wanted = !self.waiting.is_empty() || self.bring_up;
-        let lease = match self.tenure.is_none() && !self.leasing.is_asking() && wanted {
-            true => self.leasing.retry_at(),
-            false => None,
-        };
+        let lease = self.leasing.retry_at().filter(|_| self.needs_lease());
         let tenure = self.tenure.as_ref().and_then(|tenure| {
             let own = self.tenure_wakeups(tenure).into_iter().flatten();
             let peers = tenure.peers.iter();

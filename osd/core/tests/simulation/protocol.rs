@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use osd_core::{
-    CallKind, Config, Effect, Input, Membership, ObjectReplica, Op, Payload, StoreError,
-    deleted_response,
+    CallKind, Config, Effect, Input, LeaseEvent, Membership, ObjectReplica, Op, Payload,
+    StoreError, deleted_response,
 };
 use proto::peer;
 use proto::peer::Refusal;
@@ -365,4 +365,34 @@ fn store_that_fails_while_reading_is_left_to_others() {
     });
 
     assert_eq!(replies(&effects), [(2, Err(Remedy::Retry))]);
+}
+
+#[test]
+fn replica_whose_store_failed_is_not_woken_for_a_lease_it_must_not_have() {
+    let mut bench = Bench::new(3, Config::default());
+    let write = Op::Write {
+        offset: 0,
+        data: Payload {
+            crc32c: crc32c::crc32c(b"x"),
+            bytes: Bytes::from_static(b"x"),
+        },
+        change_id: 1,
+        append: None,
+    };
+    bench.client(1, write);
+    bench.settle(Input::Lease(LeaseEvent::HeldBy {
+        member: osd(0),
+        remaining: Duration::from_millis(10),
+    }));
+    bench.hold(false, EPOCH);
+    bench.store.fail_syncs();
+    let until = bench.replica.next_wakeup().unwrap();
+    bench.settle(peer_request(1, request(1, EPOCH + 1, 1, activate())));
+    bench.now = until + Duration::from_secs(100);
+
+    bench.settle(Input::BringUp);
+    bench.settle(Input::Tick);
+
+    let now = bench.now;
+    assert!(bench.replica.next_wakeup().is_none_or(|at| at > now));
 }
