@@ -166,7 +166,10 @@ async fn greet(link: &Link, role: Role, timeout: Duration) -> Result<(), CallErr
             .await?;
     } else {
         let request = osd::Request {
-            op: Some(osd::request::Op::LeaseList(osd::LeaseList { limit: 1 })),
+            op: Some(osd::request::Op::LeaseList(osd::LeaseList {
+                limit: 1,
+                start: 0,
+            })),
             ..Default::default()
         };
         link.call::<_, osd::Response>(&request, none, timeout)
