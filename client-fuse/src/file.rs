@@ -51,8 +51,6 @@ pub(crate) struct State {
     pub(crate) registered_write: bool,
     /// The leader knows that we have it open.
     pub(crate) registered_read: bool,
-    /// Made here and never written: no object server has heard of it.
-    pub(crate) newborn: bool,
     /// As the metadata cluster said last.
     pub(crate) mode: u32,
     pub(crate) group: u32,
@@ -106,7 +104,6 @@ impl File {
                 readers: 0,
                 registered_write: false,
                 registered_read: false,
-                newborn: false,
                 mode: 0,
                 group: 0,
                 size: 0,
@@ -349,7 +346,6 @@ impl File {
                 match outcome {
                     Ok(_) => {
                         state.written_end = state.written_end.max(end);
-                        state.newborn &= end == 0;
                         state.renewals = 0;
                     }
                     Err(errno) if !state.waiters.contains_key(&token) => {

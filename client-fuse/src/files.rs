@@ -191,10 +191,8 @@ impl File {
 
     /// Makes everything acknowledged stable on a quorum.
     pub(crate) async fn sync_objects(&self) -> Result<(), Errno> {
-        if lock(&self.state).newborn {
-            return Ok(());
-        }
-        // Also if this descriptor wrote nothing: what was written through others counts, too.
+        // Also if this descriptor wrote nothing: what was written through others counts, too,
+        // on this mount or another.
         self.alone(Change::Sync).await.map(|_| ())
     }
 

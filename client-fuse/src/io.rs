@@ -135,7 +135,6 @@ impl OxFs {
                 state.registered_read = true;
                 state.readers += 1;
             }
-            state.newborn = !opened.existed;
         }
         let truncate = opened.existed && write && new.flags & libc::O_TRUNC != 0;
         let handle = self.descriptor(file, write);

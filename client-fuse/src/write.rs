@@ -163,13 +163,10 @@ impl OxFs {
         set: SetAttributes,
     ) -> Result<Attr, Errno> {
         file.drain().await;
-        let newborn = lock(&file.state).newborn;
-        if !(newborn && size == 0) {
-            file.alone(Change::Truncate { length: size }).await?;
-        }
+        // Also to nothing and of a file nobody has written here: another mount may have.
+        file.alone(Change::Truncate { length: size }).await?;
         {
             let mut state = lock(&file.state);
-            state.newborn &= size == 0;
             // Older than what SetAttr sets.
             state.written_end = 0;
             state.mtime = None;
@@ -198,17 +195,15 @@ impl OxFs {
         if !descriptor.write {
             return Err(Errno(libc::EBADF));
         }
-        let inode = descriptor.file.inode;
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
-        let size = self.getattr(inode).await?.size_bytes;
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 if keep_size => Err(Errno(libc::EOPNOTSUPP)),
-            0 if end > size => self.extend(inode, end).await,
-            0 => Ok(()),
+            0 => self.extend(&descriptor.file, end).await,
             libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => {
-                self.zero(&descriptor, offset, end.min(size)).await?;
-                if !keep_size && end > size {
-                    self.extend(inode, end).await?;
+                let length = self.softly(object_length(&descriptor.file)).await?;
+                self.zero(&descriptor, offset, end.min(length)).await?;
+                if !keep_size {
+                    self.extend(&descriptor.file, end).await?;
                 }
                 Ok(())
             }
@@ -216,9 +211,16 @@ impl OxFs {
         }
     }
 
-    async fn extend(&self, inode: u64, size: u64) -> Result<(), Errno> {
-        let set = SetAttributes::default();
-        self.truncate(inode, size, set).await.map(|_| ())
+    /// Makes a file at least `length` bytes long. What other mounts have written is never cut off:
+    /// the object's primary compares, which alone knows how long the file is now.
+    async fn extend(&self, file: &Arc<File>, length: u64) -> Result<(), Errno> {
+        let file = file.clone();
+        let work = async move {
+            extend_object(&file, length).await?;
+            let _gate = file.gate.lock().await;
+            file.report(false).await
+        };
+        self.softly_done(work).await
     }
 
     async fn zero(&self, descriptor: &Descriptor, offset: u64, end: u64) -> Result<(), Errno> {
@@ -268,6 +270,23 @@ async fn register_again(file: &Arc<File>) -> Result<(), Errno> {
         file.register_write().await?;
     }
     Ok(())
+}
+
+/// Writes nothing at `length`, which moves the object's end there unless it is beyond already;
+/// returns how long the object is then.
+async fn extend_object(file: &Arc<File>, length: u64) -> Result<u64, Errno> {
+    register_again(file).await?;
+    file.drain().await;
+    let nothing = Change::Write {
+        offset: length,
+        bytes: Bytes::new(),
+    };
+    file.alone(nothing).await.map(|answer| answer.length)
+}
+
+/// Length of the object, with what other mounts have written and not told the metadata cluster.
+async fn object_length(file: &Arc<File>) -> Result<u64, Errno> {
+    extend_object(file, 0).await
 }
 
 async fn append(file: &Arc<File>, data: Bytes) -> Result<(), Errno> {

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::common::{Cluster, Mood, ROOT, create};
+use crate::common::{Cluster, Mood, ROOT, create, eventually};
 use bytes::Bytes;
 use client_fuse::{Caller, ConnectError, Errno, OxFs};
 
@@ -17,15 +17,6 @@ fn name(text: &str) -> Bytes {
 async fn write(fs: &OxFs, handle: u64, offset: u64, data: &[u8]) -> Result<u32, Errno> {
     fs.write(handle, offset, Bytes::copy_from_slice(data), RW)
         .await
-}
-
-/// Waits for something that other tasks bring about.
-async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(std::time::Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

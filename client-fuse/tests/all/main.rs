@@ -10,3 +10,4 @@ mod common;
 mod faults;
 mod mounted;
 mod random;
+mod two_mounts;

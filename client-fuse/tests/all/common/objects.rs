@@ -142,7 +142,12 @@ impl Objects {
                 self.syncs.fetch_add(1, Ordering::Relaxed);
             }
             Op::Stat(_) => {}
-            Op::Delete(_) | Op::LeaseList(_) => panic!("mounts do not ask for this"),
+            Op::Delete(_)
+            | Op::LeaseList(_)
+            | Op::LeaseShow(_)
+            | Op::LeaseHandOver(_)
+            | Op::LeaseStats(_)
+            | Op::Stalls(_) => panic!("mounts do not ask for this"),
         }
         response.length_bytes = objects.get(&inode).map_or(0, |o| o.bytes.len() as u64);
         Ok((response, bytes))

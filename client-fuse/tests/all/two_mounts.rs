@@ -1,0 +1,85 @@
+//! Two mounts change one file: neither undoes what the other was told is done.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use client_fuse::{OxFs, SetAttributes};
+
+use crate::common::{Cluster, create, eventually};
+
+const RW: i32 = libc::O_RDWR;
+
+/// A file made by the first mount and open on both; the second has written what the metadata
+/// cluster has not been told of.
+async fn written_elsewhere(cluster: &Cluster, bytes: &'static [u8]) -> (OxFs, u64, u64) {
+    let (here, there) = (cluster.client().await, cluster.client().await);
+    let (inode, handle) = create(&here, "file").await;
+    let other = there.open(inode, RW).await.unwrap();
+    there
+        .write(other, 0, Bytes::from_static(bytes), RW)
+        .await
+        .unwrap();
+    let objects = cluster.objects.clone();
+    eventually("the other mount's bytes arrive", || {
+        objects.bytes(inode).is_some_and(|found| found == bytes)
+    })
+    .await;
+    assert_eq!(here.getattr(inode).await.unwrap().size_bytes, 0);
+    (here, inode, handle)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn allocating_space_cuts_nothing_off() {
+    let cluster = Cluster::start().await;
+    let (here, inode, handle) = written_elsewhere(&cluster, &[7; 100_000]).await;
+
+    here.fallocate(handle, 0, 4096, 0).await.unwrap();
+    assert!(cluster.objects.bytes(inode).unwrap() == [7; 100_000]);
+    here.fallocate(handle, 100_000, 5, 0).await.unwrap();
+
+    let mut expected = vec![7; 100_000];
+    expected.resize(100_005, 0);
+    assert!(cluster.objects.bytes(inode).unwrap() == expected);
+    assert_eq!(here.getattr(inode).await.unwrap().size_bytes, 100_005);
+    let anybody = cluster.client().await;
+    assert_eq!(anybody.getattr(inode).await.unwrap().size_bytes, 100_005);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn punched_holes_reach_as_far_as_the_object() {
+    let cluster = Cluster::start().await;
+    let (here, inode, handle) = written_elsewhere(&cluster, &[7; 10_000]).await;
+    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+
+    here.fallocate(handle, 4_000, 1 << 20, punch).await.unwrap();
+    here.fsync(handle, false).await.unwrap();
+
+    let mut expected = vec![7; 4_000];
+    expected.resize(10_000, 0);
+    assert!(cluster.objects.bytes(inode).unwrap() == expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truncating_an_own_new_file_removes_what_others_wrote() {
+    let cluster = Cluster::start().await;
+    let (here, inode, _) = written_elsewhere(&cluster, b"theirs").await;
+
+    let set = SetAttributes {
+        size: Some(0),
+        ..SetAttributes::default()
+    };
+    let attr = here.setattr(inode, set).await.unwrap();
+
+    assert_eq!(attr.size_bytes, 0);
+    assert_eq!(cluster.objects.bytes(inode).unwrap(), b"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn syncing_an_own_new_file_syncs_what_others_wrote() {
+    let cluster = Cluster::start().await;
+    let (here, _, handle) = written_elsewhere(&cluster, b"theirs").await;
+
+    here.fsync(handle, false).await.unwrap();
+
+    assert_eq!(cluster.objects.syncs.load(Ordering::Relaxed), 1);
+}
