@@ -67,6 +67,7 @@ pub fn run(make: &mut Make<'_>) -> Result<(), StoreError> {
     gaps_and_zeros_read_as_zeros(&mut *make())?;
     truncated_bytes_do_not_come_back(&mut *make())?;
     sums_are_those_of_the_bytes(&mut *make())?;
+    writing_nothing_moves_the_end_only_outwards(&mut *make())?;
     agrees_with_a_plain_array(&mut *make())?;
     record_is_found_after_a_job(&mut *make())?;
     objects_are_listed_in_order(&mut *make())
@@ -144,6 +145,22 @@ fn bytes_are_read_as_written(store: &mut dyn ObjectStore) -> Result<(), StoreErr
     assert_eq!(end, expected[199_990..], "fewer bytes at the end");
     assert!(store.read(key(1), 200_000, 100)?.is_empty());
     assert!(store.read(key(1), u64::MAX - 5, 100)?.is_empty());
+    Ok(())
+}
+
+fn writing_nothing_moves_the_end_only_outwards(
+    store: &mut dyn ObjectStore,
+) -> Result<(), StoreError> {
+    store.create(key(1), &Record::default())?;
+    store.write(key(1), 0, &pattern(5_000, 2))?;
+
+    store.write(key(1), 1_000, &Bytes::new())?;
+    assert_eq!(read_all(store, key(1))?, pattern(5_000, 2));
+    store.write(key(1), 100_000, &Bytes::new())?;
+
+    let mut expected = pattern(5_000, 2).to_vec();
+    expected.resize(100_000, 0);
+    assert_eq!(read_all(store, key(1))?, expected);
     Ok(())
 }
 

@@ -269,7 +269,7 @@ impl Object {
     }
 
     fn write(&mut self, offset: u64, data: &Bytes) -> Result<(), StoreError> {
-        if data.is_empty() {
+        if data.is_empty() && offset <= self.bytes.len() as u64 {
             return Ok(());
         }
         self.check_overwrite(offset, data.len() as u64)?;
@@ -331,7 +331,9 @@ impl ObjectStore for MemoryStore {
             true => (length - offset + room).min(data.len() as u64),
             false => 0,
         };
-        object.write(offset, &data.slice(..to_index(written_bytes)?))?;
+        if written_bytes > 0 {
+            object.write(offset, &data.slice(..to_index(written_bytes)?))?;
+        }
         Err(StoreError::NoSpace { written_bytes })
     }
 

@@ -114,7 +114,8 @@ pub trait ObjectStore: Send {
     /// Present length; 0 if it does not exist.
     fn length(&mut self, key: ObjectKey) -> u64;
 
-    /// Writes bytes at an offset; what lies between the old end and the offset becomes a hole.
+    /// Writes bytes at an offset; what lies between the old end and the offset becomes a hole, also
+    /// if there are no bytes to write.
     ///
     /// # Errors
     ///
