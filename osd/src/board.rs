@@ -111,6 +111,35 @@ impl Board {
         }
     }
 
+    /// A copy here could not be brought up: it has to wait for its turn again. Says nothing to
+    /// recovery, so that a copy that fails at once is not tried over and over.
+    pub(crate) fn put_back(&self, key: ObjectKey) {
+        let mut notes = self.lock();
+        if notes.under_way.remove(&key) {
+            notes.waiting.push_back(key);
+        }
+    }
+
+    /// Forgets the copies of groups that this server has no part in any more.
+    pub(crate) fn retain_groups(&self, is_ours: impl Fn(PgKey) -> bool) {
+        let mut notes = self.lock();
+        let Notes {
+            behind,
+            left,
+            waiting,
+            wanted,
+            under_way,
+            lacking,
+            ..
+        } = &mut *notes;
+        behind.retain(|key, _| is_ours(group_of(*key)));
+        left.retain(|key, _| is_ours(group_of(*key)));
+        waiting.retain(|key| is_ours(group_of(*key)));
+        wanted.retain(|key| is_ours(group_of(*key)));
+        under_way.retain(|key| is_ours(group_of(*key)));
+        lacking.retain(|group, _| is_ours(*group));
+    }
+
     /// Takes the next copies to bring up, as many as may be under way.
     pub(crate) fn next_recoveries(&self) -> Vec<ObjectKey> {
         let mut notes = self.lock();
@@ -232,6 +261,24 @@ mod tests {
         }
 
         assert_eq!(board.next_recoveries().len(), 5);
+    }
+
+    #[test]
+    fn copy_that_can_not_be_brought_up_makes_room_for_others_and_stays_wanted() {
+        let board = Board::default();
+        let total = RECOVERIES_MAX as u64 + 1;
+        board.want((0..total).map(key));
+        let first = board.next_recoveries();
+
+        for key in &first {
+            board.put_back(*key);
+        }
+
+        assert_eq!(board.next_recoveries()[0], key(RECOVERIES_MAX as u64));
+        assert!(!board.note_recovered(group_of(key(1))));
+        board.retain_groups(|_| false);
+        assert_eq!(board.next_recoveries(), []);
+        assert!(board.note_recovered(group_of(key(1))));
     }
 
     #[test]

@@ -93,6 +93,8 @@ impl Recovery {
             });
         }
         drop(state);
+        self.board
+            .retain_groups(|group| cluster.memberships.contains_key(&group));
         self.board.changed.notify_one();
     }
 

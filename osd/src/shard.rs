@@ -15,7 +15,7 @@ use proto::peer;
 use shell::clock::boottime;
 use shell::link::{self, Responder};
 use tokio::sync::{Notify, oneshot};
-use types::{Fault, Instant, ObjectId, OsdId};
+use types::{Fault, Instant, ObjectId, OsdId, Remedy};
 
 use crate::board::{Board, group_of};
 use crate::cluster::Cluster;
@@ -248,8 +248,14 @@ impl Shard {
             return self.around.board.done(key);
         }
         if let Err(fault) = self.step_opened(key, Input::Recover) {
-            tracing::warn!(%key, %fault, "copy can't be brought up");
-            self.around.board.done(key);
+            tracing::warn!(%key, %fault, "copy can't be brought up now");
+            match fault.remedy {
+                // It is not this server's to keep any more.
+                Remedy::Refresh => self.around.board.done(key),
+                Remedy::Retry | Remedy::Redirect | Remedy::Surface => {
+                    self.around.board.put_back(key);
+                }
+            }
         }
     }
 

@@ -15,6 +15,7 @@ use crate::mutant::Mutant;
 use crate::peer_state::PeerState;
 use crate::position::{NEWBORN_EPOCH_MAX, Position};
 use crate::replica::{ObjectReplica, Step};
+use crate::store::StoreError;
 use crate::tenure::{Phase, Tenure};
 use proto::peer;
 
@@ -88,13 +89,16 @@ impl ObjectReplica {
             self.answer_myself(step);
             return;
         }
-        if self
-            .copy
-            .create(false, &self.membership, &mut *step.store)
-            .is_err()
-        {
-            self.fail_request_for_space(step);
-            return;
+        match self.copy.create(false, &self.membership, &mut *step.store) {
+            Ok(()) => {}
+            Err(StoreError::NoSpace { .. }) => {
+                self.fail_request_for_space(step);
+                return;
+            }
+            Err(_) => {
+                self.fail(step);
+                return;
+            }
         }
         if self.is_writable() {
             self.answer_myself(step);

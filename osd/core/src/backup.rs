@@ -274,13 +274,23 @@ impl ObjectReplica {
             self.following.leave();
             if !matches!(error, StoreError::Corrupt { .. }) {
                 // Half a change may be there.
-                self.copy.trust = Trust::CatchingUp;
+                self.lose_trust(step);
             }
             return Err(error.into());
         }
         plain(Reply::Replicated(peer::Replicated {
             seq: self.copy.position.seq,
         }))
+    }
+
+    /// Stops vouching for the bytes. Nobody may go on waiting for them to become stable: they can't,
+    /// until the copy was brought up.
+    fn lose_trust(&mut self, step: &mut Step<'_>) {
+        self.copy.trust = Trust::CatchingUp;
+        for who in self.durable.take_peers() {
+            self.refuse_durable(step, who, Refusal::Gap);
+        }
+        self.durable.forget_own();
     }
 
     fn sync_backup(&mut self, answer: AnswerId, message: peer::Sync) -> Outcome {
@@ -348,6 +358,7 @@ impl ObjectReplica {
             return Err(Refused(Refusal::Gap));
         }
         self.following.leave();
+        self.lose_trust(step);
         self.copy
             .begin_catch_up(message.length_bytes, &mut *step.store)?;
         self.copy.position = self.promised_position(message.seq);

@@ -3,7 +3,7 @@
 //! There is at most one job per object. What comes meanwhile waits for the next, which serves all
 //! of it at once.
 
-use types::OsdId;
+use types::{Instant, OsdId};
 
 use crate::copy::{LocalCopy, Trust};
 use crate::event::{AnswerId, Effect};
@@ -56,6 +56,7 @@ pub(crate) enum Who {
 #[derive(Debug)]
 struct Job {
     ticket: u64,
+    since: Instant,
     record: Record,
 }
 
@@ -70,6 +71,11 @@ pub(crate) struct Durable {
 impl Durable {
     pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.job.is_none()
+    }
+
+    /// Since when the disk has been at the present job.
+    pub(crate) fn busy_since(&self) -> Option<Instant> {
+        self.job.as_ref().map(|job| job.since)
     }
 
     /// Whether a record that says "clean" is on its way to the disk.
@@ -102,6 +108,7 @@ impl Durable {
     /// Starts a job if something waits and none is under way.
     pub(crate) fn pump(
         &mut self,
+        now: Instant,
         copy: &LocalCopy,
         store: &mut dyn ObjectStore,
         effects: &mut Vec<Effect>,
@@ -115,6 +122,10 @@ impl Durable {
         }
         let needs = || self.waiting.iter().map(|(need, _)| need);
         let promise = needs().any(|need| matches!(need, Need::Promise(_)));
+        if !promise && copy.trust != Trust::Trusted {
+            // Its bytes are not what anybody waits for, and a job would only be followed by the same.
+            return Ok(());
+        }
         let clean = !promise && needs().any(|need| matches!(need, Need::Clean(_)));
         let data =
             needs().any(|need| !matches!(need, Need::Promise(_))) && copy.trust == Trust::Trusted;
@@ -136,7 +147,11 @@ impl Durable {
         let job = store.sync(copy.key, data, &record)?;
         self.last_ticket += 1;
         let ticket = self.last_ticket;
-        self.job = Some(Job { ticket, record });
+        self.job = Some(Job {
+            ticket,
+            since: now,
+            record,
+        });
         effects.push(Effect::Sync {
             ticket,
             job,

@@ -333,6 +333,8 @@ pub enum Effect {
         /// Where it is now.
         position: Position,
     },
+    /// [`Input::Recover`] ended without success: this copy has to be brought up later.
+    NotRecovered,
     /// The object is deleted: drop the replica, remember a tombstone, answer peers with
     /// [`deleted_response`](crate::deleted_response).
     Deleted,

@@ -137,6 +137,7 @@ impl ObjectReplica {
             && self.tenure.is_none()
             && !self.leasing.asking
             && !self.copy.failed
+            && !self.is_disk_stuck(self.last_step)
             && self.membership.members.contains(&self.me)
     }
 
@@ -213,7 +214,7 @@ impl ObjectReplica {
             }
             LeaseEvent::Offered => {
                 let member = self.membership.members.contains(&self.me);
-                if member && !self.copy.failed && !self.shutting_down {
+                if member && !self.is_out_of_service() {
                     self.bring_up = true;
                     self.leasing.offered = true;
                     self.leasing.retry_at = None;
@@ -244,7 +245,8 @@ impl ObjectReplica {
             false => epoch > NEWBORN_EPOCH_MAX.max(self.copy.promised.epoch),
         };
         let wanted = !self.waiting.is_empty() || self.bring_up;
-        if !usable || !wanted || until <= step.now || self.copy.failed || epoch > EPOCH_MAX {
+        let useless = self.copy.failed || self.is_disk_stuck(step.now);
+        if !usable || !wanted || useless || until <= step.now || epoch > EPOCH_MAX {
             if !usable {
                 self.leasing
                     .raise_floor(self.copy.promised.epoch.max(epoch.min(EPOCH_MAX)));

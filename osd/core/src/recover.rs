@@ -22,7 +22,8 @@ pub(crate) struct Recovery {
 
 impl ObjectReplica {
     pub(crate) fn start_recovery(&mut self, step: &mut Step<'_>) {
-        if self.copy.failed || self.shutting_down {
+        if self.is_out_of_service() {
+            step.effects.push(Effect::NotRecovered);
             return;
         }
         self.recovery.get_or_insert(Recovery {
@@ -136,6 +137,13 @@ impl ObjectReplica {
         }
     }
 
+    /// This copy can't be brought up by this replica any more.
+    pub(crate) fn give_up_recovery(&mut self, step: &mut Step<'_>) {
+        if self.recovery.take().is_some() {
+            step.effects.push(Effect::NotRecovered);
+        }
+    }
+
     /// This copy is as new as any.
     pub(crate) fn recovered(&mut self, step: &mut Step<'_>) {
         if self.recovery.take().is_some() {
@@ -146,7 +154,7 @@ impl ObjectReplica {
 
     /// A peer wants to be brought up.
     pub(crate) fn want_catch_up(&mut self, step: &mut Step<'_>, from: OsdId) -> Outcome {
-        if self.shutting_down {
+        if self.is_out_of_service() {
             return Err(Refused(Refusal::Busy));
         }
         let accepted = plain(Reply::CaughtUp(peer::CaughtUp { seq: 0 }));

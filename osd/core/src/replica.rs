@@ -163,7 +163,7 @@ impl ObjectReplica {
             Input::StoreDone { ticket, result } => self.store_done(step, ticket, result),
             Input::Membership(membership) => self.membership_changed(step, membership),
             Input::Recover => self.start_recovery(step),
-            Input::BringUp => self.bring_up = true,
+            Input::BringUp => self.bring_up |= !self.is_out_of_service(),
             Input::HandOver { request, to } => self.hand_over(step, request, to),
             Input::Shutdown => self.shut_down(step),
             Input::Tick => self.tick(step),
@@ -247,7 +247,7 @@ impl ObjectReplica {
         }
         let started = self
             .durable
-            .pump(&self.copy, &mut *step.store, step.effects);
+            .pump(step.now, &self.copy, &mut *step.store, step.effects);
         if started.is_err() {
             self.fail(step);
         }
@@ -276,10 +276,15 @@ impl ObjectReplica {
         }
         self.step_down(step, true);
         self.bring_up = false;
-        self.recovery = None;
+        self.give_up_recovery(step);
         while let Some(queued) = self.waiting.pop() {
             step.refuse(queued.request, faults::elsewhere());
         }
+    }
+
+    /// Whether it takes no work any more: others have to do it.
+    pub(crate) const fn is_out_of_service(&self) -> bool {
+        self.copy.failed || self.shutting_down
     }
 
     fn client(
@@ -293,7 +298,7 @@ impl ObjectReplica {
             step.refuse(request, faults::not_a_member(self.membership.view));
             return;
         }
-        if self.copy.failed || self.shutting_down {
+        if self.is_out_of_service() || self.is_disk_stuck(step.now) {
             step.refuse(request, faults::elsewhere());
             return;
         }
@@ -356,7 +361,8 @@ impl ObjectReplica {
         self.leasing.forget_holder();
         if !self.membership.members.contains(&self.me) {
             self.bring_up = false;
-            self.recovery = None;
+            // What is not its to keep needs no bringing up.
+            self.recovered(step);
             while let Some(queued) = self.waiting.pop() {
                 step.refuse(queued.request, faults::not_a_member(self.membership.view));
             }
@@ -366,7 +372,7 @@ impl ObjectReplica {
     fn shut_down(&mut self, step: &mut Step<'_>) {
         self.shutting_down = true;
         self.bring_up = false;
-        self.recovery = None;
+        self.give_up_recovery(step);
         while let Some(queued) = self.waiting.pop() {
             step.refuse(queued.request, faults::elsewhere());
         }

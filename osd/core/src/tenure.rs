@@ -128,6 +128,12 @@ impl Tenure {
         quorum::majority(self.members())
     }
 
+    /// Whether so many replicas refused for want of space that the rest is no majority.
+    pub(crate) fn lacks_space(&self) -> bool {
+        let full = self.peers.iter().filter(|peer| peer.is_full).count();
+        self.members() - full < self.majority()
+    }
+
     pub(crate) const fn position(&self, seq: u64) -> Position {
         Position {
             epoch: self.promise.epoch,

@@ -23,7 +23,8 @@ impl ObjectReplica {
         });
         let clean = self.cleans_itself_at();
         let abandoned = self.recovers_itself_at();
-        [queue, recovery, lease, tenure, clean, abandoned]
+        let stuck = self.gives_up_on_disk_at();
+        [queue, recovery, lease, tenure, clean, abandoned, stuck]
             .into_iter()
             .flatten()
             .min()
@@ -78,6 +79,7 @@ impl ObjectReplica {
     }
 
     pub(crate) fn tick(&mut self, step: &mut Step<'_>) {
+        self.leave_if_disk_is_stuck(step);
         self.expire_requests(step);
         self.drop_silent_peers(step);
         self.check_newborn(step);
@@ -90,17 +92,45 @@ impl ObjectReplica {
         self.recover_if_abandoned(step);
     }
 
+    /// Whether the disk has been at one job for so long that it is as good as dead.
+    pub(crate) fn is_disk_stuck(&self, now: Instant) -> bool {
+        let since = self.durable.busy_since();
+        since.is_some_and(|since| since + self.config.step_timeout <= now)
+    }
+
+    fn gives_up_on_disk_at(&self) -> Option<Instant> {
+        let needed = self.tenure.is_some() || !self.waiting.is_empty();
+        let at = self.durable.busy_since()? + self.config.step_timeout;
+        (needed && at > self.last_step).then_some(at)
+    }
+
+    /// Nothing that needs this server's disk would end: the others have to do it.
+    fn leave_if_disk_is_stuck(&mut self, step: &mut Step<'_>) {
+        let needed = self.tenure.is_some() || !self.waiting.is_empty();
+        if !needed || !self.is_disk_stuck(step.now) {
+            return;
+        }
+        self.step_down(step, true);
+        self.bring_up = false;
+        while let Some(queued) = self.waiting.pop() {
+            step.refuse(queued.request, faults::elsewhere());
+        }
+    }
+
     fn expire_requests(&mut self, step: &mut Step<'_>) {
+        let full = self.tenure.as_ref().is_some_and(Tenure::lacks_space);
         while let Some(queued) = self.waiting.pop_expired(step.now) {
-            let fault = self.waited_in_vain(step);
+            let fault = match full && queued.is_change() {
+                true => faults::no_space(),
+                false => self.waited_in_vain(step),
+            };
             step.refuse(queued.request, fault);
         }
         let now = step.now;
         let Some(tenure) = self.tenure.as_mut() else {
             return;
         };
-        let full = tenure.peers.iter().filter(|peer| peer.is_full).count();
-        let fault = match tenure.members() - full < tenure.majority() {
+        let fault = match full {
             true => faults::no_space,
             false => faults::no_quorum,
         };

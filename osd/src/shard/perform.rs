@@ -70,6 +70,7 @@ impl Shard {
                 tracing::debug!(%key, ?position, "copy brought up");
                 self.around.board.done(key);
             }
+            Effect::NotRecovered => self.around.board.put_back(key),
             Effect::Deleted => {
                 self.tombstones.insert(object, boottime());
                 self.around.board.forget(key);

@@ -13,6 +13,7 @@
 mod bench;
 mod clients;
 mod effects;
+mod failures;
 mod faults;
 mod lease_model;
 #[cfg(feature = "mutants")]

@@ -1,0 +1,227 @@
+//! What a replica does when its disk, or those of others, don't do their part.
+
+use bytes::Bytes;
+use osd_core::{CallKind, Config, Effect, Input, ObjectKey, ObjectStore, Op, PeerFailure, Record};
+use proto::peer;
+use proto::peer::Refusal;
+use proto::peer::request::Op as PeerOp;
+use proto::peer::response::Reply;
+use types::{Duration, Inode, ObjectId, Remedy};
+
+use crate::bench::*;
+use crate::world::{KEY, osd};
+
+const ENOSPC: i32 = 28;
+
+/// Lets the store take no changes any more, without a word to the replica.
+fn poison(bench: &mut Bench) {
+    let other = ObjectKey {
+        object: ObjectId {
+            inode: Inode(1),
+            ..KEY.object
+        },
+        ..KEY
+    };
+    bench.store.create(other, &Record::default()).unwrap();
+    let mut job = bench.store.sync(other, true, &Record::default()).unwrap();
+    bench.store.fail_syncs();
+    assert!(job.run().is_err());
+}
+
+fn errnos(effects: &[Effect]) -> Vec<(u64, i32)> {
+    let faults = effects.iter().filter_map(|effect| match effect {
+        Effect::Reply {
+            request,
+            result: Err(fault),
+            ..
+        } => Some((*request, fault.errno)),
+        _ => None,
+    });
+    faults.collect()
+}
+
+fn count(effects: &[Effect], is: fn(&Effect) -> bool) -> usize {
+    effects.iter().filter(|effect| is(effect)).count()
+}
+
+#[test]
+fn store_that_makes_no_object_is_not_called_full() {
+    let mut bench = Bench::new(3, Config::default());
+    poison(&mut bench);
+    bench.client(1, write(1, b"one"));
+
+    let effects = bench.hold(false, EPOCH);
+
+    assert_eq!(replies(&effects), [(1, Err(Remedy::Redirect))]);
+    let effects = bench.client(2, read());
+    assert_eq!(replies(&effects), [(2, Err(Remedy::Redirect))]);
+}
+
+#[test]
+fn full_store_is_called_full() {
+    let mut bench = Bench::new(3, Config::default());
+    bench.store.limit(Some(0));
+    bench.client(1, write(1, b"one"));
+
+    let effects = bench.hold(false, EPOCH);
+
+    // An object without bytes needs no room here; the write does.
+    let activates = calls(&effects, is_activate);
+    let mut all = effects;
+    for (peer, call) in activates {
+        all.extend(bench.reply(peer, call, activated(0, 0, 0)));
+    }
+    for (peer, call) in calls(&all, |kind| kind == CallKind::Adopt) {
+        let adopted = Reply::CaughtUp(peer::CaughtUp { seq: 0 });
+        all.extend(bench.reply(peer, call, adopted));
+    }
+    assert_eq!(errnos(&all), [(1, ENOSPC)]);
+}
+
+#[test]
+fn request_that_waited_for_full_peers_is_told_so() {
+    let mut bench = Bench::new(3, Config::default());
+    bench.client(1, write(1, b"one"));
+    bench.client(2, read());
+    let effects = bench.hold(false, EPOCH);
+    for (peer, call) in calls(&effects, is_activate) {
+        let refused = Reply::Refused(peer::Refused {
+            refusal: Refusal::NoSpace.into(),
+            ..peer::Refused::default()
+        });
+        bench.reply(peer, call, refused);
+    }
+
+    bench.now += Config::default().request_timeout;
+    let effects = bench.settle(Input::Tick);
+
+    assert_eq!(
+        replies(&effects),
+        [(1, Err(Remedy::Surface)), (2, Err(Remedy::Retry))]
+    );
+    assert_eq!(errnos(&effects)[0], (1, ENOSPC));
+}
+
+#[test]
+fn recovery_that_can_not_go_on_is_given_back() {
+    let not_recovered = |effect: &Effect| matches!(effect, Effect::NotRecovered);
+    let (mut bench, _) = serving();
+    bench.settle(Input::Recover);
+    bench.store.fail_syncs();
+
+    let effects = bench.client(2, Op::Sync);
+
+    assert_eq!(count(&effects, not_recovered), 1);
+    let effects = bench.settle(Input::Recover);
+    assert_eq!(count(&effects, not_recovered), 1);
+
+    let mut bench = Bench::new(3, Config::default());
+    bench.settle(Input::Recover);
+    let effects = bench.settle(Input::Shutdown);
+    assert_eq!(count(&effects, not_recovered), 1);
+}
+
+#[test]
+fn replica_that_stops_or_failed_takes_no_work() {
+    let wants = |message| PeerOp::WantCatchUp(message);
+    let mut bench = Bench::new(3, Config::default());
+    bench.settle(Input::Shutdown);
+
+    let effects = bench.settle(Input::BringUp);
+    let asks = |effect: &Effect| matches!(effect, Effect::AcquireLease { .. });
+    assert_eq!(count(&effects, asks), 0);
+    assert!(bench.replica.is_idle());
+    let message = request(1, 0, 0, wants(peer::WantCatchUp::default()));
+    let effects = bench.peer(1, message);
+    assert_eq!(refusal(&effects), Some(Refusal::Busy));
+    assert!(bench.replica.is_idle());
+}
+
+/// A change without space leaves a copy whose bytes nobody vouches for; a sync that waits for them
+/// would wait for ever, and the disk would be asked again and again.
+#[test]
+fn sync_that_waits_is_refused_when_the_copy_is_no_longer_the_history() {
+    let mut bench = Bench::new(3, Config::default());
+    bench.settle(peer_request(1, request(1, EPOCH, 1, activate())));
+    let adopt = PeerOp::Adopt(peer::Adopt::default());
+    bench.peer(1, request(1, EPOCH, 1, adopt));
+    let change = |seq, bytes: &'static [u8]| {
+        let replicate = PeerOp::Replicate(peer::Replicate {
+            seq,
+            change: Some(peer::Change::default()),
+        });
+        Input::PeerRequest {
+            from: osd(1),
+            answer: 7,
+            message: request(1, EPOCH, 1, replicate),
+            payload: osd_core::Payload::of(Bytes::from_static(bytes)),
+        }
+    };
+    let sync = |seq| {
+        let sync = PeerOp::Sync(peer::Sync { seq, clean: false });
+        request(1, EPOCH, 1, sync)
+    };
+    bench.step(change(1, b"one"));
+    let effects = bench.peer(1, sync(1));
+    let job = effects.into_iter().find_map(|effect| match effect {
+        Effect::Sync { ticket, job, .. } => Some((ticket, job)),
+        _ => None,
+    });
+    let (ticket, mut job) = job.expect("a job");
+    bench.step(change(2, b"two"));
+    assert!(answers(&bench.peer(1, sync(2))).is_empty());
+
+    bench.store.limit(Some(4));
+    let effects = bench.step(change(3, b"longer than that"));
+
+    let refused = answers(&effects)
+        .into_iter()
+        .filter(|reply| matches!(reply, Reply::Refused(_)));
+    // Both syncs, and the change itself.
+    assert_eq!(refused.count(), 3);
+    let result = job.run();
+    let effects = bench.step(Input::StoreDone { ticket, result });
+    let syncs = |effect: &Effect| matches!(effect, Effect::Sync { .. });
+    assert_eq!(count(&effects, syncs), 0, "{effects:?}");
+}
+
+#[test]
+fn primary_whose_disk_does_not_answer_leaves_the_object_to_others() {
+    let (mut bench, _) = serving();
+    let effects = bench.step(Input::Client {
+        request: 2,
+        session: types::SessionId(1),
+        op: Op::Sync,
+    });
+    let ticket = effects.iter().find_map(|effect| match effect {
+        Effect::Sync { ticket, .. } => Some(*ticket),
+        _ => None,
+    });
+    for (peer, call) in calls(&effects, |kind| matches!(kind, CallKind::Sync { .. })) {
+        bench.settle(Input::PeerReply {
+            from: osd(peer),
+            call,
+            reply: Err(PeerFailure::Timeout),
+        });
+    }
+    let timeout = Config::default().step_timeout;
+
+    bench.now += timeout.saturating_sub(Duration::from_secs(1));
+    let effects = bench.settle(Input::Tick);
+    let released = |effect: &Effect| matches!(effect, Effect::ReleaseLease);
+    assert_eq!(count(&effects, released), 0);
+    let wakeup = bench.replica.next_wakeup().expect("a look at the disk");
+    assert!(wakeup.since(bench.now) <= Duration::from_secs(1));
+    bench.now += Duration::from_secs(1);
+    let effects = bench.settle(Input::Tick);
+    assert_eq!(count(&effects, released), 1);
+
+    let effects = bench.client(3, read());
+    assert_eq!(replies(&effects), [(3, Err(Remedy::Redirect))]);
+    bench.settle(Input::StoreDone {
+        ticket: ticket.unwrap(),
+        result: Ok(()),
+    });
+    let effects = bench.client(4, read());
+    assert_eq!(replies(&effects), [], "the disk answers again");
+}
