@@ -10,8 +10,8 @@ use types::{CellId, Duration, Instant, MemberId};
 use crate::config::LEASE_MESSAGES_MAX;
 use crate::wire::{FrameError, decode_frame, encode_frame};
 
-/// Inputs in an ordinary test run: some tenths of a second.
-const ITERATIONS: usize = 5_000;
+/// Inputs in an ordinary test run: a fraction of a second.
+const ITERATIONS: usize = 20_000;
 /// Bytes of an input: a frame of some ten messages.
 const BYTES_MAX: usize = 600;
 

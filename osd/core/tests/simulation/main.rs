@@ -15,6 +15,7 @@ mod clients;
 mod effects;
 mod failures;
 mod faults;
+mod hand_over;
 mod lease_model;
 #[cfg(feature = "mutants")]
 mod mutants;
