@@ -20,6 +20,7 @@ use types::{Instant, OsdId};
 use crate::config::{GRANT_RENEW_DIVISOR, METADATA_BACKOFF_MAX};
 use crate::errno::Errno;
 use crate::lock;
+use crate::oxfs::to_its_end;
 use crate::shared::Shared;
 use crate::stall::Stall;
 
@@ -428,7 +429,10 @@ impl File {
             }
             Ok(_) => Err(Errno(libc::EPROTO)),
             // Not recorded as a writer: closed by a duplicate, or the session is a new one.
-            Err(Errno(libc::EBADF)) => self.register_write().await.map(|_| ()),
+            Err(Errno(libc::EBADF)) => {
+                let this = self.this.upgrade().ok_or(Errno(libc::EIO))?;
+                to_its_end(async move { this.register_write().await.map(|_| ()) }).await
+            }
             Err(errno) => Err(errno),
         }
     }

@@ -138,13 +138,28 @@ impl OxFs {
         }
         let truncate = opened.existed && write && new.flags & libc::O_TRUNC != 0;
         let handle = self.descriptor(file, write);
-        let attr = if truncate {
-            self.truncate(attr.inode, 0, SetAttributes::default())
-                .await?
-        } else {
-            self.adorned(attr)
-        };
-        Ok((attr, handle))
+        if !truncate {
+            return Ok((self.adorned(attr), handle));
+        }
+        let set = SetAttributes::default();
+        match self.truncate(attr.inode, 0, set).await {
+            Ok(attr) => Ok((attr, handle)),
+            Err(errno) => {
+                // The program gets no descriptor that it could close.
+                self.close_abandoned(handle);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Closes a descriptor that nobody was told of. Its file's other changes may take long.
+    fn close_abandoned(&self, handle: u64) {
+        let fs = self.clone();
+        tokio::spawn(async move {
+            if let Err(errno) = fs.release(handle).await {
+                tracing::debug!(%errno, "closing a descriptor that nobody has failed");
+            }
+        });
     }
 
     fn descriptor(&self, file: Arc<File>, write: bool) -> u64 {

@@ -246,10 +246,11 @@ impl Metadata {
             Err(CallError::Fault(fault)) if fault.remedy == Remedy::Redirect => {
                 (fault.hint.clone(), fault.message)
             }
+            // It knows no leader or can't prove that it is one: cut off from the others it would
+            // say so for ever, while they have elected another one.
+            Err(CallError::Fault(fault)) if fault.remedy == Remedy::Retry => (None, fault.message),
             Err(CallError::Fault(fault)) => {
-                if fault.remedy != Remedy::Retry {
-                    self.heard(&address);
-                }
+                self.heard(&address);
                 return Some(Err(fault));
             }
             Err(CallError::Full) => {

@@ -211,10 +211,7 @@ impl OxFs {
     ) -> Result<T, Errno> {
         match self.inner.soft {
             None => work.await,
-            Some(soft) => match tokio::time::timeout(soft, tokio::spawn(work)).await {
-                Ok(Ok(outcome)) => outcome,
-                Ok(Err(_)) | Err(_) => Err(Errno(libc::EIO)),
-            },
+            Some(_) => self.softly(to_its_end(work)).await,
         }
     }
 
@@ -231,6 +228,14 @@ impl Drop for Inner {
             task.abort();
         }
     }
+}
+
+/// Does work that must come to its end although whoever waits for it may give up: it holds a slot of
+/// the session or a count.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Errno>> + Send + 'static,
+) -> Result<T, Errno> {
+    tokio::spawn(work).await.unwrap_or(Err(Errno(libc::EIO)))
 }
 
 /// What administrators see: host and process.

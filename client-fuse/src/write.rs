@@ -13,7 +13,7 @@ use crate::errno::Errno;
 use crate::file::File;
 use crate::io::Descriptor;
 use crate::lock;
-use crate::oxfs::OxFs;
+use crate::oxfs::{OxFs, to_its_end};
 
 impl OxFs {
     /// Takes a write if that needs no waiting; the common case of small writes.
@@ -264,12 +264,16 @@ async fn register_again(file: &Arc<File>) -> Result<(), Errno> {
     if lock(&file.state).registered_write {
         return Ok(());
     }
-    let _gate = file.gate.lock().await;
-    let registered = lock(&file.state).registered_write;
-    if !registered {
-        file.register_write().await?;
-    }
-    Ok(())
+    let file = file.clone();
+    to_its_end(async move {
+        let _gate = file.gate.lock().await;
+        let registered = lock(&file.state).registered_write;
+        if !registered {
+            file.register_write().await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Writes nothing at `length`, which moves the object's end there unless it is beyond already;

@@ -7,6 +7,9 @@ pub struct Leader {
     current: usize,
     /// Failures since somebody answered.
     failures: u32,
+    /// Who failed last without naming another one. Servers cut off together with a former leader
+    /// name it for ever.
+    doubted: Option<usize>,
 }
 
 impl Leader {
@@ -17,6 +20,7 @@ impl Leader {
             addresses,
             current: 0,
             failures: 0,
+            doubted: None,
         }
     }
 
@@ -35,17 +39,23 @@ impl Leader {
     /// `asked` did it.
     pub const fn answered(&mut self) {
         self.failures = 0;
+        self.doubted = None;
     }
 
-    /// `asked` did not answer or does not lead; `hint` may say who does. Returns whether to wait
-    /// before the next try: only once everybody was asked in vain.
+    /// `asked` did not answer or does not lead; `hint` may say who does, and is followed unless that
+    /// one failed just before. Returns whether to wait before the next try: only once everybody was
+    /// asked in vain.
     pub fn failed(&mut self, asked: &str, hint: Option<&str>) -> bool {
         self.failures = self.failures.saturating_add(1);
         // Of many requests that fail together the first one moves on; the others follow.
         if self.address() == Some(asked) {
             let hinted = hint
                 .filter(|hint| *hint != asked)
-                .map(|hint| self.position(hint));
+                .map(|hint| self.position(hint))
+                .filter(|hinted| Some(*hinted) != self.doubted);
+            if hint.is_none() {
+                self.doubted = Some(self.current);
+            }
             self.current = hinted
                 .or_else(|| (self.current + 1).checked_rem(self.addresses.len()))
                 .unwrap_or(0);
@@ -92,6 +102,19 @@ mod tests {
         leader.failed("a", None);
 
         assert_eq!(leader.address(), Some("b"));
+    }
+
+    #[test]
+    fn hint_to_a_former_leader_is_not_followed_in_circles() {
+        let mut leader = leader();
+
+        leader.failed("a", None);
+        leader.failed("b", Some("a"));
+        assert_eq!(leader.address(), Some("c"));
+        leader.answered();
+        leader.failed("c", Some("a"));
+
+        assert_eq!(leader.address(), Some("a"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod objects;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ pub(crate) struct Cluster {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) addresses: Vec<String>,
-    _stops: Vec<oneshot::Sender<()>>,
+    stops: Vec<oneshot::Sender<()>>,
 }
 
 impl Cluster {
@@ -52,8 +53,21 @@ impl Cluster {
             metadata,
             objects,
             addresses: vec![address],
-            _stops: stops,
+            stops,
         }
+    }
+
+    /// Adds a metadata server that mounts ask first; returns how to cut it off from the others.
+    pub(crate) async fn add_former_leader(&mut self) -> Arc<AtomicBool> {
+        let cut_off = Arc::new(AtomicBool::new(false));
+        let handler = Arc::new(metadata::Former {
+            metadata: self.metadata.clone(),
+            cut_off: cut_off.clone(),
+        });
+        let (address, stop) = serve(Role::Mrc, 2, ServiceKind::Mrc, handler).await;
+        self.addresses.insert(0, address);
+        self.stops.push(stop);
+        cut_off
     }
 
     pub(crate) fn connect_options(&self) -> ConnectOptions {

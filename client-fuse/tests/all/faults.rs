@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::common::{Cluster, Mood, ROOT, create, eventually};
 use bytes::Bytes;
-use client_fuse::{Caller, ConnectError, Errno, OxFs};
+use client_fuse::{Caller, ConnectError, Errno, NewFile, OxFs};
 
 const RW: i32 = libc::O_RDWR;
 
@@ -34,6 +34,30 @@ async fn change_whose_reply_was_lost_is_done_once() {
         fs.rmdir(ROOT, dir.clone()).await.unwrap();
         assert_eq!(fs.lookup(ROOT, dir).await, Err(Errno(libc::ENOENT)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn former_leader_that_can_not_prove_anything_is_left() {
+    let mut cluster = Cluster::start().await;
+    let cut_off = cluster.add_former_leader().await;
+    let fs = cluster.client().await;
+    let file = create(&fs, "file").await.0;
+    let beats = cluster.metadata.kept_alive.load(Ordering::Relaxed);
+
+    cut_off.store(true, Ordering::Relaxed);
+    // Nobody asks for anything: the session must live all the same.
+    let metadata = cluster.metadata.clone();
+    eventually("the session is kept alive", || {
+        metadata.kept_alive.load(Ordering::Relaxed) > beats + 1
+    })
+    .await;
+    let dir = fs.mkdir(ROOT, name("dir"), 0o755, Caller::default()).await;
+    let found = fs.lookup(ROOT, name("file")).await;
+
+    assert!(dir.is_ok());
+    assert_eq!(found.unwrap().inode, file);
+    let fresh = cluster.client().await;
+    assert!(fresh.lookup(ROOT, name("dir")).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,4 +325,74 @@ async fn impossible_connections_are_explained() {
         matches!(nobody, ConnectError::Unreachable { .. }),
         "{nobody}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_whose_truncation_fails_leaves_nothing_open() {
+    let cluster = Cluster::start().await;
+    let fs = cluster.client().await;
+    let (inode, handle) = create(&fs, "file").await;
+    write(&fs, handle, 0, b"content").await.unwrap();
+    fs.release(handle).await.unwrap();
+    let new = NewFile {
+        mode: 0o644,
+        flags: RW | libc::O_CREAT | libc::O_TRUNC,
+        owner: Caller::default(),
+    };
+
+    cluster
+        .objects
+        .write_errno
+        .store(libc::ENOSPC as u64, Ordering::Relaxed);
+    let created = fs.create(ROOT, name("file"), new).await;
+
+    assert_eq!(created, Err(Errno(libc::ENOSPC)));
+    let metadata = cluster.metadata.clone();
+    eventually("nobody writes the file any more", || {
+        !metadata.is_open_for_writing(inode)
+    })
+    .await;
+    assert_eq!(cluster.objects.bytes(inode).unwrap(), b"content");
+}
+
+/// More often than a session has slots: each that were lost could not be used again.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_given_up_by_a_soft_mount_lose_no_slots() {
+    let cluster = Cluster::start().await;
+    let mut options = cluster.connect_options();
+    options.soft = Some(Duration::from_secs(5));
+    let patient = OxFs::connect(options.clone()).await.unwrap();
+    options.soft = Some(Duration::from_millis(10));
+    let mut handles = Vec::new();
+    for number in 0..66 {
+        handles.push(create(&patient, &format!("file{number}")).await.0);
+    }
+    let fs = OxFs::connect(options).await.unwrap();
+    let mut open = Vec::new();
+    for inode in handles {
+        // Short of time on a busy machine, it is simply opened again.
+        let handle = loop {
+            if let Ok(handle) = fs.open(inode, RW).await {
+                break handle;
+            }
+        };
+        // close(2) of a duplicate: the next write has to register again.
+        while write(&fs, handle, 0, b"x").await.is_err() || fs.flush(handle).await.is_err() {}
+        open.push(handle);
+    }
+
+    cluster.metadata.frozen.store(true, Ordering::Relaxed);
+    for handle in open {
+        assert!(write(&fs, handle, 1, b"y").await.is_err());
+    }
+    cluster.metadata.frozen.store(false, Ordering::Relaxed);
+
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while fs
+        .mkdir(ROOT, name("dir"), 0o755, Caller::default())
+        .await
+        .is_err_and(|errno| errno != Errno(libc::EEXIST))
+    {
+        assert!(std::time::Instant::now() < deadline, "no slot is free");
+    }
 }

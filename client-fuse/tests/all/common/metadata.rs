@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
 use mrc_core::{Index, MemoryIndex, Overlay, apply, internal, of_request, query};
@@ -24,6 +24,12 @@ pub(crate) struct Metadata {
     pub(crate) lose_replies: AtomicU32,
     /// Requests served.
     pub(crate) served: AtomicU32,
+    /// Answers nobody.
+    pub(crate) frozen: AtomicBool,
+    /// Requests left unanswered.
+    kept: Mutex<Vec<Responder>>,
+    /// Beats of sessions heard.
+    pub(crate) kept_alive: AtomicU32,
     pub(crate) valid_ms: AtomicU32,
 }
 
@@ -40,6 +46,9 @@ impl Metadata {
                 .collect(),
             lose_replies: AtomicU32::new(0),
             served: AtomicU32::new(0),
+            frozen: AtomicBool::new(false),
+            kept: Mutex::default(),
+            kept_alive: AtomicU32::new(0),
             valid_ms: AtomicU32::new(600_000),
         };
         for (osd, address) in osds {
@@ -76,6 +85,11 @@ impl Metadata {
             session,
         }))
         .unwrap();
+    }
+
+    pub(crate) fn is_open_for_writing(&self, inode: u64) -> bool {
+        let index = self.index.lock().unwrap();
+        mrc_core::janitor::is_open_for_writing(&*index, VolumeId(1), Inode(inode)).unwrap()
     }
 
     fn commit(&self, command: &proto::index::Command) -> Result<Response, Fault> {
@@ -123,10 +137,13 @@ impl Metadata {
             _ => return Err(Fault::refresh("the session has ended")),
         };
         let reply = match op {
-            Op::KeepAlive(_) => Reply::KeptAlive(KeptAlive {
-                term: 1,
-                register: false,
-            }),
+            Op::KeepAlive(_) => {
+                self.kept_alive.fetch_add(1, Ordering::Relaxed);
+                Reply::KeptAlive(KeptAlive {
+                    term: 1,
+                    register: false,
+                })
+            }
             Op::Release(_) => Reply::Done(proto::mrc::Done {}),
             Op::Open(open) => {
                 if open.renew_write {
@@ -192,6 +209,9 @@ impl Metadata {
 
 impl Handler for Metadata {
     fn request(&self, from: &Arc<Connection>, body: Bytes, _: Payload, responder: Responder) {
+        if self.frozen.load(Ordering::Relaxed) {
+            return self.kept.lock().unwrap().push(responder);
+        }
         let request = Request::decode(body).unwrap();
         self.served.fetch_add(1, Ordering::Relaxed);
         let answer = self.answer(request);
@@ -203,5 +223,20 @@ impl Handler for Metadata {
             Ok(response) => responder.ok(&response, Payload::none()),
             Err(fault) => responder.fault(fault),
         }
+    }
+}
+
+/// A former leader: once it is cut off, it answers that it can't prove that it leads.
+pub(crate) struct Former {
+    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) cut_off: Arc<AtomicBool>,
+}
+
+impl Handler for Former {
+    fn request(&self, from: &Arc<Connection>, body: Bytes, payload: Payload, responder: Responder) {
+        if self.cut_off.load(Ordering::Relaxed) {
+            return responder.fault(Fault::retry("the metadata servers are electing a leader"));
+        }
+        self.metadata.request(from, body, payload, responder);
     }
 }

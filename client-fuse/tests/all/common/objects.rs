@@ -39,7 +39,7 @@ pub(crate) struct Objects {
     moods: Mutex<HashMap<u64, Mood>>,
     /// The primary of all objects; 0: the first that is asked.
     pub(crate) primary: AtomicU64,
-    /// Errno for all writes from now on; 0: none.
+    /// Errno for all writes and truncations from now on; 0: none.
     pub(crate) write_errno: AtomicU64,
     pub(crate) reads: AtomicU64,
     pub(crate) writes: AtomicU64,
@@ -105,7 +105,7 @@ impl Objects {
                     bytes = Bytes::copy_from_slice(&object.bytes[from..to]);
                 }
             }
-            Op::Write(_) if errno != 0 => {
+            Op::Write(_) | Op::Truncate(_) if errno != 0 => {
                 return Err(Fault::surface(errno as i32, "as arranged"));
             }
             Op::Write(write) => {
