@@ -37,12 +37,13 @@ pub struct Config {
     /// How long acceptors prefer the successor that a hand-over named. Default 300 ms: three
     /// retransmissions; a dead successor delays the others no longer than that.
     pub successor_grace: Duration,
-    /// Largest number of cells in memory, own and foreign. Default 1,000,000: some 300 MB.
+    /// Largest number of cells in memory, own and foreign. Default 1,000,000: some 600 MB
+    /// if this host holds all of them.
     pub cells_max: usize,
     /// Largest number of members of a cell. Default 31: replica sets have 3 to 7 members, and a
     /// set of members is one machine word.
     pub members_max: usize,
-    /// Largest number of timers one [`Host::tick`](crate::Host::tick) serves. Default 10 000: some
+    /// Largest number of timers one [`Host::tick`](crate::Host::tick) serves. Default 2000: some
     /// milliseconds of work; the rest is due at once and served by the next tick.
     pub timers_per_tick_max: usize,
     /// The wrong edit that is switched on, for tests of the simulator.
@@ -64,7 +65,7 @@ impl Default for Config {
             successor_grace: Duration::from_millis(300),
             cells_max: 1_000_000,
             members_max: MEMBERS_CEILING,
-            timers_per_tick_max: 10_000,
+            timers_per_tick_max: 2_000,
             #[cfg(feature = "mutants")]
             mutant: None,
         }

@@ -15,6 +15,7 @@ mod hold;
 mod jobs;
 mod jute;
 mod loaded;
+mod memory;
 mod node;
 mod oxfs;
 mod pairs;
@@ -82,12 +83,16 @@ struct Options {
 enum Verb {
     /// Runs one lease server.
     Node(node::NodeOptions),
+    /// A host full of leases, without a network.
+    Memory(memory::MemoryOptions),
 }
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    if let Some(Verb::Node(node)) = &options.verb {
-        return node::run(node);
+    match &options.verb {
+        Some(Verb::Node(node)) => return node::run(node),
+        Some(Verb::Memory(memory)) => return memory::run(memory),
+        None => {}
     }
     let mut plan = if options.quick {
         Plan::quick()
