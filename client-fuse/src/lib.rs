@@ -17,6 +17,7 @@ mod fuse;
 mod interrupt;
 mod io;
 mod metadata;
+mod metrics;
 mod mount;
 mod names;
 mod object_read;

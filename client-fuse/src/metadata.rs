@@ -116,6 +116,14 @@ impl Metadata {
         }
     }
 
+    /// Messages sent to all servers.
+    pub(crate) fn messages(&self) -> u64 {
+        lock(&self.links)
+            .values()
+            .map(|peer| peer.link.messages())
+            .sum()
+    }
+
     /// The current session.
     pub(crate) fn session(&self) -> Result<Arc<Session>, Errno> {
         read_lock(&self.session)

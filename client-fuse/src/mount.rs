@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -9,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use fuser::{Session, SessionACL};
 use nix::errno::Errno as SystemErrno;
 use nix::mount::{MntFlags, umount2};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use types::{ClusterId, Secret};
 
@@ -70,6 +72,14 @@ pub enum MountError {
     /// The cluster can't be joined.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The address for numbers is taken, or not of this machine.
+    #[error("metrics can't be served at {address}: {source}; choose another metrics_listen=")]
+    Metrics {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// The kernel or fusermount3 refused.
     #[error("mounting on {} failed: {source}", path.display())]
     Refused {
@@ -125,6 +135,12 @@ pub async fn mount_and_tell(
         read_ahead_age: options.flags.read_ahead_age,
     })
     .await?;
+    let metrics = serve_metrics(&fs, options.flags.metrics_listen).await;
+    if let Err(error) = metrics {
+        // Nothing was written; only the session is to be closed.
+        let _ = fs.shutdown().await;
+        return Err(error);
+    }
     let session = match start(&fs, &options, &mount_point).await {
         Ok(session) => session,
         Err(source) => {
@@ -141,6 +157,22 @@ pub async fn mount_and_tell(
     tracing::info!(mount_point = %mount_point.display(), "unmounted");
     ended.map_err(MountError::Ended)?;
     drained.map_err(|_| MountError::Undrained)
+}
+
+/// Serves numbers for as long as the process runs, if an address is given.
+async fn serve_metrics(fs: &OxFs, address: Option<SocketAddr>) -> Result<(), MountError> {
+    let Some(address) = address else {
+        return Ok(());
+    };
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| MountError::Metrics { address, source })?;
+    let fs = fs.clone();
+    tokio::spawn(shell::metrics::serve(
+        listener,
+        Arc::new(move || fs.metrics()),
+    ));
+    Ok(())
 }
 
 async fn start(fs: &OxFs, options: &MountOptions, mount_point: &Path) -> io::Result<Session<Door>> {

@@ -1,5 +1,6 @@
 //! Mount options, as in `-o a,b=c` and in fstab.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct Flags {
     pub max_background: u16,
     /// Age at which bytes read ahead are thrown away; 0 switches reading ahead off. Default 100 ms.
     pub read_ahead_age: Duration,
+    /// Where to serve numbers about the mount, on this machine only. Default: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// The cluster's id, if it is given here.
     pub cluster: Option<String>,
     /// File with the cluster's secret, if it is given here.
@@ -44,6 +47,7 @@ impl Default for Flags {
             exec: true,
             max_background: KERNEL_BACKGROUND,
             read_ahead_age: Duration::from_millis(100),
+            metrics_listen: None,
             cluster: None,
             secret_file: None,
         }
@@ -58,7 +62,7 @@ pub enum OptionError {
     #[error(
         "mount option {0:?} is not known; known are soft=SECONDS, hard, ro, rw, allow_other, \
          dev, nodev, suid, nosuid, exec, noexec, max_background=COUNT, \
-         read_ahead_age_ms=MILLISECONDS, cluster=ID, secret_file=PATH"
+         read_ahead_age_ms=MILLISECONDS, metrics_listen=IP:PORT, cluster=ID, secret_file=PATH"
     )]
     Unknown(String),
     /// Its value is not usable.
@@ -139,6 +143,14 @@ impl Flags {
                 }
                 self.read_ahead_age = Duration::from_millis(ms);
             }
+            "metrics_listen" => {
+                let expected = "an address of this machine alone, as 127.0.0.1:9464";
+                let address: SocketAddr = value.parse().map_err(|_| wrong(expected))?;
+                if !address.ip().is_loopback() {
+                    return Err(wrong(expected));
+                }
+                self.metrics_listen = Some(address);
+            }
             "cluster" => self.cluster = Some(value.to_owned()),
             "secret_file" => self.secret_file = Some(PathBuf::from(value)),
             _ => return Err(OptionError::Unknown(option.to_owned())),
@@ -195,5 +207,6 @@ mod tests {
             "{wrong}"
         );
         assert!("max_background=0".parse::<Flags>().is_err());
+        assert!("metrics_listen=10.0.0.1:9".parse::<Flags>().is_err());
     }
 }

@@ -122,6 +122,14 @@ impl ObjectServers {
         lock(&self.known).get(&osd).cloned()
     }
 
+    /// Messages sent to all of them.
+    pub(crate) fn messages(&self) -> u64 {
+        lock(&self.known)
+            .values()
+            .map(|server| server.link.messages())
+            .sum()
+    }
+
     /// The server has not answered in time.
     pub(crate) fn missed(&self, osd: OsdId) {
         if let Some(server) = self.get(osd) {

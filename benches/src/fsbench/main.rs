@@ -3,6 +3,7 @@
 //! Every row does the same work on each directory, one directory after the other, so that ratios
 //! hold on a noisy machine. Numbers are operations per second unless the row says otherwise.
 
+mod counts;
 mod measure;
 mod rows;
 mod table;
@@ -11,6 +12,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+
+use crate::counts::Counting;
 
 /// Measures file system operations in one or more directories.
 #[derive(Debug, Parser)]
@@ -31,6 +34,13 @@ struct Options {
         value_delimiter = ','
     )]
     processes: Vec<String>,
+    /// Where the mount of the last directory serves its numbers (mount option metrics_listen): counts
+    /// the messages of each operation.
+    #[arg(long, value_name = "IP:PORT")]
+    metrics: Option<String>,
+    /// Counts the syncs of all processes with perf(1).
+    #[arg(long)]
+    syncs: bool,
     /// Only rows whose name contains this.
     #[arg(long)]
     only: Option<String>,
@@ -47,6 +57,7 @@ fn main() -> Result<()> {
     }
     let scale = if options.quick { 10 } else { 1 };
     let mut results = Vec::new();
+    let last = options.mount.last();
     for row in rows::rows(scale) {
         if options
             .only
@@ -56,7 +67,11 @@ fn main() -> Result<()> {
             continue;
         }
         for mount in &options.mount {
-            let result = measure::measure(&row, mount, &options.processes)
+            let counting = Counting {
+                metrics: options.metrics.clone().filter(|_| Some(mount) == last),
+                syncs: options.syncs,
+            };
+            let result = measure::measure(&row, mount, &options.processes, &counting)
                 .with_context(|| format!("{} in {}", row.name, mount.display()))?;
             results.push(result);
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::counts::Counting;
 use crate::rows::{Row, Unit};
 
 /// What one row measured in one directory.
@@ -22,18 +23,29 @@ pub(crate) struct Measured {
     pub(crate) max_us: f64,
     /// CPU microseconds per operation of the file system's processes.
     pub(crate) cpu_us: f64,
+    /// Messages of the mount per operation, where they are counted.
+    pub(crate) messages: Option<f64>,
+    /// Syncs of all processes per operation, where they are counted.
+    pub(crate) syncs: Option<f64>,
 }
 
-pub(crate) fn measure(row: &Row, mount: &Path, processes: &[String]) -> Result<Measured> {
+pub(crate) fn measure(
+    row: &Row,
+    mount: &Path,
+    processes: &[String],
+    counting: &Counting,
+) -> Result<Measured> {
     let dir = mount.join(format!("fsbench-{}", std::process::id()));
     fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
     (row.prepare)(&dir, row)?;
     if row.cold {
         drop_caches()?;
     }
+    let running = counting.start()?;
     let cpu_before = cpu_of(processes)?;
     let (elapsed, mut times) = workers(row, &dir)?;
     let cpu = cpu_of(processes)?.saturating_sub(cpu_before);
+    let counts = running.stop()?;
     fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
 
     times.sort_unstable();
@@ -58,6 +70,8 @@ pub(crate) fn measure(row: &Row, mount: &Path, processes: &[String]) -> Result<M
         p99_us: at(0.99),
         max_us: at(1.0),
         cpu_us: cpu.as_secs_f64() * 1e6 / operations,
+        messages: counts.messages.map(|count| count as f64 / operations),
+        syncs: counts.syncs.map(|count| count as f64 / operations),
     })
 }
 

@@ -27,8 +27,8 @@ pub(crate) fn print(mounts: &[PathBuf], results: &[Measured]) {
         print!(" {:>24}", mount.display().to_string());
     }
     println!(
-        " {:>7} {:>9} {:>9} {:>9} {:>10}",
-        "ratio", "p50 us", "p99 us", "max us", "cpu us/op"
+        " {:>7} {:>9} {:>9} {:>9} {:>10} {:>8} {:>8}",
+        "ratio", "p50 us", "p99 us", "max us", "cpu us/op", "msgs/op", "syncs/op"
     );
     for row in results.chunks(mounts.len()) {
         let (Some(first), Some(last)) = (row.first(), row.last()) else {
@@ -39,14 +39,20 @@ pub(crate) fn print(mounts: &[PathBuf], results: &[Measured]) {
             print!(" {:>24.1}", result.value);
         }
         println!(
-            " {:>7.3} {:>9.0} {:>9.0} {:>9.0} {:>10.0}",
+            " {:>7.3} {:>9.0} {:>9.0} {:>9.0} {:>10.0} {:>8} {:>8}",
             last.value / first.value,
             last.p50_us,
             last.p99_us,
             last.max_us,
-            last.cpu_us
+            last.cpu_us,
+            counted(last.messages),
+            counted(last.syncs)
         );
     }
+}
+
+fn counted(count: Option<f64>) -> String {
+    count.map_or_else(|| "-".to_owned(), |count| format!("{count:.2}"))
 }
 
 /// The same as JSON.
@@ -57,7 +63,8 @@ pub(crate) fn report(mounts: &[PathBuf], results: &[Measured]) -> Value {
             json!({
                 "row": result.row, "unit": unit(result.unit), "mount": result.mount, "value": result.value,
                 "p50_us": result.p50_us, "p99_us": result.p99_us, "max_us": result.max_us,
-                "cpu_us_per_operation": result.cpu_us,
+                "cpu_us_per_operation": result.cpu_us, "messages_per_operation": result.messages,
+                "syncs_per_operation": result.syncs,
             })
         })
         .collect();

@@ -126,6 +126,12 @@ impl Link {
         })
     }
 
+    /// How many messages were given to it to send.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        lock(&self.shared.state).messages()
+    }
+
     /// Asks and waits for the reply.
     ///
     /// # Errors

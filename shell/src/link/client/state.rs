@@ -111,6 +111,10 @@ impl State {
         })
     }
 
+    pub(super) fn messages(&self) -> u64 {
+        self.last_id
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.pending.len()
     }
