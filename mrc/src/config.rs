@@ -373,6 +373,14 @@ pub(crate) const REAP_INODES_MAX: usize = mrc_core::config::REAP_INODES_MAX;
 /// Objects of one request to delete. 1024: some milliseconds of an object server's time.
 pub(crate) const DELETE_OBJECTS_MAX: usize = 1024;
 
+/// Records of garbage that an object server may fail to delete in one round before the round goes
+/// on with others. 64: one page is tried within some rounds, and each costs a request.
+pub(crate) const GARBAGE_FAILURES_MAX: usize = 64;
+
+/// Object servers that delete at the same time. 8: one that is slow does not keep the others
+/// waiting, and the leader has other work, too.
+pub(crate) const GARBAGE_SERVERS_AT_ONCE_MAX: usize = 8;
+
 /// Sizes asked for at once. 16: a dead mount's files are settled in a moment without burying the
 /// object servers.
 pub(crate) const SETTLE_AT_ONCE_MAX: usize = 16;

@@ -62,13 +62,12 @@ impl OsdLinks {
         &self,
         address: &str,
         objects: Vec<ObjectInPg>,
-    ) -> Result<(), String> {
+    ) -> Result<(), CallError> {
         let request = Request {
             op: Some(request::Op::Delete(Delete { objects })),
             ..Request::default()
         };
-        let deleted = self.ask(address, &request).await;
-        deleted.map(|_| ()).map_err(|error| error.to_string())
+        self.ask(address, &request).await.map(|_| ())
     }
 
     async fn ask(&self, address: &str, request: &Request) -> Result<Response, CallError> {

@@ -8,6 +8,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -26,6 +27,8 @@ use types::Capability;
 #[derive(Default)]
 struct FakeOsd {
     deleted: Mutex<Vec<u64>>,
+    /// An object it can't delete; 0: there is none.
+    stuck: AtomicU64,
 }
 
 impl Handler for FakeOsd {
@@ -44,6 +47,11 @@ impl Handler for FakeOsd {
                     .objects
                     .iter()
                     .map(|object| object.object.unwrap().inode);
+                let inodes: Vec<_> = inodes.collect();
+                if inodes.contains(&self.stuck.load(Ordering::Relaxed)) {
+                    let fault = types::Fault::surface(libc::EIO, "the disk is bad there");
+                    return responder.fault(fault);
+                }
                 self.deleted.lock().unwrap().extend(inodes);
             }
             other => panic!("unexpected {other:?}"),
@@ -179,4 +187,37 @@ fn removed_file_lives_while_it_is_read_and_its_object_is_deleted_afterwards() {
         renew_write: false,
     }));
     assert_eq!(late.unwrap_err().errno, libc::ENOENT);
+}
+
+#[test]
+fn object_that_can_not_be_deleted_does_not_keep_others_from_being_deleted() {
+    let mut setup = setup(|config| config.osd_timeout_ms = 600_000);
+    let client = &mut setup.client;
+    let inodes: Vec<u64> = ["a", "b", "c"]
+        .iter()
+        .map(|name| inode_of(client.change(create(name, true)).unwrap()))
+        .collect();
+    setup.osd.stuck.store(inodes[0], Ordering::Relaxed);
+
+    for (inode, name) in inodes.iter().zip(["a", "b", "c"]) {
+        let written = wire::Written {
+            inode: *inode,
+            close: true,
+            ..wire::Written::default()
+        };
+        client.change(Op::Written(written)).unwrap();
+        let unlink = wire::Unlink {
+            parent: 1,
+            name: Bytes::from(name),
+        };
+        client.change(Op::Unlink(unlink)).unwrap();
+        // A record of garbage of its own for each.
+        client.wait(|| attributes(client, *inode).is_err().then_some(()));
+    }
+    let deleted = |inode| setup.osd.deleted.lock().unwrap().contains(inode);
+    client.wait(|| (deleted(&inodes[1]) && deleted(&inodes[2])).then_some(()));
+
+    assert!(!deleted(&inodes[0]));
+    setup.osd.stuck.store(0, Ordering::Relaxed);
+    client.wait(|| deleted(&inodes[0]).then_some(()));
 }
