@@ -5,9 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// What is counted, if anything is.
 #[derive(Clone, Debug, Default)]
@@ -33,9 +32,6 @@ pub(crate) struct Running {
     messages_before: Option<u64>,
     perf: Option<(Child, PathBuf)>,
 }
-
-/// How long perf(1) may take to start or to end.
-const PERF_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Counting {
     pub(crate) fn start(&self) -> Result<Running> {
@@ -81,35 +77,34 @@ impl Running {
     }
 }
 
+/// Counts until its input ends. It counts once its command runs, which says so by echoing a line.
 fn perf() -> Result<(Child, PathBuf)> {
     let file = std::env::temp_dir().join(format!("fsbench-perf-{}", std::process::id()));
-    let _absent = fs::remove_file(&file);
     let mut command = Command::new("perf");
     command.args(["stat", "-a", "-x", ",", "-o"]).arg(&file);
     for call in ["fsync", "fdatasync", "syncfs"] {
         command.args(["-e", &format!("syscalls:sys_enter_{call}")]);
     }
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+    let mut child = command
+        .args(["--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .context("perf(1) is needed to count syncs; install linux-perf")?;
-    // It writes its first line when it counts.
-    let started = Instant::now();
-    while fs::metadata(&file).map_or(0, |meta| meta.len()) == 0 {
-        ensure!(
-            started.elapsed() < PERF_PATIENCE,
-            "perf(1) does not start; it needs root and tracefs"
-        );
-        std::thread::yield_now();
-    }
+    let (Some(input), Some(output)) = (&mut child.stdin, &mut child.stdout) else {
+        bail!("perf(1) has no input or output");
+    };
+    input.write_all(b"\n").context("perf(1) ended at once")?;
+    let read = output.read(&mut [0])?;
+    ensure!(
+        read == 1,
+        "perf(1) counts nothing; it needs root and tracefs"
+    );
     Ok((child, file))
 }
 
 fn perf_counts(mut child: Child, file: &PathBuf) -> Result<u64> {
-    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
+    drop(child.stdin.take());
     child.wait()?;
     let text = fs::read_to_string(file).context("what perf(1) wrote")?;
     fs::remove_file(file)?;

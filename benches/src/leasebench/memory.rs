@@ -62,7 +62,10 @@ pub(crate) fn run(options: &MemoryOptions) -> Result<()> {
         world.host.stats().counters.lost,
     );
     if peak.max(rss) >> 20 >= options.limit_mib || held < options.cells {
-        bail!("over the limit of {} MiB, or not all held", options.limit_mib);
+        bail!(
+            "over the limit of {} MiB, or not all held",
+            options.limit_mib
+        );
     }
     Ok(())
 }
