@@ -353,9 +353,11 @@ impl Drop for Cluster {
         for server in self.servers().unwrap_or_default() {
             send(server.pid, libc::SIGCONT).ok();
         }
+        // A test that succeeds ends its cluster itself.
+        let failed = self.up.is_some();
         let ended = self.down();
         unmount(&self.mount()).ok();
-        if std::thread::panicking() || ended.is_err() {
+        if failed || ended.is_err() {
             self.home.disable_cleanup(true);
             eprintln!(
                 "the cluster's directory is kept: {} ({ended:?})",
