@@ -93,6 +93,8 @@ impl Board {
                 *notes.lacking.entry(group_of(key)).or_default() += 1;
             }
         }
+        drop(notes);
+        self.changed.notify_one();
     }
 
     /// A copy here was brought up, or there is none any more.

@@ -1,6 +1,7 @@
 //! Three real object servers in one process, over loopback.
 
 mod bed;
+mod failures;
 
 use std::sync::Arc;
 

@@ -236,6 +236,9 @@ pub(crate) const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
 pub(crate) const SYNC_ALONE_MAX: usize = 8;
 /// Replicas per shard beyond which idle ones are not kept. 10,000: some 20 MB.
 pub(crate) const IDLE_REPLICAS_MAX: usize = 10_000;
+/// Directories that are synced one by one after files in them were removed; with more, the whole file
+/// system is synced at once. 16: as for single files.
+pub(crate) const SYNC_DIRS_MAX: usize = 16;
 /// How long a sync nobody waits for waits for company. 20 ms: objects that became idle together are
 /// made clean together.
 pub(crate) const LAZY_GATHER: std::time::Duration = std::time::Duration::from_millis(20);

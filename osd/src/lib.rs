@@ -29,6 +29,7 @@ mod map_keeper;
 mod metadata;
 mod object_file;
 mod peer;
+mod quarantine;
 mod reaper;
 mod recovery;
 mod server;
@@ -45,6 +46,7 @@ mod store_tests;
 mod sums;
 mod sync_pool;
 mod tombstones;
+mod worker;
 
 pub use boot::BootError;
 pub use config::{Config, ConfigError};

@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use osd_core::ObjectKey;
+use osd_core::{Header, ObjectKey};
 use proto::peer;
 use tokio::sync::oneshot;
 use types::{ObjectId, PgKey};
 
 use crate::config::{LIST_PAGE_MAX, LISTINGS_MAX};
+use crate::quarantine::is_damaged;
 use crate::shard_item::Item;
 use crate::shards::Shards;
 use crate::store_root::Root;
@@ -145,8 +146,14 @@ impl Lister {
                 states.push(state);
                 continue;
             }
+            let header = match self.root.header(*key) {
+                Ok(header) => header,
+                // It vouches for nothing, and is put aside when it is opened to be brought up.
+                Err(error) if is_damaged(&error) => Some(Header::default()),
+                Err(error) => return Err(error),
+            };
             // Deleted since its name was read: not there.
-            if let Some(header) = self.root.header(*key)? {
+            if let Some(header) = header {
                 states.push(peer::ObjectState {
                     object: Some(key.object.into()),
                     position: Some(header.record.position.into()),

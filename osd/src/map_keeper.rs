@@ -13,6 +13,7 @@ use crate::board::Board;
 use crate::cluster::{Cluster, Wall};
 use crate::map::{self, Map};
 use crate::peer::Peers;
+use crate::reaper::Reaper;
 use crate::recovery::Recovery;
 use crate::shard_item::Item;
 use crate::shards::Shards;
@@ -29,6 +30,7 @@ pub(crate) struct MapKeeper {
     pub(crate) wall: Arc<Wall>,
     pub(crate) shards: Shards,
     pub(crate) leases: Arc<LeaseShell>,
+    pub(crate) reaper: Arc<Reaper>,
     pub(crate) board: Arc<Board>,
     pub(crate) recovery: Arc<Recovery>,
     pub(crate) peers: Peers,
@@ -103,6 +105,8 @@ impl MapKeeper {
         self.wall.hang(Arc::clone(&cluster));
         self.leases.set_links(self.peers.leases());
         self.recovery.follow(&cluster);
+        self.reaper
+            .tidy(cluster.memberships.keys().copied().collect());
         self.shards.tell_all(|| Item::Cluster(Arc::clone(&cluster)));
     }
 }

@@ -253,6 +253,7 @@ impl Running {
             wall: Arc::clone(&wall),
             shards: shards.clone(),
             leases: Arc::clone(&leases),
+            reaper: Arc::clone(&reaper),
             board: Arc::clone(&board),
             recovery: Arc::clone(&recovery),
             peers: Peers::new(me, identity.clone(), shards.clone(), Arc::clone(&recovery)),

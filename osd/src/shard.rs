@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use lease_shell::LeaseShell;
 use osd_core::{
-    AnswerId, Config as ReplicaConfig, Effect, Input, LeaseEvent, Membership, ObjectKey,
-    ObjectReplica, RequestId, Role, StoreError, deleted_response,
+    AnswerId, Config as ReplicaConfig, Done, Effect, Input, LeaseEvent, Membership, ObjectKey,
+    ObjectReplica, ObjectStore, RequestId, Role, StoreError, deleted_response,
 };
 use proto::peer;
 use shell::clock::boottime;
@@ -21,6 +21,7 @@ use crate::board::{Board, group_of};
 use crate::cluster::Cluster;
 use crate::config::IDLE_REPLICAS_MAX;
 use crate::inbox::Inbox;
+use crate::quarantine::{is_damage, quarantine};
 use crate::reaper::Reaper;
 use crate::shard_item::{DeleteBatch, Item};
 use crate::store_dir::DirectoryStore;
@@ -205,15 +206,24 @@ impl Shard {
         }
     }
 
+    /// Deletes an object, whatever is known of it: it may be of a group that is gone, unreadable, or
+    /// deleted before and not known to be so for good.
     fn delete(&mut self, key: ObjectKey, batch: Arc<DeleteBatch>) {
-        if self.tombstones.contains(key.object, boottime()) {
-            return batch.done(Ok(()));
-        }
         let request = self.next_id();
         self.clients.insert(request, Waiting::Delete(key, batch));
-        if let Err(fault) = self.step_opened(key, Input::Delete { request }) {
-            self.reply(request, Err(fault), None);
+        let slot = self.replicas.get(&key.object);
+        if slot.is_some_and(|slot| slot.key.pg == key.pg) {
+            self.step(key.object, Input::Delete { request });
+            return;
         }
+        let other_group = slot.is_some();
+        let deleted = self.store.delete(key);
+        if deleted.is_ok() && !other_group {
+            self.tombstones.insert(key.object, boottime());
+        }
+        self.around.board.forget(key);
+        let result = deleted.map(|()| Done::default());
+        self.reply(request, result.map_err(|error| store_fault(&error)), None);
     }
 
     fn peer_request(
@@ -302,14 +312,19 @@ impl Shard {
                 group_of(key)
             ))
         })?;
-        let replica = ObjectReplica::open(
-            self.around.me,
-            key,
-            membership,
-            self.around.config.clone(),
-            &mut self.store,
-        )
-        .map_err(|error| store_fault(&error))?;
+        let replica = match self.open_replica(key, membership.clone()) {
+            Err(error) if is_damage(&error) => {
+                tracing::error!(
+                    %key, %error,
+                    "the copy can't be opened; it is put aside and rebuilt from the others"
+                );
+                quarantine(&self.around.root, &mut self.store, key)
+                    .and_then(|()| self.open_replica(key, membership))
+                    .inspect(|_| self.around.board.want([key]))
+            }
+            other => other,
+        };
+        let replica = replica.map_err(|error| store_fault(&error))?;
         let slot = Slot {
             key,
             replica,
@@ -320,6 +335,20 @@ impl Shard {
         };
         self.replicas.insert(key.object, slot);
         Ok(())
+    }
+
+    fn open_replica(
+        &mut self,
+        key: ObjectKey,
+        membership: Membership,
+    ) -> Result<ObjectReplica, StoreError> {
+        ObjectReplica::open(
+            self.around.me,
+            key,
+            membership,
+            self.around.config.clone(),
+            &mut self.store,
+        )
     }
 
     fn step_all(&mut self, mut input: impl FnMut(ObjectKey) -> Option<Input>) {
@@ -394,7 +423,7 @@ impl Shard {
             if let Some(alarm) = slot.alarm {
                 self.alarms.remove(&(alarm, object));
             }
-            osd_core::ObjectStore::close(&mut self.store, slot.key);
+            self.store.close(slot.key);
         }
     }
 
@@ -448,10 +477,14 @@ fn gone(object: ObjectId) -> Fault {
     Fault::surface(libc::ESTALE, format!("file of {object} was deleted"))
 }
 
+/// A store that is full can't be helped by asking elsewhere; one that does not work can.
 fn store_fault(error: &StoreError) -> Fault {
-    let errno = match error {
-        StoreError::NoSpace { .. } => libc::ENOSPC,
-        _ => libc::EIO,
-    };
-    Fault::surface(errno, error.to_string())
+    match error {
+        StoreError::NoSpace { .. } => Fault::surface(libc::ENOSPC, error.to_string()),
+        _ => Fault::new(
+            Remedy::Redirect,
+            libc::EIO,
+            format!("this object server's copy can't be opened ({error}); ask another replica"),
+        ),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use osd_core::{LeaseEvent, Obstacle};
 use shell::link::Responder;
@@ -15,6 +15,7 @@ use crate::inbox::Inbox;
 use crate::shard::{Shard, Surroundings};
 use crate::shard_item::Item;
 use crate::stalls::StallBatch;
+use crate::worker;
 
 /// The inboxes of all shards.
 #[derive(Clone, Debug)]
@@ -34,9 +35,7 @@ impl Shards {
     pub(crate) fn start(&self, around: &Surroundings) -> io::Result<Vec<JoinHandle<()>>> {
         let start = |(number, inbox): (usize, &Arc<Inbox<Item>>)| {
             let shard = Shard::new(around.clone(), Arc::clone(inbox));
-            thread::Builder::new()
-                .name(format!("shard-{number}"))
-                .spawn(move || shard.run())
+            worker::spawn(format!("shard-{number}"), move || shard.run())
         };
         self.0.iter().enumerate().map(start).collect()
     }

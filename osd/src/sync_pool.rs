@@ -7,13 +7,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use osd_core::{StoreError, SyncJob};
 
 use crate::config::{LAZY_GATHER, SYNC_ALONE_MAX};
 use crate::store_root::Root;
+use crate::worker;
 
 /// What happens once a job is done.
 pub(crate) type OnDone = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -66,11 +67,9 @@ impl SyncPool {
         let mut handles = Vec::new();
         for number in 0..threads {
             let pool = Arc::clone(&pool);
-            handles.push(
-                thread::Builder::new()
-                    .name(format!("sync-{number}"))
-                    .spawn(move || pool.serve())?,
-            );
+            handles.push(worker::spawn(format!("sync-{number}"), move || {
+                pool.serve();
+            })?);
         }
         Ok((pool, handles))
     }

@@ -1,0 +1,115 @@
+//! Servers whose files, disks or groups are not what they should be.
+
+use std::fs;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use osd_core::ObjectKey;
+use proto::osd;
+use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind};
+use types::OsdId;
+
+use super::bed::{Bed, CLUSTER, PATIENCE, PG, bytes, object, secret, until};
+use crate::store_root::Root;
+
+/// Where a server keeps an object.
+fn file(bed: &Bed, id: usize, inode: u64) -> PathBuf {
+    let root = Root::open(&bed.nodes[id - 1].dir).unwrap();
+    root.path(ObjectKey {
+        pg: PG.pg,
+        object: object(inode),
+    })
+}
+
+/// Asks as the metadata cluster does.
+async fn delete(bed: &Bed, id: usize, inode: u64) -> Result<(), CallError> {
+    let identity = Identity {
+        cluster: CLUSTER,
+        secret: secret(),
+        role: Role::Mrc,
+        id: 1,
+    };
+    let address = bed.nodes[id - 1].address.clone();
+    let link = Link::open(identity, ServiceKind::Osd, address, LinkOptions::default());
+    let request = osd::Request {
+        op: Some(osd::request::Op::Delete(osd::Delete {
+            objects: vec![osd::ObjectInPg {
+                object: Some(object(inode).into()),
+                pg: PG.pg.0,
+            }],
+        })),
+        ..osd::Request::default()
+    };
+    let answer = link.call::<_, osd::Response>(&request, Payload::none(), PATIENCE);
+    answer.await.map(|_: (osd::Response, _)| ())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_of_a_group_that_is_gone_are_deleted_and_so_is_its_directory() {
+    let mut bed = Bed::new(1).await;
+    let client = bed.client();
+    client.write(1, 0, &bytes(1_000, 1)).await;
+    client.write(2, 0, &bytes(1_000, 2)).await;
+    let files = [file(&bed, 1, 1), file(&bed, 1, 2)];
+    let group = files[0].ancestors().nth(2).unwrap();
+
+    bed.map.pgs.clear();
+    bed.publish();
+    until("the group to be forgotten", || async {
+        let op = osd::request::Op::Stat(osd::Stat {});
+        let request = client.request(1, op);
+        let link = &client.links[&OsdId(1)];
+        link.call::<_, osd::Response>(&request, Payload::none(), PATIENCE)
+            .await
+            .is_err()
+    })
+    .await;
+    for inode in [1, 2, 3, 1] {
+        delete(&bed, 1, inode).await.unwrap();
+    }
+
+    assert!(!files[0].exists() && !files[1].exists());
+    until("the directory to be gone", || async { !group.exists() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_that_can_not_be_opened_is_rebuilt_and_nobody_notices() {
+    let mut bed = Bed::new(3).await;
+    let client = bed.client();
+    client.write(1, 0, &bytes(100_000, 1)).await;
+    client.write(2, 0, &bytes(100_000, 2)).await;
+    let path = file(&bed, 3, 1);
+
+    bed.kill(3).await;
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    bed.start(3).await;
+    let client = bed.client();
+    *client.last.lock().unwrap() = OsdId(3);
+    assert_eq!(client.read(1, 0, 100_000).await, bytes(100_000, 1));
+    *client.last.lock().unwrap() = OsdId(3);
+    let op = osd::request::Op::Write(osd::Write::default());
+    client
+        .ask(1, op, Bytes::from_static(b"more"))
+        .await
+        .unwrap();
+    bed.until_full().await;
+    bed.stop_all().await;
+
+    assert!(path.is_file());
+    bed.assert_all_equal(1..=2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_that_can_not_be_opened_is_deleted_like_any_other() {
+    let mut bed = Bed::new(1).await;
+    bed.client().write(1, 0, &bytes(1_000, 1)).await;
+    let path = file(&bed, 1, 1);
+    bed.kill(1).await;
+    fs::write(&path, b"no header").unwrap();
+    bed.start(1).await;
+
+    delete(&bed, 1, 1).await.unwrap();
+
+    assert!(!path.exists());
+}
