@@ -195,6 +195,12 @@ impl Config {
         OsdId(self.id)
     }
 
+    /// How long a shard with something to do may give no sign of life before its leases are left to
+    /// run out. A lease time: a frozen server loses its leases after that, too.
+    pub(crate) const fn shard_patience(&self) -> Duration {
+        self.lease_ttl()
+    }
+
     pub(crate) const fn lease_ttl(&self) -> Duration {
         Duration::from_millis(self.lease_ttl_ms)
     }

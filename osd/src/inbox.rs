@@ -3,14 +3,21 @@
 //! What was asked from outside may be refused when too much waits; what this server asked for
 //! itself (replies, finished syncs, lease news) may not, and is bounded by what was asked.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use shell::clock::boottime;
+use types::Instant;
 
 /// Items waiting for one thread.
 #[derive(Debug)]
 pub(crate) struct Inbox<T> {
     state: Mutex<State<T>>,
     ready: Condvar,
+    /// When the thread gave its last sign of life, or was last given something to do; 0 while there
+    /// is nothing.
+    beat: AtomicU64,
     items_max: usize,
     bytes_max: usize,
 }
@@ -33,6 +40,7 @@ impl<T> Inbox<T> {
                 closed: false,
             }),
             ready: Condvar::new(),
+            beat: AtomicU64::new(0),
             items_max,
             bytes_max,
         }
@@ -62,6 +70,7 @@ impl<T> Inbox<T> {
     pub(crate) fn take(&self, into: &mut Vec<T>, wait: Option<Duration>) -> bool {
         let mut state = self.lock();
         if state.items.is_empty() && !state.closed && wait != Some(Duration::ZERO) {
+            self.beat.store(0, Ordering::Relaxed);
             state.sleeping = true;
             let idle = |state: &mut State<T>| state.items.is_empty() && !state.closed;
             state = match wait {
@@ -78,9 +87,22 @@ impl<T> Inbox<T> {
             };
             state.sleeping = false;
         }
+        self.beat(boottime());
         state.bytes = 0;
         into.append(&mut state.items);
         !(state.closed && into.is_empty())
+    }
+
+    /// The thread lives.
+    pub(crate) fn beat(&self, now: Instant) {
+        // 0 has a meaning of its own.
+        self.beat.store(now.as_nanos().max(1), Ordering::Relaxed);
+    }
+
+    /// Since when the thread has given no sign of life although it has something to do.
+    pub(crate) fn silent_since(&self) -> Option<Instant> {
+        let beat = self.beat.load(Ordering::Relaxed);
+        (beat != 0).then(|| Instant::from_nanos(beat))
     }
 
     /// Takes nothing in any more and wakes the thread.
@@ -91,6 +113,9 @@ impl<T> Inbox<T> {
 
     fn put(&self, mut state: MutexGuard<'_, State<T>>, item: T) {
         state.items.push(item);
+        if self.beat.load(Ordering::Relaxed) == 0 {
+            self.beat(boottime());
+        }
         let wake = std::mem::take(&mut state.sleeping);
         drop(state);
         if wake {
@@ -141,6 +166,35 @@ mod tests {
             inbox.close();
             assert!(!sleeper.join().unwrap());
         });
+    }
+
+    #[test]
+    fn thread_is_silent_only_while_it_has_something_to_do() {
+        let inbox = Inbox::new(2, 100);
+        assert_eq!(inbox.silent_since(), None, "nothing to do");
+
+        let before = boottime();
+        inbox.deliver(1);
+        let since = inbox.silent_since().unwrap();
+        assert!(since >= before, "since it was given something");
+        inbox.deliver(2);
+        assert_eq!(inbox.silent_since(), Some(since), "more does not help");
+
+        inbox.take(&mut Vec::new(), None);
+        assert!(inbox.silent_since().unwrap() >= since, "at work");
+        let later = since + types::Duration::from_secs(9);
+        inbox.beat(later);
+        assert_eq!(inbox.silent_since(), Some(later));
+
+        std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| inbox.take(&mut Vec::new(), None));
+            while inbox.silent_since().is_some() {
+                std::thread::yield_now();
+            }
+            inbox.deliver(3);
+            assert!(sleeper.join().unwrap());
+        });
+        assert!(inbox.silent_since().is_some());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use shell::statedir::{Owner, StateDir, StateDirError, replace_file};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle as Task;
-use types::{MemberId, Secret};
+use types::{MemberId, ObjectId, Secret};
 
 use crate::board::Board;
 use crate::boot::{Boot, BootError};
@@ -218,8 +218,13 @@ impl Running {
             }
             news.lease_news(events);
         };
+        let (users, patience) = (shards.clone(), config.shard_patience());
+        let may_renew = move |cell| {
+            !users.is_stuck(ObjectId::of_cell(cell), boottime(), patience)
+        };
         let (leases, lease_thread) =
-            LeaseShell::start(host, Box::new(on_news)).map_err(Error::Thread)?;
+            LeaseShell::start_watched(host, Box::new(on_news), Box::new(may_renew))
+                .map_err(Error::Thread)?;
         let (pool, mut threads) =
             SyncPool::start(Arc::clone(&root), config.sync_threads).map_err(Error::Thread)?;
         threads.push(lease_thread);

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use osd_core::{LeaseEvent, Obstacle};
 use shell::link::Responder;
 use tokio::sync::oneshot;
-use types::{ObjectId, OsdId};
+use types::{Duration, Instant, ObjectId, OsdId};
 
 use crate::board::shard_of;
 use crate::config::{INBOX_BYTES_MAX, INBOX_ITEMS_MAX};
@@ -68,6 +68,12 @@ impl Shards {
 
     pub(crate) fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// Whether the object's shard has something to do and has given no sign of life for `limit`.
+    pub(crate) fn is_stuck(&self, object: ObjectId, now: Instant, limit: Duration) -> bool {
+        let since = self.inbox(object).and_then(|inbox| inbox.silent_since());
+        since.is_some_and(|since| now.since(since) >= limit)
     }
 
     /// Asks all shards to make their objects clean and release their leases; resolves when they have.
@@ -159,5 +165,31 @@ const fn obstacle(error: lease::Error) -> Obstacle {
         lease::Error::Stopped => Obstacle::Stopping,
         // The rest speaks of the replica set.
         _ => Obstacle::OldView,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use types::{Inode, VolumeId};
+
+    #[test]
+    fn shard_that_leaves_its_work_undone_is_stuck_and_the_others_are_not() {
+        let shards = Shards::new(2);
+        let object = |inode| ObjectId {
+            volume: VolumeId(0),
+            inode: Inode(inode),
+            column: 0,
+        };
+        let limit = Duration::from_secs(1);
+        let (answer, _answered) = oneshot::channel();
+
+        shards.deliver(object(1), Item::Shutdown(answer));
+
+        let now = shell::clock::boottime();
+        let later = now + limit;
+        assert!(!shards.is_stuck(object(1), now, limit));
+        assert!(shards.is_stuck(object(1), later, limit));
+        assert!(!shards.is_stuck(object(2), later, limit));
     }
 }

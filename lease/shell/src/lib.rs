@@ -8,10 +8,12 @@ mod door_tests;
 #[cfg(test)]
 mod fuzz;
 mod metrics;
+mod renewals;
 mod shell;
 mod traffic;
 mod wire;
 
 pub use metrics::metrics;
+pub use renewals::MayRenew;
 pub use shell::{Asking, LeaseDoor, LeaseShell, News};
 pub use traffic::Traffic;

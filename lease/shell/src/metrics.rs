@@ -48,6 +48,11 @@ pub fn metrics(leases: &LeaseShell) -> Vec<Metric> {
             "Extensions of held leases",
             counters.renewals,
         ),
+        counter(
+            "oxfs_lease_renewals_withheld",
+            "Extensions not asked for because the lease's user showed no sign of life",
+            traffic.renewals_withheld,
+        ),
         ended("released", counters.released - counters.handed_over),
         ended("handed_over", counters.handed_over),
         ended("lost", counters.lost),

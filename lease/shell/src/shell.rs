@@ -17,6 +17,7 @@ use shell::link::{Connection, Handler, Link, Payload, Responder};
 use types::{CellId, Duration, Fault, Instant, MemberId};
 
 use crate::config::{LEASE_MESSAGES_MAX, LIST_AT_ONCE_MAX, TIMER_GRAIN};
+use crate::renewals::{MayRenew, withhold};
 use crate::traffic::{Meter, Traffic};
 use crate::wire::{decode_frame, encode_frame};
 
@@ -73,6 +74,7 @@ pub struct LeaseShell {
     state: Mutex<State>,
     wake: Condvar,
     news: News,
+    may_renew: MayRenew,
     meter: Meter,
 }
 
@@ -98,6 +100,19 @@ impl LeaseShell {
     ///
     /// If the thread can't be started.
     pub fn start(host: Host, news: News) -> io::Result<(Arc<Self>, thread::JoinHandle<()>)> {
+        Self::start_watched(host, news, Box::new(|_| true))
+    }
+
+    /// The same; leases whose users don't live any more are left to run out.
+    ///
+    /// # Errors
+    ///
+    /// If the thread can't be started.
+    pub fn start_watched(
+        host: Host,
+        news: News,
+        may_renew: MayRenew,
+    ) -> io::Result<(Arc<Self>, thread::JoinHandle<()>)> {
         let shell = Arc::new(Self {
             state: Mutex::new(State {
                 host,
@@ -108,6 +123,7 @@ impl LeaseShell {
             }),
             wake: Condvar::new(),
             news,
+            may_renew,
             meter: Meter::default(),
         });
         let timer = Arc::clone(&shell);
@@ -244,6 +260,10 @@ impl LeaseShell {
     /// Sends what must be sent and tells the news, in order, because the host is still locked.
     fn flush(&self, state: &mut State) {
         for (member, messages) in &mut state.out.sends {
+            let withheld = withhold(messages, &self.may_renew);
+            if withheld > 0 {
+                self.meter.withheld(withheld);
+            }
             let link = state.links.get(member);
             for chunk in messages.chunks(LEASE_MESSAGES_MAX) {
                 let frame = encode_frame(chunk);

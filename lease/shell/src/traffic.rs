@@ -26,6 +26,8 @@ pub struct Traffic {
     pub frames_overfull: u64,
     /// Messages dropped because a number in them is not believable, or they say nothing known.
     pub messages_refused: u64,
+    /// Renewals not sent because the lease's user shows no sign of life.
+    pub renewals_withheld: u64,
 }
 
 /// The totals, where they grow.
@@ -40,9 +42,14 @@ pub(crate) struct Meter {
     frames_broken: AtomicU64,
     frames_overfull: AtomicU64,
     messages_refused: AtomicU64,
+    renewals_withheld: AtomicU64,
 }
 
 impl Meter {
+    pub(crate) fn withheld(&self, renewals: usize) {
+        add(&self.renewals_withheld, renewals);
+    }
+
     pub(crate) fn sent(&self, messages: usize, bytes: usize) {
         add(&self.messages_sent, messages);
         add(&self.frames_sent, 1);
@@ -82,6 +89,7 @@ impl Meter {
             frames_broken: read(&self.frames_broken),
             frames_overfull: read(&self.frames_overfull),
             messages_refused: read(&self.messages_refused),
+            renewals_withheld: read(&self.renewals_withheld),
         }
     }
 }
