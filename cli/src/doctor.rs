@@ -9,7 +9,7 @@ use shell::link::CallError;
 
 use crate::find::Found;
 use crate::leases::name;
-use crate::osds::{Osd, ask_all, silent};
+use crate::osds::{Osd, ask_all};
 use crate::outcome::{Done, Failure};
 use crate::render::{self, Row};
 use crate::status::{Answers, leader};
@@ -59,12 +59,12 @@ impl Row for Finding {
 pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
     let answers = crate::status::ask(admin, found).await;
     let mut findings = of_metadata(&answers);
-    let mut missing: Vec<String> = answers
-        .iter()
-        .filter_map(|(address, answer)| Some((address, answer.as_ref().err()?)))
-        .map(|(address, error)| format!("mrc at {address} can't be asked: {error}"))
+    let silent = answers.iter().filter(|(_, answer)| answer.is_err());
+    let mut unasked: Vec<String> = silent
+        .map(|(address, _)| format!("mrc at {address}"))
         .collect();
     let osds = known_osds(&answers, found);
+    let mut missing = Vec::new();
     if osds.is_empty() {
         missing.push("no object server is known, so none was asked".to_owned());
     }
@@ -75,10 +75,13 @@ pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
         ask_all(admin, &osds, None, &stalls)
     );
     for ((osd, stats), (_, stalls)) in stats.iter().zip(&stalls) {
-        if let Err(error) = stats {
-            missing.push(format!("{} can't be asked", silent(osd, error)));
+        if stats.is_err() {
+            unasked.push(format!("osd {}", osd.id));
         }
         findings.extend(of_osd(osd, stats, stalls));
+    }
+    if !unasked.is_empty() {
+        missing.push(format!("could not ask {}", unasked.join(", ")));
     }
     Ok(show(&findings, missing))
 }
@@ -135,7 +138,7 @@ fn unreachable(server: String, error: &CallError) -> Finding {
     Finding {
         server,
         waits_for: "unreachable".to_owned(),
-        text: format!("it can't be reached: {error}"),
+        text: format!("whoever needs it waits: {error}"),
         ..Finding::default()
     }
 }
@@ -172,9 +175,8 @@ fn of_osd(osd: &Osd, stats: &Answer, stalls: &Answer) -> Vec<Finding> {
     let mut findings = Vec::new();
     match stats {
         Err(error) => {
-            let mut finding = unreachable(server, error);
-            finding.text = format!("{} is at {}", finding.text, osd.address);
-            return vec![finding];
+            let server = format!("{server} at {}", osd.address);
+            return vec![unreachable(server, error)];
         }
         Ok(answer) => findings.extend(quarantine(&server, &answer.metrics)),
     }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
@@ -138,6 +138,60 @@ pub(crate) fn own_cpu() -> Result<Duration> {
     cpu_of_one(std::process::id())
 }
 
+/// Processor time since some moment: of the whole machine, and of this program with the servers it
+/// started, as far as they have ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spent {
+    machine: Duration,
+    own: Duration,
+    since: Instant,
+}
+
+impl Spent {
+    /// Up to now.
+    pub(crate) fn now() -> Result<Self> {
+        use nix::sys::resource::{UsageWho, getrusage};
+        let of = |who| -> Result<Duration> {
+            let usage = getrusage(who)?;
+            let (user, system) = (usage.user_time(), usage.system_time());
+            let micros = |time: nix::sys::time::TimeVal| {
+                let micros = time.tv_sec().saturating_mul(1_000_000) + time.tv_usec();
+                u64::try_from(micros).unwrap_or(0)
+            };
+            Ok(Duration::from_micros(micros(user) + micros(system)))
+        };
+        let stat = fs::read_to_string("/proc/stat")?;
+        Ok(Self {
+            machine: busy_of_stat(&stat).context("/proc/stat is not as proc(5) says")?,
+            own: of(UsageWho::RUSAGE_SELF)? + of(UsageWho::RUSAGE_CHILDREN)?,
+            since: Instant::now(),
+        })
+    }
+
+    /// Processors that others kept busy since an earlier reading, on average.
+    pub(crate) fn others_since(self, before: Self) -> f64 {
+        let all = self.machine.saturating_sub(before.machine);
+        let own = self.own.saturating_sub(before.own);
+        let elapsed = self.since.duration_since(before.since);
+        all.saturating_sub(own).as_secs_f64() / elapsed.as_secs_f64().max(0.01)
+    }
+}
+
+/// The first line of proc(5) `stat`: all but idle (4th), waiting for disks (5th) and guests, which are
+/// in the others already; in ticks of 10 ms.
+fn busy_of_stat(stat: &str) -> Option<Duration> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let busy: u64 = [0, 1, 2, 5, 6, 7]
+        .iter()
+        .filter_map(|at| ticks.get(*at))
+        .sum();
+    (ticks.len() > 7).then(|| Duration::from_millis(busy * 10))
+}
+
 /// Lets this process and those it starts have as many descriptors as the system allows.
 pub(crate) fn raise_descriptors() -> Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -177,6 +231,16 @@ mod tests {
 
         assert_eq!(cpu_of_stat(stat), Some(Duration::from_millis(1750)));
         assert_eq!(cpu_of_stat("7 (a"), None);
+    }
+
+    #[test]
+    fn busy_time_is_all_but_idling_and_waiting() {
+        let stat = "cpu  100 20 30 9999 8888 4 5 6 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+
+        assert_eq!(busy_of_stat(stat), Some(Duration::from_millis(1650)));
+        assert_eq!(busy_of_stat("cpu 1 2"), None);
+        let before = Spent::now().unwrap();
+        assert!(Spent::now().unwrap().others_since(before) >= 0.0);
     }
 
     #[test]

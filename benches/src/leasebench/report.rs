@@ -13,14 +13,17 @@ use crate::svg::{self, Series};
 pub(crate) struct Report {
     pub(crate) machine: String,
     pub(crate) quick: bool,
+    /// Processors that programs which have nothing to do with the benchmark kept busy, on average.
+    pub(crate) busy_with_others: f64,
     pub(crate) rows: Vec<Row>,
 }
 
 impl Report {
-    pub(crate) fn new(quick: bool, rows: Vec<Row>) -> Self {
+    pub(crate) fn new(quick: bool, busy_with_others: f64, rows: Vec<Row>) -> Self {
         Self {
             machine: machine(),
             quick,
+            busy_with_others,
             rows,
         }
     }
@@ -60,9 +63,10 @@ impl Report {
     /// Tables, one per work that was measured.
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!(
-            "Machine: {}{}.\n",
+            "Machine: {}{}. Other programs kept {:.1} of its processors busy meanwhile.\n",
             self.machine,
-            if self.quick { "; quick run" } else { "" }
+            if self.quick { "; quick run" } else { "" },
+            self.busy_with_others
         );
         table(
             &mut text,
@@ -323,7 +327,7 @@ mod tests {
             p50_us: Some(1_500_000.0),
             ..Row::default()
         };
-        let text = Report::new(true, vec![row]).markdown();
+        let text = Report::new(true, 0.0, vec![row]).markdown();
 
         assert!(text.contains("| oxfs | kill -9 |"));
         assert!(text.contains("| 1,500 |"));

@@ -9,7 +9,7 @@ use crate::fail_over::Fault;
 use crate::oxfs::Cluster;
 use crate::peers::Peer;
 use crate::plan::Plan;
-use crate::process::raise_descriptors;
+use crate::process::{Spent, raise_descriptors};
 use crate::report::{Report, print_row};
 use crate::row::Row;
 use crate::{Options, contention, etcd, fail_over, hold, pairs, peer_hold, zookeeper};
@@ -41,6 +41,7 @@ pub(crate) fn run(options: &Options, plan: &Plan) -> Result<(Report, Result<()>)
         run: 0,
         outcome: Ok(()),
     };
+    let before = Spent::now()?;
     // Before any server is started: they inherit it.
     raise_descriptors()?;
     let peers: Vec<&'static str> = [
@@ -60,7 +61,9 @@ pub(crate) fn run(options: &Options, plan: &Plan) -> Result<(Report, Result<()>)
     suite.hold(&peers);
     suite.contention(&peers);
     suite.fail_over(&peers);
-    Ok((Report::new(options.quick, suite.rows), suite.outcome))
+    let busy_with_others = Spent::now()?.others_since(before);
+    let report = Report::new(options.quick, busy_with_others, suite.rows);
+    Ok((report, suite.outcome))
 }
 
 impl Suite<'_> {

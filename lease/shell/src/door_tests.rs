@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lease::{Ballot, Body, Config, Host, Message};
+use lease::{Ballot, Body, Config, Event, Host, Membership, Message};
 use shell::clock::boottime;
 use shell::link::{Identity, Link, LinkOptions, Reason, Refusals, Role, Server, ServiceKind};
 use tokio::net::TcpListener;
@@ -116,6 +116,43 @@ async fn bad_frames_are_counted_and_dropped_and_good_ones_still_answered() {
     assert!(of("oxfs_lease_bad_frames{reason=\"overfull\"}") > 0);
     assert!(of("oxfs_lease_messages_dropped{reason=\"unbelievable\"}") > 0);
     bed.leases.halt();
+}
+
+/// Whoever wants leases may be busy with data or wait for a disk: its leases are extended all the same.
+#[test]
+fn leases_are_extended_although_nobody_looks_at_the_news() {
+    let ttl = types::Duration::from_millis(400);
+    let config = Config {
+        ttl,
+        retransmit: ttl.scaled(1, 15),
+        phase_max: ttl.scaled(1, 3),
+        ..Config::default()
+    };
+    let started = boottime() - config.quarantine() - ttl;
+    let host = Host::new(MemberId(1), config, started, 1, 1, None);
+    let (news, unread) = std::sync::mpsc::channel();
+    let pass_on = move |events: &[Event]| news.send(events.to_vec()).unwrap();
+    let (leases, thread) = LeaseShell::start(host, Box::new(pass_on)).unwrap();
+    let membership = Membership {
+        view: 1,
+        members: [MemberId(1)].into(),
+    };
+
+    leases.acquire(CellId(7), &membership, 0, false);
+    let first = leases.is_valid(CellId(7)).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while leases.stats().counters.renewals < 3 {
+        assert!(Instant::now() < deadline, "{:?}", leases.stats());
+        std::thread::yield_now();
+    }
+
+    let held = leases.is_valid(CellId(7)).unwrap();
+    assert_eq!(held.epoch, first.epoch);
+    assert!(held.until > first.until);
+    assert_eq!(leases.stats().counters.lost, 0);
+    leases.halt();
+    thread.join().unwrap();
+    assert!(unread.try_iter().count() > 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
