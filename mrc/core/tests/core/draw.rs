@@ -214,7 +214,10 @@ impl Run {
                 self.model.chown(inode, op.uid, op.gid)
             }
             2 => {
-                let length = *self.random.pick(&[0, 10, 1 << 62, 1 << 63]);
+                let length =
+                    *self
+                        .random
+                        .pick(&[0, 10, types::FILE_BYTES_MAX, types::FILE_BYTES_MAX + 1]);
                 op.size_bytes = Some(length);
                 self.model.truncate(inode, length)
             }

@@ -331,7 +331,11 @@ fn attributes_and_sizes_refuse_like_ext4() {
         vec![
             ("truncate a directory", resize(d, 0), errno::EISDIR),
             ("truncate a link", resize(link, 0), errno::EINVAL),
-            ("too large", resize(file, 1 << 63), errno::EFBIG),
+            (
+                "too large",
+                resize(file, types::FILE_BYTES_MAX + 1),
+                errno::EFBIG,
+            ),
             ("too large", written(file, u64::MAX), errno::EFBIG),
             ("write a directory", written(d, 1), errno::EINVAL),
             ("open a directory", open_write(d), errno::EISDIR),

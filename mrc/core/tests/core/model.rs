@@ -400,7 +400,7 @@ impl Model {
         let now = self.now;
         let node = self.node(id)?;
         match &mut node.kind {
-            Kind::File { .. } if length > i64::MAX as u64 => return Err("EFBIG"),
+            Kind::File { .. } if length > types::FILE_BYTES_MAX => return Err("EFBIG"),
             Kind::File { size } => *size = length,
             Kind::Directory { .. } => return Err("EISDIR"),
             _ => return Err("EINVAL"),
