@@ -16,7 +16,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::consensus::LeaderId;
 use crate::grants::Grants;
-use crate::node::{Node, NotNow};
+use crate::node::{Node, NotNow, no_leader};
 use crate::osds::{MapCache, Osds};
 use crate::sessions::Sessions;
 
@@ -28,6 +28,15 @@ pub(crate) struct Service {
     pub osds: Osds,
     pub map: MapCache,
     pub grants: Grants,
+}
+
+/// On what grounds this server answers as the leader.
+#[derive(Clone, Copy, Debug)]
+struct Leading {
+    id: LeaderId,
+    /// A majority has said so since the request came: what is read now is new enough whatever
+    /// happens meanwhile. Else only the lease says so.
+    proved: bool,
 }
 
 /// Handles the service Mrc.
@@ -46,17 +55,17 @@ impl Service {
     }
 
     /// Serves a request as the leader of `leader`.
-    fn serve(self: &Arc<Self>, leader: LeaderId, request: Request, responder: Responder) {
-        if let Err(error) = self.sessions.enter(leader, &**self.node.index()) {
+    fn serve(self: &Arc<Self>, leader: Leading, request: Request, responder: Responder) {
+        if let Err(error) = self.sessions.enter(leader.id, &**self.node.index()) {
             return responder.fault(index_fault(&error));
         }
         match mrc_core::of_request(request, self.node.now()) {
-            Ok(command) => self.change(command, responder),
+            Ok(command) => self.change(leader, command, responder),
             Err(request) => self.read(leader, *request, responder),
         }
     }
 
-    fn change(self: &Arc<Self>, mut command: Command, responder: Responder) {
+    fn change(self: &Arc<Self>, leader: Leading, mut command: Command, responder: Responder) {
         let session = SessionId(command.session);
         let mut rights = Rights::Write;
         match &mut command.op {
@@ -78,6 +87,8 @@ impl Service {
         if counted {
             match self.sessions.changing(session) {
                 Ok(found) => volume = found,
+                // Another leader may know the session.
+                Err(_) if !self.still_leads(leader) => return responder.fault(no_leader()),
                 Err(fault) => return responder.fault(fault),
             }
         }
@@ -144,41 +155,61 @@ impl Service {
         })
     }
 
-    fn read(self: &Arc<Self>, leader: LeaderId, request: Request, responder: Responder) {
-        let session = SessionId(request.session);
-        let Some(op) = request.op else {
-            let text = "unknown request; run the same release on all machines";
-            return responder.fault(Fault::surface(libc::EPROTO, text));
-        };
-        // Long reads must not hold up what came behind them on the same connection.
-        if matches!(
-            op,
-            Op::ReadDir(_) | Op::PgList(_) | Op::SessionList(_) | Op::OsdList(_)
-        ) {
-            let service = Arc::clone(self);
-            tokio::task::spawn_blocking(move || {
-                answer(responder, service.read_now(leader, session, op));
-            });
-            return;
+    fn read(self: &Arc<Self>, leader: Leading, request: Request, responder: Responder) {
+        match request.op {
+            Some(Op::OsdHeartbeat(beat)) => self.heartbeat(beat, responder),
+            // Long reads must not hold up what came behind them on the same connection.
+            Some(Op::ReadDir(_) | Op::PgList(_) | Op::SessionList(_) | Op::OsdList(_)) => {
+                let service = Arc::clone(self);
+                tokio::task::spawn_blocking(move || {
+                    service.read_checked(leader, request, responder);
+                });
+            }
+            _ => self.read_checked(leader, request, responder),
         }
-        if let Op::OsdHeartbeat(beat) = op {
-            return self.heartbeat(beat, responder);
-        }
-        answer(responder, self.read_now(leader, session, op));
     }
 
-    fn read_now(&self, leader: LeaderId, session: SessionId, op: Op) -> Reply {
+    /// Reads, and answers if this server still leads then: it may have been frozen meanwhile, and
+    /// another one elected that has changed what was read.
+    fn read_checked(self: &Arc<Self>, leader: Leading, request: Request, responder: Responder) {
+        let session = SessionId(request.session);
+        let read = || match &request.op {
+            Some(op) => self.read_now(leader.id, session, op),
+            None => Err(unknown_request()),
+        };
+        match read_while(|| self.still_leads(leader), read) {
+            Some(reply) => answer(responder, reply),
+            None => self.prove_and_serve(request, responder),
+        }
+    }
+
+    fn still_leads(&self, leader: Leading) -> bool {
+        leader.proved || matches!(self.node.leading(), Ok(id) if id == leader.id)
+    }
+
+    /// Serves a request once a majority has said that this server leads.
+    fn prove_and_serve(self: &Arc<Self>, request: Request, responder: Responder) {
+        let service = Arc::clone(self);
+        tokio::spawn(async move {
+            match service.node.prove().await {
+                Ok(id) => service.serve(Leading { id, proved: true }, request, responder),
+                Err(fault) => responder.fault(fault),
+            }
+        });
+    }
+
+    fn read_now(&self, leader: LeaderId, session: SessionId, op: &Op) -> Reply {
         let index = &**self.node.index();
-        let volume = match &op {
+        let volume = match op {
             Op::VolumeList(_) | Op::VolumeShow(_) => VolumeId(0),
             Op::OsdList(_) | Op::PgList(_) | Op::SessionList(_) => {
-                return admin::list(self, &op).map_err(|error| index_fault(&error))?;
+                return admin::list(self, op).map_err(|error| index_fault(&error))?;
             }
             _ => self.sessions.touch(session)?,
         };
         match op {
             Op::KeepAlive(keep) => self.keep_alive(leader, session, keep),
-            Op::Open(open) => self.open((session, volume), &open),
+            Op::Open(open) => self.open((session, volume), open),
             Op::Release(release) => {
                 self.sessions.release(session, Inode(release.inode));
                 // The file may have been an orphan that only this session kept.
@@ -187,13 +218,8 @@ impl Service {
             }
             op => {
                 let reply =
-                    query::answer(index, volume, &op).map_err(|error| index_fault(&error))?;
-                let mut response = reply.ok_or_else(|| {
-                    Fault::surface(
-                        libc::EPROTO,
-                        "unknown request; run the same release on all machines",
-                    )
-                })??;
+                    query::answer(index, volume, op).map_err(|error| index_fault(&error))?;
+                let mut response = reply.ok_or_else(unknown_request)??;
                 if let Some(response::Reply::FsStat(stat)) = &mut response.reply {
                     admin::space(self, volume, stat).map_err(|error| index_fault(&error))?;
                 }
@@ -202,10 +228,10 @@ impl Service {
         }
     }
 
-    fn keep_alive(&self, leader: LeaderId, session: SessionId, keep: mrc::KeepAlive) -> Reply {
+    fn keep_alive(&self, leader: LeaderId, session: SessionId, keep: &mrc::KeepAlive) -> Reply {
         let open = keep
             .complete
-            .then(|| keep.open_inodes.into_iter().map(Inode).collect());
+            .then(|| keep.open_inodes.iter().copied().map(Inode).collect());
         let register = self.sessions.keep_alive(session, open)?;
         Ok(Response {
             reply: Some(response::Reply::KeptAlive(mrc::KeptAlive {
@@ -218,30 +244,34 @@ impl Service {
     fn open(&self, (session, volume): (SessionId, VolumeId), open: &mrc::Open) -> Reply {
         let index = &**self.node.index();
         let inode = Inode(open.inode);
-        let failed = |error: IndexError| index_fault(&error);
-        let record = query::inode(index, volume, inode)
-            .map_err(failed)?
-            .ok_or_else(|| Fault::surface(libc::ENOENT, "the file does not exist any more"))?;
-        let rights = if open.renew_write {
+        if open.renew_write {
             let key = mrc_core::keys::open(volume, inode, session);
-            if index.get(&key).map_err(failed)?.is_none() {
-                return Err(Fault::surface(
-                    libc::EBADF,
-                    "the session has not opened the file for writing",
-                ));
+            let opened = index.get(&key).map_err(|error| index_fault(&error))?;
+            if opened.is_none() {
+                let text = "the session has not opened the file for writing";
+                return Err(Fault::surface(libc::EBADF, text));
             }
-            Rights::Write
-        } else {
-            // The janitor may be about to reap an orphan that nobody has open.
-            if record.nlink == 0
-                && !self.sessions.has_readers(volume, inode)
-                && !mrc_core::janitor::is_open_for_writing(index, volume, inode).map_err(failed)?
-            {
-                return Err(Fault::surface(libc::ENOENT, "the file was removed"));
-            }
-            self.sessions.open(session, inode)?;
-            Rights::Read
-        };
+            return self.opened((session, volume), inode, Rights::Write);
+        }
+        // Noted before looking, or the file could be removed in between.
+        let noted = self.sessions.open(session, inode)?;
+        let reply = self.opened((session, volume), inode, Rights::Read);
+        if reply.is_err() && noted {
+            self.sessions.release(session, inode);
+        }
+        reply
+    }
+
+    /// Attributes and grant of a file that stays while this looks.
+    fn opened(
+        &self,
+        (session, volume): (SessionId, VolumeId),
+        inode: Inode,
+        rights: Rights,
+    ) -> Reply {
+        let record = query::inode(&**self.node.index(), volume, inode)
+            .map_err(|error| index_fault(&error))?
+            .ok_or_else(|| Fault::surface(libc::ENOENT, "the file does not exist any more"))?;
         let grant = if record.mode & mrc_core::S_IFMT == mrc_core::S_IFREG {
             Some(self.grant((session, volume), inode, PgId(record.pg), rights)?)
         } else {
@@ -253,76 +283,6 @@ impl Service {
                 grant,
                 existed: true,
             })),
-        })
-    }
-
-    fn heartbeat(self: &Arc<Self>, beat: mrc::OsdHeartbeat, responder: Responder) {
-        let index = Arc::clone(self.node.index());
-        let registration = match mrc_core::registration(&*index, &beat) {
-            Ok(registration) => registration,
-            Err(error) => return responder.fault(index_fault(&error)),
-        };
-        self.osds.heard(&beat);
-        let service = Arc::clone(self);
-        if let Some(register) = registration {
-            let command = mrc_core::internal(Change::RegisterOsd(register), self.node.now());
-            return self.node.propose(&command, move |reply| {
-                answer(responder, reply.and_then(|_| service.osd_map(&beat)));
-            });
-        }
-        if let Err(error) = self.note_full(&beat) {
-            return responder.fault(index_fault(&error));
-        }
-        answer(responder, self.osd_map(&beat));
-    }
-
-    /// Proposes what clears the marks of groups that this server has whole again.
-    fn note_full(&self, beat: &mrc::OsdHeartbeat) -> Result<(), IndexError> {
-        let map = self.map.get(&**self.node.index())?;
-        let marked = map
-            .whole
-            .pgs
-            .iter()
-            .filter(|pg| pg.incomplete.contains(&beat.osd));
-        for pg in marked {
-            let full = beat.pgs.iter().any(|report| {
-                (report.volume, report.pg, report.view) == (pg.volume, pg.pg, pg.view)
-                    && report.state() == mrc::PgState::PgFull
-            });
-            if full {
-                let op = Change::PgFull(proto::index::PgFull {
-                    volume: pg.volume,
-                    pg: pg.pg,
-                    view: pg.view,
-                    osd: beat.osd,
-                    store_uuid: beat.store_uuid.clone(),
-                });
-                // Repeated with the next heartbeat if it fails.
-                self.node
-                    .propose(&mrc_core::internal(op, self.node.now()), |_| {});
-            }
-        }
-        Ok(())
-    }
-
-    fn osd_map(&self, beat: &mrc::OsdHeartbeat) -> Reply {
-        let map = self
-            .map
-            .get(&**self.node.index())
-            .map_err(|error| index_fault(&error))?;
-        let answer = if map.version == beat.map_version {
-            mrc::OsdMap {
-                version: map.version,
-                ..mrc::OsdMap::default()
-            }
-        } else {
-            mrc::OsdMap {
-                changed: true,
-                ..map.whole.clone()
-            }
-        };
-        Ok(Response {
-            reply: Some(response::Reply::OsdMap(answer)),
         })
     }
 }
@@ -358,22 +318,25 @@ impl Handler for Door {
             _ => {}
         }
         match service.node.leading() {
-            Ok(leader) => service.serve(leader, request, responder),
+            Ok(id) => service.serve(Leading { id, proved: false }, request, responder),
             Err(NotNow::Elsewhere(fault)) => responder.fault(fault),
-            Err(NotNow::Unproved) => {
-                let service = Arc::clone(service);
-                tokio::spawn(async move {
-                    match service.node.prove().await {
-                        Ok(leader) => service.serve(leader, request, responder),
-                        Err(fault) => responder.fault(fault),
-                    }
-                });
-            }
+            Err(NotNow::Unproved) => service.prove_and_serve(request, responder),
         }
     }
 }
 
-fn answer(responder: Responder, reply: Reply) {
+/// Reads; `None` if afterwards this server does not lead any more.
+fn read_while<T>(still_leads: impl FnOnce() -> bool, read: impl FnOnce() -> T) -> Option<T> {
+    let found = read();
+    still_leads().then_some(found)
+}
+
+fn unknown_request() -> Fault {
+    let text = "unknown request; run the same release on all machines";
+    Fault::surface(libc::EPROTO, text)
+}
+
+pub(crate) fn answer(responder: Responder, reply: Reply) {
     match reply {
         Ok(response) => responder.ok(&response, Payload::none()),
         Err(fault) => responder.fault(fault),
@@ -390,4 +353,28 @@ pub(crate) fn done() -> Response {
 pub(crate) fn index_fault(error: &IndexError) -> Fault {
     tracing::error!(%error, "the index can't be read");
     Fault::surface(libc::EIO, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// A freeze lasts from before the reading until after another leader's first change.
+    #[test]
+    fn what_was_read_is_not_told_if_the_leadership_ended_meanwhile() {
+        let leads = Cell::new(true);
+
+        let kept = read_while(|| leads.get(), || "old");
+        let frozen = read_while(
+            || leads.get(),
+            || {
+                leads.set(false);
+                "old"
+            },
+        );
+
+        assert_eq!((kept, frozen), (Some("old"), None));
+    }
 }

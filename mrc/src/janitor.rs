@@ -139,8 +139,8 @@ impl Janitor {
             }
             let mut unused: BTreeMap<VolumeId, Vec<u64>> = BTreeMap::new();
             for orphan in page {
-                if !sessions.has_readers(orphan.volume, orphan.inode)
-                    && !janitor::is_open_for_writing(index, orphan.volume, orphan.inode)?
+                if !janitor::is_open_for_writing(index, orphan.volume, orphan.inode)?
+                    && sessions.reap(orphan.volume, orphan.inode)
                 {
                     unused
                         .entry(orphan.volume)
@@ -149,16 +149,24 @@ impl Janitor {
                 }
             }
             for (volume, inodes) in unused {
-                for inodes in inodes.chunks(REAP_INODES_MAX) {
-                    let op = Op::Reap(proto::index::Reap {
-                        volume: volume.0,
-                        inodes: inodes.to_vec(),
-                    });
-                    let _again = self.service.node.propose_internal(op).await;
-                }
+                self.reap(volume, &inodes).await;
             }
         }
         Ok(())
+    }
+
+    /// Removes orphans that nobody can open any more.
+    async fn reap(&self, volume: VolumeId, inodes: &[u64]) {
+        for inodes in inodes.chunks(REAP_INODES_MAX) {
+            let op = Op::Reap(proto::index::Reap {
+                volume: volume.0,
+                inodes: inodes.to_vec(),
+            });
+            let _again = self.service.node.propose_internal(op).await;
+            for inode in inodes {
+                self.service.sessions.reaped(volume, Inode(*inode));
+            }
+        }
     }
 
     async fn purge_volumes(&self) -> Result<(), IndexError> {

@@ -24,6 +24,8 @@ struct Table {
     sessions: HashMap<SessionId, Soft>,
     /// Who has a file open for reading.
     readers: HashMap<(VolumeId, Inode), HashSet<SessionId>>,
+    /// Orphans that are being removed: nobody may open them any more.
+    reaping: HashSet<(VolumeId, Inode)>,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,7 @@ impl Sessions {
                 .filter(|(_, record)| !record.ended)
                 .map(|(session, record)| (session, Soft::new(VolumeId(record.volume), now, false)))
                 .collect(),
-            readers: HashMap::new(),
+            ..Table::default()
         };
         Ok(())
     }
@@ -128,21 +130,41 @@ impl Sessions {
         }
     }
 
-    /// Notes that the session has the file open for reading.
-    pub(crate) fn open(&self, session: SessionId, inode: Inode) -> Result<(), Fault> {
+    /// Notes that the session has the file open for reading, before anybody looks whether there is
+    /// such a file: from now on it stays. Returns whether the session had not opened it before; then
+    /// [`release`](Self::release) undoes this.
+    pub(crate) fn open(&self, session: SessionId, inode: Inode) -> Result<bool, Fault> {
         let mut table = lock(&self.0);
-        let soft = table
-            .sessions
-            .get_mut(&session)
-            .ok_or_else(|| unknown(session))?;
-        soft.open.insert(inode);
+        let Some(soft) = table.sessions.get(&session) else {
+            return Err(unknown(session));
+        };
         let volume = soft.volume;
+        if table.reaping.contains(&(volume, inode)) {
+            return Err(Fault::surface(libc::ENOENT, "the file was removed"));
+        }
         table
             .readers
             .entry((volume, inode))
             .or_default()
             .insert(session);
-        Ok(())
+        let soft = table.sessions.get_mut(&session);
+        Ok(soft.is_some_and(|soft| soft.open.insert(inode)))
+    }
+
+    /// Whether an orphan may be removed: nobody has it open for reading, and from now on nobody can,
+    /// until [`reaped`](Self::reaped).
+    pub(crate) fn reap(&self, volume: VolumeId, inode: Inode) -> bool {
+        let mut table = lock(&self.0);
+        let unused = !table.readers.contains_key(&(volume, inode));
+        if unused {
+            table.reaping.insert((volume, inode));
+        }
+        unused
+    }
+
+    /// The orphan is gone, or could not be removed.
+    pub(crate) fn reaped(&self, volume: VolumeId, inode: Inode) {
+        lock(&self.0).reaping.remove(&(volume, inode));
     }
 
     pub(crate) fn release(&self, session: SessionId, inode: Inode) {
@@ -154,7 +176,8 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn has_readers(&self, volume: VolumeId, inode: Inode) -> bool {
+    #[cfg(test)]
+    fn has_readers(&self, volume: VolumeId, inode: Inode) -> bool {
         lock(&self.0).readers.contains_key(&(volume, inode))
     }
 
@@ -266,6 +289,24 @@ mod tests {
 
         assert!(!sessions.has_readers(VOLUME, FILE));
         assert!(sessions.open(TWO, FILE).is_err());
+    }
+
+    #[test]
+    fn orphan_is_removed_or_opened_and_never_both() {
+        let sessions = Sessions::default();
+        sessions.opened(ONE, VOLUME);
+
+        assert_eq!(sessions.open(ONE, FILE), Ok(true));
+        assert_eq!(sessions.open(ONE, FILE), Ok(false));
+        assert!(!sessions.reap(VOLUME, FILE), "it is open");
+        sessions.release(ONE, FILE);
+        assert!(sessions.reap(VOLUME, FILE));
+        let late = sessions.open(ONE, FILE).unwrap_err();
+        sessions.reaped(VOLUME, FILE);
+
+        assert_eq!(late.errno, libc::ENOENT);
+        assert!(!sessions.has_readers(VOLUME, FILE));
+        assert_eq!(sessions.open(ONE, FILE), Ok(true));
     }
 
     #[test]
