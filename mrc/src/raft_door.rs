@@ -8,14 +8,14 @@ use futures::FutureExt;
 use openraft::raft::AppendEntriesRequest;
 use prost::Message as _;
 use proto::raft::request::Op;
-use proto::raft::{Greeting, Request, Response};
+use proto::raft::{CheckpointEnd, Greeting, Request, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shell::link::{Connection, Handler, Payload, Responder};
 use tokio::sync::mpsc;
 use types::Fault;
 
-use crate::checkpoint::Receiving;
+use crate::checkpoint::{self, Receiving};
 use crate::config::APPENDS_QUEUED_MAX;
 use crate::consensus::{CheckpointMeta, TypeConfig, Vote};
 use crate::log_writer::lock;
@@ -43,6 +43,7 @@ struct Transfer {
 
 impl RaftDoor {
     pub(crate) fn new(node: Arc<Node>, dir: PathBuf, silence: Silence) -> Self {
+        checkpoint::remove_leftovers(&dir);
         let (appends, queue) = mpsc::channel(APPENDS_QUEUED_MAX);
         tokio::spawn(append_in_order(node.raft.clone(), queue));
         Self {
@@ -93,7 +94,7 @@ impl RaftDoor {
                 self.begin(begin.transfer, head, responder);
             }
             Op::CheckpointPart(part) => self.part(part.transfer, part.number, payload, responder),
-            Op::CheckpointEnd(end) => self.end(end.transfer, end.parts, responder),
+            Op::CheckpointEnd(end) => self.end(&end, responder),
             Op::Hello(_) => responder.ok(&self.greeting(), Payload::none()),
             Op::Join(join) => membership::join(Arc::clone(&self.node), join, responder),
         }
@@ -116,11 +117,8 @@ impl RaftDoor {
     }
 
     fn begin(&self, id: u64, (vote, meta): (Vote, CheckpointMeta), responder: Responder) {
-        let (path, slot) = (
-            self.dir.join("checkpoint.incoming"),
-            Arc::clone(&self.receiving),
-        );
-        tokio::task::spawn_blocking(move || match Receiving::begin(&path) {
+        let (dir, slot) = (self.dir.clone(), Arc::clone(&self.receiving));
+        tokio::task::spawn_blocking(move || match Receiving::begin(&dir, id) {
             Ok(receiving) => {
                 *lock(&slot) = Some(Transfer {
                     id,
@@ -158,23 +156,23 @@ impl RaftDoor {
         });
     }
 
-    fn end(&self, id: u64, parts: u64, responder: Responder) {
-        let taken = lock(&self.receiving).take_if(|transfer| transfer.id == id);
+    fn end(&self, end: &CheckpointEnd, responder: Responder) {
+        let taken = lock(&self.receiving).take_if(|transfer| transfer.id == end.transfer);
         let raft = self.node.raft.clone();
         let Some(transfer) = taken else {
             return responder.fault(Fault::retry("another checkpoint is coming in"));
         };
-        let path = transfer
+        let received = transfer
             .receiving
             .ok_or_else(|| std::io::Error::other("a part is still being written"))
-            .and_then(|receiving| receiving.end(parts));
-        let path = match path {
-            Ok(path) => path,
+            .and_then(|receiving| receiving.end(end.parts, end.crc32c));
+        let received = match received {
+            Ok(received) => received,
             Err(error) => return responder.fault(Fault::retry(error.to_string())),
         };
         let snapshot = Snapshot {
             meta: transfer.meta,
-            snapshot: Checkpoint::Received(path),
+            snapshot: Checkpoint::Received(received),
         };
         tokio::spawn(async move {
             reply(

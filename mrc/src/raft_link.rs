@@ -138,8 +138,8 @@ impl Peer {
     ) -> Result<SnapshotResponse<TypeConfig>, Rpc> {
         let entries = match snapshot.snapshot {
             Checkpoint::Live(entries) => entries,
-            Checkpoint::Received(path) => {
-                Box::new(checkpoint::read(&path).map_err(|error| broken(&error.to_string()))?)
+            Checkpoint::Received(received) => {
+                Box::new(checkpoint::read(&received).map_err(|error| broken(&error.to_string()))?)
             }
         };
         let transfer = crate::draw();
@@ -147,7 +147,7 @@ impl Peer {
         let head: (Vote, CheckpointMeta) = (vote, snapshot.meta);
         let _ready: () = self.call(begin, &head, CHECKPOINT_PART_TIMEOUT).await?;
         let mut next = checkpoint::parts(entries);
-        let mut parts = 0;
+        let (mut parts, mut crc32c) = (0, 0);
         loop {
             // Reading a part may wait for the disk.
             let read = tokio::task::spawn_blocking(move || (next(), next));
@@ -158,6 +158,7 @@ impl Peer {
             let Some(part) = part.map_err(|error| broken(&error.to_string()))? else {
                 break;
             };
+            crc32c = crc32c::crc32c_append(crc32c, &part);
             let request = Request {
                 target: self.target,
                 op: Some(Op::CheckpointPart(CheckpointPart {
@@ -172,7 +173,11 @@ impl Peer {
             sent.map_err(|error| refused(&error))?;
             parts += 1;
         }
-        let end = Op::CheckpointEnd(CheckpointEnd { transfer, parts });
+        let end = Op::CheckpointEnd(CheckpointEnd {
+            transfer,
+            parts,
+            crc32c,
+        });
         self.call(end, &(), CHECKPOINT_INSTALL_TIMEOUT).await
     }
 }

@@ -6,7 +6,6 @@
 //! purges the log behind a checkpoint.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -20,7 +19,7 @@ use proto::index::Command;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
-use crate::checkpoint;
+use crate::checkpoint::{self, Received};
 use crate::config::{APPLY_ENTRIES_MAX, DRAIN_BYTES, FLUSH_BYTES};
 use crate::consensus::{CheckpointMeta, LogId, Outcome, Payload, StoredMembership, TypeConfig};
 use crate::index_buffer::BufferedIndex;
@@ -34,7 +33,7 @@ pub(crate) enum Checkpoint {
     /// Of this server's index, as it was at one position.
     Live(Entries<'static>),
     /// Received into a file.
-    Received(PathBuf),
+    Received(Received),
 }
 
 /// How far the index is, kept in the index itself.
@@ -67,7 +66,10 @@ pub(crate) struct StateMachine {
     position: Arc<Mutex<Position>>,
     /// Held while the index and its position change, so that a checkpoint sees them agree.
     changing: Arc<tokio::sync::Mutex<()>>,
+    /// Bytes of commands applied since the last flush began.
     dirty_bytes: Arc<AtomicU64>,
+    /// Held while the index is flushed: until then nobody may take it for flushed.
+    flushing: Arc<tokio::sync::Mutex<()>>,
     events: Arc<Events>,
     /// Why the index could not be flushed, for good: what failed to reach the disk once may be
     /// taken for written the next time.
@@ -118,6 +120,7 @@ impl StateMachine {
             position: Arc::new(Mutex::new(position)),
             changing: Arc::default(),
             dirty_bytes: Arc::default(),
+            flushing: Arc::default(),
             events: Arc::default(),
             failure: Arc::new(watch::Sender::new(None)),
         })
@@ -142,6 +145,7 @@ impl StateMachine {
 
     /// Makes what was applied survive a power failure; returns up to where.
     pub(crate) async fn flush(&self) -> io::Result<Position> {
+        let _flushing = self.flushing.lock().await;
         // What is applied meanwhile may be flushed, too: this is a lower bound.
         let position = self.position();
         if let Some(failure) = &*self.failure.borrow() {
@@ -205,6 +209,8 @@ impl StateMachine {
         self.index
             .apply(overlay.into_batch())
             .map_err(io::Error::other)?;
+        // Counted before the position shows it: who sees the position must see that it is not flushed.
+        let before = self.dirty_bytes.fetch_add(bytes + 1, Ordering::Relaxed);
         *lock(&self.position) = position;
         // Only now: an answer must be readable at once by whoever hears of it.
         for (responder, outcome) in answers {
@@ -214,7 +220,6 @@ impl StateMachine {
         if self.index.buffered_bytes() > DRAIN_BYTES {
             self.events.drain.notify_one();
         }
-        let before = self.dirty_bytes.fetch_add(bytes + 1, Ordering::Relaxed);
         if before < FLUSH_BYTES && before + bytes + 1 >= FLUSH_BYTES {
             self.events.flush.notify_one();
         }
@@ -263,11 +268,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let index = Arc::clone(&self.index);
         blocking(move || match snapshot {
             Checkpoint::Live(mut entries) => index.install(&mut entries),
-            Checkpoint::Received(path) => {
-                index.install(&mut checkpoint::read(&path)?)?;
-                remove(&path);
-                Ok(())
-            }
+            Checkpoint::Received(received) => index.install(&mut checkpoint::read(&received)?),
         })
         .await?;
         let position = Position::read(&*self.index)?;
@@ -326,17 +327,74 @@ fn merge(into: &mut Effects, more: Effects) {
     into.purge |= more.purge;
 }
 
-fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        tracing::debug!(%error, path = %path.display(), "could not remove an installed checkpoint");
-    }
-}
-
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> io::Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(io::Error::other),
         Err(_) => Err(io::Error::other("the index engine panicked")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use bytes::Bytes;
+    use mrc_core::{Batch, IndexRead, MemoryIndex, Visitor};
+
+    use super::*;
+
+    /// Flushes when it is told to.
+    struct Slow {
+        index: MemoryIndex,
+        go_on: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl IndexRead for Slow {
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, IndexError> {
+            self.index.get(key)
+        }
+        fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visitor<'_>) -> Result<(), IndexError> {
+            self.index.scan(from, to, visit)
+        }
+    }
+
+    impl Index for Slow {
+        fn apply(&self, batch: Batch) -> Result<(), IndexError> {
+            self.index.apply(batch)
+        }
+        fn flush(&self) -> Result<(), IndexError> {
+            lock(&self.go_on).recv().map_err(IndexError::engine)
+        }
+        fn snapshot(&self) -> Result<Entries<'static>, IndexError> {
+            self.index.snapshot()
+        }
+        fn install(
+            &self,
+            entries: &mut dyn Iterator<Item = Result<(Bytes, Bytes), IndexError>>,
+        ) -> Result<(), IndexError> {
+            self.index.install(entries)
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_told_that_all_is_flushed_while_it_is_being_flushed() {
+        let (go_on, gate) = mpsc::channel();
+        let engine = Slow {
+            index: MemoryIndex::new(),
+            go_on: Mutex::new(gate),
+        };
+        let machine = StateMachine::new(Arc::new(BufferedIndex::new(Box::new(engine)))).unwrap();
+        machine.apply_batch(Vec::new()).unwrap();
+
+        let mut first = std::pin::pin!(machine.flush());
+        let mut second = std::pin::pin!(machine.flush());
+        assert!(futures::poll!(&mut first).is_pending());
+        assert!(futures::poll!(&mut second).is_pending());
+
+        go_on.send(()).unwrap();
+        first.await.unwrap();
+        second.await.unwrap();
     }
 }
