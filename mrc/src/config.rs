@@ -24,6 +24,10 @@ pub struct Config {
     pub dir: PathBuf,
     /// All metadata servers with the addresses they are reached at, this one included.
     pub members: Vec<MemberAddress>,
+    /// Address at which numbers about the server are served over HTTP, at `/metrics`, in the format of
+    /// OpenMetrics (Prometheus). Anyone who reaches it can read them. Default: none.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
     /// Listen on an address that is not loopback although messages travel in the clear.
     /// Default false: there is no TLS yet.
     #[serde(default)]
@@ -150,9 +154,11 @@ pub enum ConfigError {
     },
     /// Messages would travel in the clear over a network.
     #[error(
-        "`listen` is {listen}, which is not loopback, and there is no TLS yet; set `insecure_network = true` to accept that anyone on the network can read and forge messages"
+        "`{key}` is {listen}, which is not loopback, and there is no TLS yet; set `insecure_network = true` to accept that anyone on the network can read and forge messages"
     )]
     Network {
+        /// The setting.
+        key: &'static str,
         /// Address found.
         listen: SocketAddr,
     },
@@ -235,10 +241,17 @@ impl Config {
             });
         }
         self.check_members()?;
-        if !self.listen.ip().is_loopback() && !self.insecure_network {
-            return Err(ConfigError::Network {
-                listen: self.listen,
-            });
+        let addresses = [
+            ("listen", Some(self.listen)),
+            ("metrics_listen", self.metrics_listen),
+        ];
+        for (key, listen) in addresses {
+            if let Some(listen) = listen
+                && !listen.ip().is_loopback()
+                && !self.insecure_network
+            {
+                return Err(ConfigError::Network { key, listen });
+            }
         }
         Ok(self)
     }

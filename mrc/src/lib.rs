@@ -18,6 +18,7 @@ mod log_tests;
 mod log_writer;
 mod membership;
 mod metrics;
+mod metrics;
 mod node;
 mod osd_links;
 mod osds;

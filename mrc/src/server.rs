@@ -21,6 +21,7 @@ use crate::janitor;
 use crate::log_dir::LogError;
 use crate::log_store::LogStore;
 use crate::membership;
+use crate::metrics;
 use crate::node::{Node, Silence, raft_config};
 use crate::raft_door::RaftDoor;
 use crate::raft_link::Peers;
@@ -206,10 +207,17 @@ impl Running {
         let server = Server::new(identity.clone())
             .service(ServiceKind::Mrc, Arc::new(Door(Arc::clone(&service))))
             .service(ServiceKind::Raft, Arc::new(raft_door));
+        let metrics_listener = match config.metrics_listen {
+            Some(address) => Some(shell::listen::bind(address).await?),
+            None => None,
+        };
+        let numbers = metrics::source(&node, server.refusals());
         let mut ended = stopped.clone();
         let serving = server.serve(listener, async move {
             let _gone = ended.wait_for(|stopped| *stopped).await;
         });
+        let serve_metrics = |listener| tokio::spawn(shell::metrics::serve(listener, numbers));
+        let metrics = metrics_listener.map(serve_metrics);
         let background = tokio::spawn(background(
             Arc::clone(&service),
             identity,
@@ -224,6 +232,9 @@ impl Running {
         };
         let _gone = stop.send(true);
         background.abort();
+        if let Some(metrics) = metrics {
+            metrics.abort();
+        }
         let _ended = node.raft.shutdown().await;
         let flushed = node.machine.flush().await;
         if let Err(error) = flushed {

@@ -63,6 +63,7 @@ pub(crate) fn config(dir: &Path, id: u64, addresses: &[SocketAddr]) -> Config {
             })
             .collect(),
         insecure_network: false,
+        metrics_listen: None,
         heartbeat_ms: 100,
         election_ms: 600,
         session_timeout_ms: 30_000,
