@@ -18,7 +18,6 @@ mod log_tests;
 mod log_writer;
 mod membership;
 mod metrics;
-mod metrics;
 mod node;
 mod osd_links;
 mod osds;
