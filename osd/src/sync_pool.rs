@@ -3,6 +3,9 @@
 //! A few waiting jobs run side by side, each with its own two syncs. When many wait, one thread
 //! takes them all and makes the whole file system stable twice: once for data and sums, once for
 //! the records. Jobs nobody waits for are always taken together.
+//!
+//! A job that must be prepared joins the others only afterwards. One thread at a time prepares, and
+//! does other work that waits after every part of it, so that nobody waits for more than a part.
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,14 +40,24 @@ struct State {
     lazy: Vec<Task>,
     /// When the lazy ones that wait are taken: a little later than the first came.
     lazy_at: Option<Instant>,
+    unprepared: VecDeque<Task>,
+    /// A thread is preparing one.
+    preparing: bool,
+    /// Preparing was the last work that a thread took.
+    prepared_last: bool,
     /// A thread is making the whole file system stable.
     sweeping: bool,
     stopped: bool,
 }
 
+/// A step of a job.
+type Step = fn(&mut dyn SyncJob) -> Result<(), StoreError>;
+
 enum Work {
     One(Task),
     Many(Vec<Task>),
+    Prepare(Task),
+    GiveUp(VecDeque<Task>),
 }
 
 impl std::fmt::Debug for SyncPool {
@@ -78,20 +91,19 @@ impl SyncPool {
     /// since each has one job at a time.
     pub(crate) fn submit(&self, job: Box<dyn SyncJob>, lazy: bool, on_done: OnDone) {
         let task = Task { job, on_done };
+        let unprepared = !task.job.is_prepared();
         let mut state = self.lock();
-        if lazy {
-            state.lazy.push(task);
-            state
-                .lazy_at
-                .get_or_insert_with(|| Instant::now() + LAZY_GATHER);
-        } else {
-            state.urgent.push_back(task);
+        match (unprepared, lazy) {
+            (true, _) => state.unprepared.push_back(task),
+            (false, true) => state.push_lazy(task),
+            (false, false) => state.urgent.push_back(task),
         }
         drop(state);
         self.ready.notify_one();
     }
 
-    /// Lets the threads finish what waits, then end.
+    /// Lets the threads finish what waits, then end. What is not prepared is given up: it may take
+    /// long, and the next start finds what was not made clean.
     pub(crate) fn stop(&self) {
         self.lock().stopped = true;
         self.ready.notify_all();
@@ -109,6 +121,13 @@ impl SyncPool {
                     self.lock().sweeping = false;
                     self.ready.notify_all();
                 }
+                Work::Prepare(task) => self.prepare(task),
+                Work::GiveUp(tasks) => {
+                    for task in tasks {
+                        let stopped = io::Error::from(io::ErrorKind::Interrupted);
+                        (task.on_done)(Err(StoreError::Io(stopped)));
+                    }
+                }
             }
         }
     }
@@ -116,6 +135,10 @@ impl SyncPool {
     fn next(&self) -> Option<Work> {
         let mut state = self.lock();
         loop {
+            if let Some(work) = state.take_preparing() {
+                return Some(work);
+            }
+            state.prepared_last = false;
             let now = Instant::now();
             let lazy = state.lazy_at.is_some_and(|at| at <= now || state.stopped);
             let many = state.urgent.len() > SYNC_ALONE_MAX;
@@ -157,29 +180,46 @@ impl SyncPool {
         }
     }
 
+    /// Prepares a part; the job joins the others after the last one.
+    fn prepare(&self, mut task: Task) {
+        let result = task.job.prepare();
+        let prepared = task.job.is_prepared();
+        let mut state = self.lock();
+        state.preparing = false;
+        match (result, prepared) {
+            (Err(error), _) => {
+                drop(state);
+                (task.on_done)(Err(error));
+            }
+            (Ok(()), true) => state.push_lazy(task),
+            (Ok(()), false) => state.unprepared.push_back(task),
+        }
+    }
+
     /// Makes many objects stable with two syncs of the file system.
     fn sweep(&self, mut tasks: Vec<Task>) {
-        let mut steps = || {
-            for task in &mut tasks {
-                task.job.write_data(false)?;
+        let steps: [Step; 2] = [|job| job.write_data(false), |job| job.write_record(false)];
+        for step in steps {
+            tasks = step_each(tasks, step);
+            if tasks.is_empty() {
+                return;
             }
-            self.sync_all()?;
-            for task in &mut tasks {
-                task.job.write_record(false)?;
+            if self.sync_all().is_err() {
+                for task in tasks {
+                    (task.on_done)(Err(StoreError::Poisoned));
+                }
+                return;
             }
-            self.sync_all()
-        };
-        let result = steps();
+        }
         for task in tasks {
-            (task.on_done)(match &result {
-                Ok(()) => Ok(()),
-                // Whatever failed has poisoned the store.
-                Err(_) => Err(StoreError::Poisoned),
-            });
+            (task.on_done)(Ok(()));
         }
     }
 
     fn sync_all(&self) -> Result<(), StoreError> {
+        if self.root.is_poisoned() {
+            return Err(StoreError::Poisoned);
+        }
         self.root.sync_all().map_err(|error| {
             self.root.poison(&error);
             StoreError::Io(error)
@@ -191,84 +231,41 @@ impl SyncPool {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc;
-
-    /// Counts how often each step ran, and with which demand for a sync of its own.
-    #[derive(Debug)]
-    struct Probe {
-        steps: Arc<[AtomicUsize; 2]>,
-        alone: Arc<AtomicUsize>,
-        fails: bool,
+impl State {
+    fn push_lazy(&mut self, task: Task) {
+        self.lazy.push(task);
+        self.lazy_at
+            .get_or_insert_with(|| Instant::now() + LAZY_GATHER);
     }
 
-    impl SyncJob for Probe {
-        fn write_data(&mut self, sync: bool) -> Result<(), StoreError> {
-            self.steps[0].fetch_add(1, Ordering::Relaxed);
-            self.alone.fetch_add(usize::from(sync), Ordering::Relaxed);
-            match self.fails {
-                true => Err(StoreError::Io(io::Error::other("broken disk"))),
-                false => Ok(()),
-            }
+    /// A job to prepare, unless one is being prepared or something else that waits has its turn.
+    fn take_preparing(&mut self) -> Option<Work> {
+        if self.stopped && !self.unprepared.is_empty() {
+            return Some(Work::GiveUp(std::mem::take(&mut self.unprepared)));
         }
-
-        fn write_record(&mut self, _: bool) -> Result<(), StoreError> {
-            self.steps[1].fetch_add(1, Ordering::Relaxed);
-            Ok(())
+        let due = self.lazy_at.is_some_and(|at| at <= Instant::now());
+        let others = !self.urgent.is_empty() || (due && !self.sweeping);
+        if self.preparing || (self.prepared_last && others) {
+            return None;
         }
-    }
-
-    fn run(lazy: usize, urgent: usize, fails: bool) -> (usize, usize, usize, usize) {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Arc::new(Root::open(dir.path()).unwrap());
-        let (pool, threads) = SyncPool::start(root, 2).unwrap();
-        let steps = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
-        let alone = Arc::new(AtomicUsize::new(0));
-        let (done, results) = mpsc::channel();
-        for number in 0..lazy + urgent {
-            let probe = Probe {
-                steps: Arc::clone(&steps),
-                alone: Arc::clone(&alone),
-                fails: fails && number == 0,
-            };
-            let done = done.clone();
-            pool.submit(
-                Box::new(probe),
-                number < lazy,
-                Box::new(move |result| done.send(result.is_ok()).unwrap()),
-            );
-        }
-        pool.stop();
-        for thread in threads {
-            thread.join().unwrap();
-        }
-        drop(done);
-        let good = results.iter().filter(|good| *good).count();
-        (
-            good,
-            steps[0].load(Ordering::Relaxed),
-            steps[1].load(Ordering::Relaxed),
-            alone.load(Ordering::Relaxed),
-        )
-    }
-
-    #[test]
-    fn every_job_is_done_once_and_lazy_ones_share_their_syncs() {
-        let (good, data, record, _) = run(0, 100, false);
-        assert_eq!((good, data, record), (100, 100, 100));
-
-        let (good, data, record, alone) = run(50, 0, false);
-        assert_eq!((good, data, record), (50, 50, 50));
-        assert!(alone <= 1, "{alone} of 50 synced alone");
-    }
-
-    #[test]
-    fn nobody_is_told_that_data_is_stable_when_a_shared_step_failed() {
-        let (good, _, record, _) = run(50, 0, true);
-
-        assert_eq!((good, record), (0, 0));
+        let task = self.unprepared.pop_front()?;
+        self.preparing = true;
+        self.prepared_last = true;
+        Some(Work::Prepare(task))
     }
 }
+
+/// Does a step of each job and returns those that succeeded; the others are told.
+fn step_each(tasks: Vec<Task>, step: Step) -> Vec<Task> {
+    let mut left = Vec::with_capacity(tasks.len());
+    for mut task in tasks {
+        match step(&mut *task.job) {
+            Ok(()) => left.push(task),
+            Err(error) => (task.on_done)(Err(error)),
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests;

@@ -64,21 +64,36 @@ pub enum StoreError {
 /// One durable step of an object, made by [`ObjectStore::sync`]; its steps may run on any thread
 /// while the object is being read and changed.
 ///
-/// It covers what was written before it was made. There is one job at a time per object.
+/// It covers what was written before it was made. There is one job at a time per object. One that
+/// fails has recorded nothing; what it was to write is left to the next.
 pub trait SyncJob: Send + fmt::Debug {
-    /// Writes the checksums and, if `sync`, makes them and the data stable. Does nothing for a job
-    /// that is only about the record.
+    /// Whether nothing is left to [prepare](SyncJob::prepare).
+    fn is_prepared(&self) -> bool {
+        true
+    }
+
+    /// Does a part of what must precede the steps and may take long, for at most some milliseconds.
     ///
     /// # Errors
     ///
-    /// Any; the store is poisoned then.
+    /// [`StoreError::Poisoned`] or [`StoreError::Io`], of this object only.
+    fn prepare(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Writes the checksums and, if `sync`, makes them and the data stable. Does nothing for a job
+    /// that is only about the record. What was not prepared is done first.
+    ///
+    /// # Errors
+    ///
+    /// As [`SyncJob::prepare`]; [`StoreError::NoSpace`]; any other, and the store is poisoned then.
     fn write_data(&mut self, sync: bool) -> Result<(), StoreError>;
 
     /// Writes the record and, if `sync`, makes it stable. Only after the data is stable.
     ///
     /// # Errors
     ///
-    /// Any; the store is poisoned then.
+    /// [`StoreError::NoSpace`]; any other, and the store is poisoned then.
     fn write_record(&mut self, sync: bool) -> Result<(), StoreError>;
 
     /// Both steps, stable.
@@ -178,11 +193,11 @@ pub trait ObjectStore: Send {
         record: &Record,
     ) -> Result<Box<dyn SyncJob>, StoreError>;
 
-    /// Deletes an object; deleting an absent one is no error.
+    /// Deletes an object, also in a store that is full or poisoned; deleting an absent one is no error.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Poisoned`] or [`StoreError::Io`].
+    /// [`StoreError::Io`].
     fn delete(&mut self, key: ObjectKey) -> Result<(), StoreError>;
 
     /// Releases what is kept in memory for an open object.
