@@ -65,11 +65,46 @@ impl Group {
         (blocks.end - blocks.start) as usize
     }
 
+    /// Bytes of its table.
+    pub(crate) const fn sums_bytes(self) -> usize {
+        self.len() * SUM_ENTRY_BYTES as usize
+    }
+
     /// Where its table lies in the file.
     pub(crate) const fn sums_at(self) -> u64 {
         match self.0 {
             0 => SUMS_AT,
-            _ => file_offset(self.blocks().start) - BLOCK_BYTES,
+            _ => self.data_at() - BLOCK_BYTES,
+        }
+    }
+
+    /// Where its data begins in the file.
+    pub(crate) const fn data_at(self) -> u64 {
+        file_offset(self.blocks().start)
+    }
+
+    /// Where the first of its bytes lies in the file, be it data, sums or header.
+    pub(crate) const fn begins_at(self) -> u64 {
+        match self.0 {
+            0 => 0,
+            _ => self.sums_at(),
+        }
+    }
+
+    /// The group whose data or sums lie at an offset of the file; the header is the first one's.
+    pub(crate) const fn of_file_offset(offset: u64) -> Self {
+        let first_end = HEADER_BYTES + FIRST_BLOCKS * BLOCK_BYTES;
+        if offset < first_end {
+            return Self(0);
+        }
+        Self((offset - first_end) / ((GROUP_BLOCKS + 1) * BLOCK_BYTES) + 1)
+    }
+
+    /// Number of groups that have bytes in a file of this length.
+    pub(crate) const fn count_in(file_bytes: u64) -> u64 {
+        match file_bytes {
+            0 => 0,
+            _ => Self::of_file_offset(file_bytes - 1).0 + 1,
         }
     }
 }
@@ -159,6 +194,11 @@ mod tests {
                 assert_eq!(file_offset(block), next_byte);
                 next_byte += BLOCK_BYTES;
             }
+            assert_eq!(Group::of_file_offset(group.begins_at()), group);
+            assert_eq!(Group::of_file_offset(group.data_at()), group);
+            assert_eq!(Group::of_file_offset(next_byte - 1), group);
+            assert_eq!(Group::count_in(group.begins_at()), n);
+            assert_eq!(Group::count_in(next_byte), n + 1);
             next_block = group.blocks().end;
         }
         assert_eq!(Group(0).sums_at() + 4 * Group(0).len() as u64, HEADER_BYTES);

@@ -8,12 +8,14 @@
 //! backups over `peer` links, and back.
 
 mod administration;
+mod at_rest;
 mod board;
 mod boot;
 mod cluster;
 #[cfg(test)]
 mod cluster_tests;
 mod config;
+mod file_io;
 mod file_layout;
 mod gate;
 mod header;

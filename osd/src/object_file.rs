@@ -3,8 +3,14 @@
 //! Sums live in memory and reach the file when it is synced, so a page-sized write is one system
 //! call. After a crash the sums in the file may be older than the data; the object is suspect then
 //! and its sums are made anew from the data, group by group, as they are needed.
+//!
+//! Whatever is written later has its place from the start: the header is written when the file is
+//! made, a group's block of sums before its first data. So a full disk is noticed by a write, which can
+//! say so, and not by the job that makes earlier writes stable.
 
-use std::fs::{File, OpenOptions};
+mod tables;
+
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -13,10 +19,11 @@ use std::sync::Arc;
 use nix::fcntl::{FallocateFlags, fallocate};
 use types::{BLOCK_BYTES, ObjectId, blocks_of};
 
-use crate::config::TABLES_MAX;
+use crate::at_rest::AtRest;
+use crate::file_io::{read_up_to, write_up_to};
 use crate::file_layout::{Group, HEADER_BYTES, file_length, object_length, pieces};
 use crate::header::{Header, Slot};
-use crate::sums::{Table, Tables, block_sum};
+use crate::sums::{Tables, block_sum};
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 
@@ -43,9 +50,7 @@ pub(crate) struct ObjectFile {
     length_bytes: u64,
     /// Length of the file itself, which ends with the last byte ever written.
     file_bytes: u64,
-    generation: u64,
-    /// The sums in the file can't be believed: the last run did not close the object.
-    stale: bool,
+    rest: Arc<AtRest>,
 }
 
 /// What must reach the disk for one object, apart from its data.
@@ -53,10 +58,14 @@ pub(crate) struct ObjectFile {
 pub(crate) struct Unwritten {
     /// The object's file.
     pub(crate) file: Arc<File>,
-    /// Sums, as (offset, bytes): to be written before the data is synced.
-    pub(crate) sums: Vec<(u64, Vec<u8>)>,
-    /// The record, as (offset, bytes): to be written after the data was synced.
-    pub(crate) slot: (u64, Vec<u8>),
+    /// The sums to be written before the data is synced.
+    pub(crate) rest: Arc<AtRest>,
+    /// Where the record goes after the data was synced.
+    pub(crate) slot_at: u64,
+    /// The record.
+    pub(crate) slot: Vec<u8>,
+    /// Its generation.
+    pub(crate) generation: u64,
 }
 
 impl ObjectFile {
@@ -67,15 +76,19 @@ impl ObjectFile {
             .read(true)
             .write(true)
             .open(&path)?;
+        if let Err(error) = file.write_all_at(&[0; HEADER_BYTES as usize], 0) {
+            // An empty file is an object without a header: better none.
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
         Ok(Self {
             object,
             path,
             file: Some(Arc::new(file)),
             tables: Tables::default(),
             length_bytes: 0,
-            file_bytes: 0,
-            generation: 0,
-            stale: false,
+            file_bytes: HEADER_BYTES,
+            rest: Arc::new(AtRest::new(0)),
         })
     }
 
@@ -102,8 +115,7 @@ impl ObjectFile {
             tables: Tables::default(),
             length_bytes: 0,
             file_bytes,
-            generation,
-            stale: false,
+            rest: Arc::new(AtRest::new(generation)),
         };
         Ok(Some((opened, header)))
     }
@@ -120,12 +132,19 @@ impl ObjectFile {
     /// Takes over the length the record says. If the object was not closed in good order, its file
     /// may be longer: what was written after the record is kept, because it may be the only copy.
     pub(crate) fn settle(&mut self, length_bytes: u64, stale: bool) {
-        self.stale = stale;
+        if stale {
+            self.rest.set_stale(self.file_bytes);
+        }
         self.length_bytes = self.present_length(length_bytes, !stale);
     }
 
     pub(crate) const fn length_bytes(&self) -> u64 {
         self.length_bytes
+    }
+
+    /// Generation of the newest record in the file.
+    pub(crate) fn generation(&self) -> u64 {
+        self.rest.generation()
     }
 
     pub(crate) const fn has_descriptor(&self) -> bool {
@@ -135,6 +154,16 @@ impl ObjectFile {
     /// Closes the descriptor; the next use opens it again.
     pub(crate) fn close_descriptor(&mut self) {
         self.file = None;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn replace_descriptor(&mut self, file: File) {
+        self.file = Some(Arc::new(file));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tables_count(&self) -> usize {
+        self.tables.count()
     }
 
     pub(crate) fn file(&mut self) -> io::Result<Arc<File>> {
@@ -154,6 +183,7 @@ impl ObjectFile {
         if offset >= end {
             return Ok(bytes::Bytes::new());
         }
+        self.bound_tables()?;
         let blocks = blocks_of(offset, end - offset, BLOCK_BYTES);
         let data = self.read_blocks(blocks.start, (blocks.end - blocks.start) as usize)?;
         for (block, bytes) in (blocks.start..).zip(data.chunks(BLOCK)) {
@@ -178,43 +208,43 @@ impl ObjectFile {
         Ok(data)
     }
 
-    /// Writes; the object grows if need be. On an error some of the bytes may have been written.
+    /// Writes; the object grows if need be. On an error the first bytes may have been written.
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), FileError> {
-        let mut sums = Vec::with_capacity(bytes.len() / BLOCK + 2);
-        let mut done = 0;
-        while done < bytes.len() {
-            let at = offset + done as u64;
-            let within = (at % BLOCK_BYTES) as usize;
-            let take = (BLOCK - within).min(bytes.len() - done);
-            let piece = bytes.get(done..done + take).unwrap_or_default();
-            sums.push(self.sum_after(at, piece)?);
-            done += take;
-        }
+        let sums = self.sums_after(offset, bytes)?;
         let file = self.file()?;
-        let first_block = offset / BLOCK_BYTES;
         let mut written = 0;
+        let mut outcome = Ok(());
         for (at, range) in pieces(offset, bytes.len()) {
+            let group = Group::of_file_offset(at);
             let piece = bytes.get(range).unwrap_or_default();
-            let (count, outcome) = write_up_to(&file, piece, at);
-            self.file_bytes = self.file_bytes.max(at + count as u64);
+            let (count, done) = match self.place(group) {
+                Ok(placed) => {
+                    let (count, done) = write_up_to(&file, piece, at);
+                    self.file_bytes = self.file_bytes.max(at + count as u64);
+                    if placed && count == 0 {
+                        self.displace(group)?;
+                    }
+                    (count, done)
+                }
+                Err(error) => (0, Err(error)),
+            };
             written += count;
-            if let Err(source) = outcome {
-                self.length_bytes = self.length_bytes.max(offset + written as u64);
-                self.forget_sums(first_block, sums.len() as u64)?;
-                return Err(FileError::Write { source, written });
+            outcome = done;
+            if outcome.is_err() {
+                break;
             }
         }
-        for (block, sum) in (first_block..).zip(sums) {
-            let (group, index) = Group::of_block(block);
-            self.table(group)?.set(index, sum);
+        if outcome.is_ok() || written > 0 {
+            self.length_bytes = self.length_bytes.max(offset + written as u64);
         }
-        self.length_bytes = self.length_bytes.max(offset + bytes.len() as u64);
-        Ok(())
+        self.note_sums(offset, (written, bytes.len()), sums)?;
+        outcome.map_err(|source| FileError::Write { source, written })
     }
 
     /// Cuts or grows the object; what it grows by is a hole.
     pub(crate) fn truncate(&mut self, length_bytes: u64) -> Result<(), FileError> {
         if length_bytes < self.length_bytes {
+            self.bound_tables()?;
             self.cut(length_bytes)?;
         }
         self.length_bytes = length_bytes;
@@ -228,6 +258,7 @@ impl ObjectFile {
         let mut at = offset;
         let stop = end.min(self.length_bytes);
         while at < stop {
+            self.bound_tables()?;
             let block = at / BLOCK_BYTES;
             let take = ((block + 1) * BLOCK_BYTES).min(stop) - at;
             let (group, index) = Group::of_block(block);
@@ -235,8 +266,7 @@ impl ObjectFile {
                 let holes = Self::hole_run(block, stop);
                 self.punch(block, holes)?;
                 for hole in block..block + holes {
-                    let (group, index) = Group::of_block(hole);
-                    self.table(group)?.set(index, 0);
+                    self.set_sum(hole, 0)?;
                 }
                 at += holes * BLOCK_BYTES;
                 continue;
@@ -252,33 +282,28 @@ impl ObjectFile {
     }
 
     /// Takes what must be written for the object to be as it is now after a restart: the record and,
-    /// with `sums`, the sums. A record that says "closed in good order" needs all sums to be right.
-    pub(crate) fn take_unwritten(
-        &mut self,
-        record: Vec<u8>,
-        sums: bool,
-        closing: bool,
-    ) -> Result<Unwritten, FileError> {
-        if closing && self.stale {
-            self.rebuild_sums()?;
-        }
+    /// with `sums`, the sums that differ from those in the file.
+    pub(crate) fn take_unwritten(&mut self, record: Vec<u8>, sums: bool) -> io::Result<Unwritten> {
         let slot = Slot {
-            generation: self.generation + 1,
+            generation: self.rest.generation() + 1,
             record,
         };
         let encoded = slot.encode(self.object).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "record too long for its slot")
         })?;
-        self.generation += 1;
-        self.file_bytes = self.file_bytes.max(HEADER_BYTES);
+        let file = self.file()?;
+        if sums {
+            for (group, table) in self.tables.dirty() {
+                self.rest.hand_over(group, table.encode());
+                table.set_clean();
+            }
+        }
         Ok(Unwritten {
-            file: self.file()?,
-            sums: if sums {
-                self.tables.take_dirty()
-            } else {
-                Vec::new()
-            },
-            slot: (slot.file_offset(), encoded),
+            file,
+            rest: Arc::clone(&self.rest),
+            slot_at: slot.file_offset(),
+            slot: encoded,
+            generation: slot.generation,
         })
     }
 
@@ -302,79 +327,40 @@ impl ObjectFile {
     }
 
     fn cut(&mut self, length_bytes: u64) -> Result<(), FileError> {
+        let first_gone = length_bytes.div_ceil(BLOCK_BYTES);
+        let (group, index) = Group::of_block(first_gone);
+        // A table of nothing but holes needs no place in the file.
+        let first_dropped = match (index, group.0) {
+            (0, 1..) => group,
+            _ => Group(group.0 + 1),
+        };
         let keep = (length_bytes % BLOCK_BYTES) as usize;
+        let mut last_sum = None;
         if keep != 0 {
-            let block_end = (length_bytes / BLOCK_BYTES + 1) * BLOCK_BYTES;
+            let block = length_bytes / BLOCK_BYTES;
+            let block_end = (block + 1) * BLOCK_BYTES;
             let gone = block_end.min(self.length_bytes) - length_bytes;
             let zeros = vec![0; gone as usize];
-            let sum = self.sum_after(length_bytes, &zeros)?;
-            let (group, index) = Group::of_block(length_bytes / BLOCK_BYTES);
-            self.table(group)?.set(index, sum);
+            last_sum = Some((block, self.sum_after(length_bytes, &zeros)?));
         }
+        if first_dropped != group {
+            // In memory before the data changes, like every table.
+            self.table(group)?;
+        }
+        self.rest.cut(first_dropped);
         let end = file_length(length_bytes);
         if self.file_bytes > end {
             self.file()?.set_len(end)?;
             self.file_bytes = end;
         }
-        let first_gone = length_bytes.div_ceil(BLOCK_BYTES);
-        let (group, index) = Group::of_block(first_gone);
-        self.tables.truncate_after(group);
-        // A table of nothing but holes needs no place in the file.
-        match (index, group.0) {
-            (0, 1..) => self.tables.truncate_after(Group(group.0 - 1)),
-            _ => self.table(group)?.clear_from(index),
+        if let Some((block, sum)) = last_sum {
+            self.set_sum(block, sum)?;
         }
+        if first_dropped != group {
+            self.table(group)?.clear_from(index);
+        }
+        self.tables.cut(first_dropped);
         Ok(())
-    }
-
-    /// The sum a block will have after `new` replaced its bytes from `offset` on.
-    fn sum_after(&mut self, offset: u64, new: &[u8]) -> Result<u32, FileError> {
-        let within = (offset % BLOCK_BYTES) as usize;
-        if new.len() == BLOCK {
-            return Ok(block_sum(0, new));
-        }
-        let old_sum = self.sum(offset / BLOCK_BYTES)?;
-        if old_sum == 0 || offset >= self.length_bytes {
-            // Nothing but zeros is replaced.
-            return Ok(old_sum ^ block_sum(within, new));
-        }
-        let mut delta = self.read_raw(offset, new.len())?;
-        delta.resize(new.len(), 0);
-        for (old, new) in delta.iter_mut().zip(new) {
-            *old ^= new;
-        }
-        Ok(old_sum ^ block_sum(within, &delta))
-    }
-
-    fn sum(&mut self, block: u64) -> io::Result<u32> {
-        let (group, index) = Group::of_block(block);
-        Ok(self.table(group)?.get(index))
-    }
-
-    fn table(&mut self, group: Group) -> io::Result<&mut Table> {
-        if self.tables.get(group).is_none() {
-            self.spill()?;
-            let table = self.load_table(group)?;
-            self.tables.insert(group, table);
-        }
-        self.tables
-            .get_mut(group)
-            .ok_or_else(|| io::Error::other("table of sums vanished"))
-    }
-
-    fn load_table(&mut self, group: Group) -> io::Result<Table> {
-        let blocks = group.blocks();
-        let first_byte = file_length(blocks.start * BLOCK_BYTES + 1) - 1;
-        if first_byte >= self.file_bytes {
-            return Ok(Table::zeroed(group));
-        }
-        if self.stale {
-            let data = self.read_blocks(blocks.start, group.len())?;
-            return Ok(Table::of_data(group, &data));
-        }
-        let mut bytes = vec![0; group.len() * 4];
-        read_up_to(&*self.file()?, &mut bytes, group.sums_at())?;
-        Ok(Table::decode(group, &bytes))
     }
 
     /// Reads whole blocks, zeros for holes and after the end of the file.
@@ -388,71 +374,4 @@ impl ObjectFile {
         }
         Ok(data)
     }
-
-    /// After a failed write: the blocks' sums are whatever the data says now.
-    fn forget_sums(&mut self, first_block: u64, count: u64) -> io::Result<()> {
-        for block in first_block..first_block + count {
-            let data = self.read_blocks(block, 1)?;
-            let (group, index) = Group::of_block(block);
-            self.table(group)?.set(index, block_sum(0, &data));
-        }
-        Ok(())
-    }
-
-    fn rebuild_sums(&mut self) -> io::Result<()> {
-        let blocks = self.length_bytes.div_ceil(BLOCK_BYTES);
-        let (last, _) = Group::of_block(blocks.saturating_sub(1));
-        for group in 0..=last.0 {
-            self.table(Group(group))?;
-        }
-        self.stale = false;
-        Ok(())
-    }
-
-    /// Bounds the memory of a huge object's tables: writes them out and drops them. Tables made
-    /// anew from data stay, because those in the file are not to be read.
-    fn spill(&mut self) -> io::Result<()> {
-        if self.tables.count() < TABLES_MAX || self.stale {
-            return Ok(());
-        }
-        let file = self.file()?;
-        for (at, bytes) in self.tables.take_dirty() {
-            file.write_all_at(&bytes, at)?;
-            self.file_bytes = self.file_bytes.max(at + bytes.len() as u64);
-        }
-        self.tables = Tables::default();
-        Ok(())
-    }
-}
-
-/// Writes until all is written or an error; says how much was.
-fn write_up_to(file: &File, bytes: &[u8], offset: u64) -> (usize, io::Result<()>) {
-    let mut done = 0;
-    while let Some(rest) = bytes.get(done..)
-        && !rest.is_empty()
-    {
-        match file.write_at(rest, offset + done as u64) {
-            Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
-            Ok(written) => done += written,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (done, Err(error)),
-        }
-    }
-    (done, Ok(()))
-}
-
-/// Reads until the buffer is full or the file ends; the rest of the buffer stays as it is.
-fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = buffer.get_mut(done..)
-        && !rest.is_empty()
-    {
-        match file.read_at(rest, offset + done as u64) {
-            Ok(0) => break,
-            Ok(read) => done += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
 }

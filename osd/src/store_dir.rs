@@ -1,7 +1,7 @@
 //! The directory store: one sparse file per object, `pgs/<volume>.<pg>/<2 hex>/<inode hex>.<column>`.
 //!
 //! Each shard has a [`DirectoryStore`] of its own, all of one [`Root`]. A page-sized write is one
-//! system call; sums and records stay in memory until a [`SyncJob`](osd_core::SyncJob) writes them.
+//! system call; sums and records stay in memory until a [`SyncJob`] writes them.
 //! What a job did not finish is seen after a crash as an object that was not closed.
 
 use std::collections::HashMap;
@@ -13,9 +13,10 @@ use osd_core::{Header, ObjectKey, ObjectStore, Record, StoreError, SyncJob};
 use types::{FILE_BYTES_MAX, ObjectId, PgKey, SUM_BYTES, blocks_of};
 
 use crate::config::DESCRIPTORS_MAX;
+use crate::file_io::is_no_space;
 use crate::object_file::{FileError, ObjectFile};
 use crate::store_root::Root;
-use crate::store_sync::Job;
+use crate::store_sync::{Job, Scope};
 
 /// The objects of one shard.
 #[derive(Debug)]
@@ -32,13 +33,50 @@ pub(crate) struct DirectoryStore {
 #[derive(Debug)]
 struct Entry {
     file: ObjectFile,
-    /// The newest record given.
+    /// The newest record known to be in the file.
     record: Record,
-    /// Changed since the last record that said "clean".
-    dirty: bool,
+    /// The record that a job is to write, unless it failed.
+    under_way: Option<UnderWay>,
+    /// Counts changes.
+    changes: u64,
+    /// Changes up to which the record, if it says "clean", vouches for bytes and sums.
+    vouched: Option<u64>,
     /// Its name in the directory is not stable yet.
     unnamed: bool,
     used: u64,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    generation: u64,
+    record: Record,
+    changes: u64,
+}
+
+impl Entry {
+    /// Whether the file says all there is to say: nothing is lost with what is in memory.
+    fn is_clean(&self) -> bool {
+        self.vouched == Some(self.changes)
+    }
+
+    /// Takes over the record of the last job if that has written it.
+    fn note_job(&mut self, root: &Root) {
+        // After a failed sync nobody knows whether it is stable.
+        let written =
+            |job: &mut UnderWay| self.file.generation() == job.generation && !root.is_poisoned();
+        if let Some(job) = self.under_way.take_if(written) {
+            self.vouched = job.record.clean.then_some(job.changes);
+            self.record = job.record;
+            self.unnamed = false;
+        }
+    }
+
+    fn header(&self) -> Header {
+        Header {
+            record: self.record.clone(),
+            length_bytes: self.file.length_bytes(),
+        }
+    }
 }
 
 impl DirectoryStore {
@@ -77,6 +115,7 @@ impl DirectoryStore {
         self.clock += 1;
         let entry = self.entries.get_mut(&key).ok_or(StoreError::Missing)?;
         entry.used = self.clock;
+        entry.note_job(&self.root);
         if !entry.file.has_descriptor() {
             entry.file.file()?;
             self.descriptors += 1;
@@ -88,7 +127,7 @@ impl DirectoryStore {
     fn changed(&mut self, key: ObjectKey) -> Result<&mut Entry, StoreError> {
         self.check()?;
         let entry = self.entry(key)?;
-        entry.dirty = true;
+        entry.changes += 1;
         Ok(entry)
     }
 
@@ -110,8 +149,10 @@ impl DirectoryStore {
         self.clock += 1;
         let entry = Entry {
             file,
-            dirty: !record.clean,
+            vouched: record.clean.then_some(0),
             record,
+            under_way: None,
+            changes: 0,
             unnamed,
             used: self.clock,
         };
@@ -131,7 +172,7 @@ impl DirectoryStore {
             .filter(|(_, entry)| entry.file.has_descriptor())
             .map(|(_, entry)| entry)
             .collect();
-        open.sort_unstable_by_key(|entry| (entry.dirty, entry.used));
+        open.sort_unstable_by_key(|entry| (!entry.is_clean(), entry.used));
         for entry in open.into_iter().take(DESCRIPTORS_MAX / 4) {
             entry.file.close_descriptor();
             self.descriptors -= 1;
@@ -150,10 +191,7 @@ impl DirectoryStore {
 impl ObjectStore for DirectoryStore {
     fn open(&mut self, key: ObjectKey) -> Result<Option<Header>, StoreError> {
         match self.entry(key) {
-            Ok(entry) => Ok(Some(Header {
-                record: entry.record.clone(),
-                length_bytes: entry.file.length_bytes(),
-            })),
+            Ok(entry) => Ok(Some(entry.header())),
             Err(StoreError::Missing) => Ok(None),
             Err(error) => Err(error),
         }
@@ -216,10 +254,7 @@ impl ObjectStore for DirectoryStore {
         let blocks = blocks_of(0, entry.file.length_bytes(), SUM_BYTES);
         let end = first.saturating_add(u64::from(count)).min(blocks.end);
         (first..end)
-            .map(|block| {
-                let bytes = entry.file.read_raw(block * SUM_BYTES, SUM_BYTES as usize)?;
-                Ok(crc32c::crc32c(&bytes))
-            })
+            .map(|block| Ok(entry.file.crc(block * SUM_BYTES, SUM_BYTES)?))
             .collect()
     }
 
@@ -234,19 +269,21 @@ impl ObjectStore for DirectoryStore {
         let path = root.path(key);
         let entry = self.entry(key)?;
         // "Clean" vouches for the sums, too.
-        let data = data || (record.clean && entry.dirty);
-        let unwritten = entry
-            .file
-            .take_unwritten(record.encode(), data, record.clean)
-            .map_err(store_error)?;
-        entry.record = record.clone();
-        entry.dirty = !record.clean;
-        let name = std::mem::take(&mut entry.unnamed).then_some(path);
-        Ok(Box::new(Job::new(root, unwritten, data, name)))
+        let scope = Scope {
+            data: data || (record.clean && !entry.is_clean()),
+            all_sums: record.clean,
+        };
+        let unwritten = entry.file.take_unwritten(record.encode(), scope.data)?;
+        entry.under_way = Some(UnderWay {
+            generation: unwritten.generation,
+            record: record.clone(),
+            changes: entry.changes,
+        });
+        let name = entry.unnamed.then_some(path);
+        Ok(Box::new(Job::new(root, unwritten, scope, name)))
     }
 
     fn delete(&mut self, key: ObjectKey) -> Result<(), StoreError> {
-        self.check()?;
         self.remove(key);
         self.root.doom(key);
         if self.has_reaper {
@@ -257,14 +294,18 @@ impl ObjectStore for DirectoryStore {
 
     fn close(&mut self, key: ObjectKey) {
         // What was not made clean is known in memory only: length and sums must stay.
-        match self.entries.get_mut(&key) {
-            Some(entry) if entry.dirty => {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        entry.note_job(&self.root);
+        match entry.is_clean() {
+            false => {
                 if entry.file.has_descriptor() {
                     entry.file.close_descriptor();
                     self.descriptors -= 1;
                 }
             }
-            Some(_) | None => self.remove(key),
+            true => self.remove(key),
         }
     }
 
@@ -283,11 +324,11 @@ impl ObjectStore for DirectoryStore {
                 continue;
             }
             let key = ObjectKey { pg: pg.pg, object };
-            let header = match self.entries.get(&key) {
-                Some(entry) => Some(Header {
-                    record: entry.record.clone(),
-                    length_bytes: entry.file.length_bytes(),
-                }),
+            let header = match self.entries.get_mut(&key) {
+                Some(entry) => {
+                    entry.note_job(&self.root);
+                    Some(entry.header())
+                }
                 None => self.root.header(key)?,
             };
             // An object may have been deleted since its name was read.
@@ -302,14 +343,6 @@ fn check_end(offset: u64, length: u64) -> Result<(), StoreError> {
         Some(end) if end <= FILE_BYTES_MAX => Ok(()),
         Some(_) | None => Err(io::Error::from_raw_os_error(libc::EFBIG).into()),
     }
-}
-
-fn is_no_space(error: &io::Error) -> bool {
-    // EFBIG: a file system whose files are smaller than ours may be.
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)
-    )
 }
 
 fn no_space(error: io::Error) -> StoreError {

@@ -1,6 +1,5 @@
 //! Making objects stable: data and sums first, then the record that vouches for them.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -8,6 +7,7 @@ use std::sync::Arc;
 
 use osd_core::{StoreError, SyncJob};
 
+use crate::file_io::is_no_space;
 use crate::object_file::Unwritten;
 use crate::store_root::Root;
 
@@ -16,33 +16,55 @@ use crate::store_root::Root;
 pub(crate) struct Job {
     root: Arc<Root>,
     unwritten: Unwritten,
-    /// The data is part of it.
-    data: bool,
+    scope: Scope,
     /// The object's name is not stable yet.
     name: Option<PathBuf>,
+}
+
+/// What a job is about apart from the record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scope {
+    /// The data and the sums that were changed.
+    pub(crate) data: bool,
+    /// All sums: the record vouches for them.
+    pub(crate) all_sums: bool,
 }
 
 impl Job {
     pub(crate) const fn new(
         root: Arc<Root>,
         unwritten: Unwritten,
-        data: bool,
+        scope: Scope,
         name: Option<PathBuf>,
     ) -> Self {
         Self {
             root,
             unwritten,
-            data,
+            scope,
             name,
         }
     }
 
-    /// Performs a step; whatever goes wrong poisons the store.
-    fn step(&self, work: impl FnOnce(&Self, &File) -> io::Result<()>) -> Result<(), StoreError> {
-        if self.root.is_poisoned() {
-            return Err(StoreError::Poisoned);
+    fn check(&self) -> Result<(), StoreError> {
+        match self.root.is_poisoned() {
+            true => Err(StoreError::Poisoned),
+            false => Ok(()),
         }
-        work(self, &self.unwritten.file).map_err(|error| {
+    }
+
+    /// A write without space has done no harm: what it was to write is known still. Any other that
+    /// fails poisons the store.
+    fn written(&self, result: io::Result<()>) -> Result<(), StoreError> {
+        match result {
+            Err(error) if is_no_space(&error) => Err(StoreError::NoSpace { written_bytes: 0 }),
+            other => self.synced(other),
+        }
+    }
+
+    /// A sync that fails poisons the store, whatever the reason: the kernel has given up what it could
+    /// not write, and the next sync would succeed without it.
+    fn synced(&self, result: io::Result<()>) -> Result<(), StoreError> {
+        result.map_err(|error| {
             self.root.poison(&error);
             StoreError::Io(error)
         })
@@ -50,30 +72,42 @@ impl Job {
 }
 
 impl SyncJob for Job {
+    fn is_prepared(&self) -> bool {
+        !self.scope.all_sums || !self.unwritten.rest.has_stale()
+    }
+
+    fn prepare(&mut self) -> Result<(), StoreError> {
+        self.check()?;
+        Ok(self.unwritten.rest.make_next_anew(&self.unwritten.file)?)
+    }
+
     fn write_data(&mut self, sync: bool) -> Result<(), StoreError> {
-        if !self.data {
+        while !self.is_prepared() {
+            self.prepare()?;
+        }
+        if !self.scope.data {
             return Ok(());
         }
-        self.step(|job, file| {
-            for (at, bytes) in &job.unwritten.sums {
-                file.write_all_at(bytes, *at)?;
-            }
-            if sync { file.sync_data() } else { Ok(()) }
-        })
+        self.check()?;
+        let Unwritten { file, rest, .. } = &self.unwritten;
+        self.written(rest.write_waiting(file))?;
+        match sync {
+            true => self.synced(file.sync_data()),
+            false => Ok(()),
+        }
     }
 
     fn write_record(&mut self, sync: bool) -> Result<(), StoreError> {
-        self.step(|job, file| {
-            let (at, bytes) = &job.unwritten.slot;
-            file.write_all_at(bytes, *at)?;
-            if !sync {
-                return Ok(());
+        self.check()?;
+        let Unwritten { file, rest, .. } = &self.unwritten;
+        self.written(file.write_all_at(&self.unwritten.slot, self.unwritten.slot_at))?;
+        if sync {
+            self.synced(file.sync_data())?;
+            if let Some(path) = &self.name {
+                self.synced(self.root.sync_name(path))?;
             }
-            file.sync_data()?;
-            match &job.name {
-                Some(path) => job.root.sync_name(path),
-                None => Ok(()),
-            }
-        })
+        }
+        rest.record_written(self.unwritten.generation);
+        Ok(())
     }
 }

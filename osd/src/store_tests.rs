@@ -1,17 +1,25 @@
 //! Tests of the directory store beyond the contract: what lies in the files, and damage to them.
 
+mod disks;
+mod failing_disk;
+mod full_disk;
+mod large_files;
+mod suspects;
+
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use osd_core::{Mark, ObjectKey, ObjectStore, Position, Promise, Record, StoreError};
+use osd_core::{Mark, ObjectKey, ObjectStore, Position, Promise, Record, StoreError, SyncJob};
 use types::{Inode, ObjectId, OsdId, PgId, PgKey, SUM_BYTES, SessionId, VolumeId};
 
 use crate::file_layout::{HEADER_BYTES, SLOT_BYTES};
+use crate::object_file::ObjectFile;
 use crate::store_dir::DirectoryStore;
 use crate::store_root::Root;
+use crate::store_sync::{Job, Scope};
 
 struct Bed {
     dir: tempfile::TempDir,
@@ -341,31 +349,6 @@ fn listing_is_ascending_across_directories_and_pages() {
         ..group
     };
     assert!(bed.store.list(other, None, 10).unwrap().is_empty());
-}
-
-#[test]
-fn poisoned_store_takes_no_changes_and_still_reads() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = Arc::new(Root::open(dir.path()).unwrap());
-    let mut store = DirectoryStore::new(Arc::clone(&root));
-    store.create(key(1), &Record::default()).unwrap();
-    store.write(key(1), 0, &bytes(10, 1)).unwrap();
-    let mut job = store.sync(key(1), true, &record(1, 10, false)).unwrap();
-
-    root.poison(&std::io::Error::from_raw_os_error(libc::EIO));
-
-    assert!(matches!(job.run(), Err(StoreError::Poisoned)));
-    let data = bytes(1, 1);
-    assert!(matches!(
-        store.write(key(1), 0, &data),
-        Err(StoreError::Poisoned)
-    ));
-    assert!(matches!(
-        store.create(key(2), &Record::default()),
-        Err(StoreError::Poisoned)
-    ));
-    assert!(matches!(store.delete(key(1)), Err(StoreError::Poisoned)));
-    assert_eq!(store.read(key(1), 0, 10).unwrap(), bytes(10, 1));
 }
 
 #[test]

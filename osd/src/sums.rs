@@ -25,12 +25,51 @@ pub(crate) fn block_sum(at: usize, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, after) ^ *ZERO_CRC
 }
 
+/// CRC-32C of `length` bytes whose blocks have these sums; the last block may be a part of one.
+pub(crate) fn crc_of_blocks(sums: impl Iterator<Item = u32>, length: usize) -> u32 {
+    let whole = sums.fold(0, |crc, sum| after_block(crc) ^ sum ^ *ZERO_CRC);
+    let missing = length.next_multiple_of(BLOCK) - length;
+    if missing == 0 {
+        return whole;
+    }
+    // The sum counts zeros after the end. Taking them away is adding as many as make the full circle.
+    let zeros = crc32c::crc32c(ZERO_BLOCK.get(..missing).unwrap_or_default());
+    crc32c::crc32c_combine(whole ^ zeros, 0, CRC_PERIOD_BYTES - missing)
+}
+
+/// So many zeros leave any CRC-32C register as it was: the order of its polynomial.
+const CRC_PERIOD_BYTES: usize = (1 << 31) - 1;
+
+/// What a CRC-32C becomes by a block of zeros, for each value of each of its bytes.
+static AFTER_BLOCK: LazyLock<[[u32; 256]; 4]> = LazyLock::new(|| {
+    std::array::from_fn(|byte| {
+        let bits: [u32; 8] =
+            std::array::from_fn(|bit| crc32c::crc32c_combine(1 << (8 * byte + bit), 0, BLOCK));
+        std::array::from_fn(|value| {
+            let set = bits
+                .iter()
+                .enumerate()
+                .filter(|(bit, _)| value >> bit & 1 == 1);
+            set.fold(0, |sum, (_, bit)| sum ^ bit)
+        })
+    })
+});
+
+fn after_block(crc: u32) -> u32 {
+    let bytes = AFTER_BLOCK.iter().zip(crc.to_le_bytes());
+    bytes.fold(0, |sum, (table, byte)| {
+        sum ^ table.get(usize::from(byte)).copied().unwrap_or_default()
+    })
+}
+
 /// Sums of one group of blocks.
 #[derive(Debug)]
 pub(crate) struct Table {
     sums: Box<[u32]>,
     /// Differs from the file's.
     dirty: bool,
+    /// Has its place in the file for certain, so that it can be written on a full disk.
+    placed: bool,
 }
 
 impl Table {
@@ -39,6 +78,8 @@ impl Table {
         Self {
             sums: vec![0; group.len()].into(),
             dirty: false,
+            // The first table lies in the header.
+            placed: group.0 == 0,
         }
     }
 
@@ -47,18 +88,36 @@ impl Table {
         let mut table = Self::zeroed(group);
         for (sum, bytes) in table.sums.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *sum = u32::from_le_bytes(*bytes);
+            table.placed |= *sum != 0;
         }
         table
     }
 
-    /// From a group's data, zeros after its end.
-    pub(crate) fn of_data(group: Group, data: &[u8]) -> Self {
-        let mut table = Self::zeroed(group);
-        for (sum, block) in table.sums.iter_mut().zip(data.chunks(BLOCK)) {
-            *sum = block_sum(0, block);
+    /// Sets the sums of blocks from `index` on from their data, and returns the index after them.
+    pub(crate) fn set_from_data(&mut self, index: usize, data: &[u8]) -> usize {
+        let mut next = index;
+        for block in data.chunks(BLOCK) {
+            self.set(next, block_sum(0, block));
+            next += 1;
         }
-        table.dirty = true;
-        table
+        next
+    }
+
+    pub(crate) const fn is_placed(&self) -> bool {
+        self.placed
+    }
+
+    pub(crate) const fn set_placed(&mut self, placed: bool) {
+        self.placed = placed;
+    }
+
+    pub(crate) const fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Takes note that the file has it, or soon will.
+    pub(crate) const fn set_clean(&mut self) {
+        self.dirty = false;
     }
 
     pub(crate) fn get(&self, index: usize) -> u32 {
@@ -81,7 +140,8 @@ impl Table {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// As stored.
+    pub(crate) fn encode(&self) -> Vec<u8> {
         self.sums.iter().flat_map(|sum| sum.to_le_bytes()).collect()
     }
 }
@@ -103,21 +163,19 @@ impl Tables {
         self.0.insert(group.0, table);
     }
 
-    /// Drops the tables of all groups after this one, whose blocks are gone.
-    pub(crate) fn truncate_after(&mut self, group: Group) {
-        self.0.split_off(&(group.0 + 1));
+    /// Drops the tables from this group on, whose blocks are gone.
+    pub(crate) fn cut(&mut self, first_gone: Group) {
+        self.0.split_off(&first_gone.0);
     }
 
-    /// Takes what must be written to the file, as (offset, bytes), and counts it as written.
-    pub(crate) fn take_dirty(&mut self) -> Vec<(u64, Vec<u8>)> {
-        self.0
-            .iter_mut()
-            .filter(|(_, table)| table.dirty)
-            .map(|(group, table)| {
-                table.dirty = false;
-                (Group(*group).sums_at(), table.encode())
-            })
-            .collect()
+    /// The tables that differ from the file's.
+    pub(crate) fn dirty(&mut self) -> impl Iterator<Item = (Group, &mut Table)> {
+        let tables = self.0.iter_mut().filter(|(_, table)| table.is_dirty());
+        tables.map(|(group, table)| (Group(*group), table))
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -151,6 +209,27 @@ mod tests {
         let parts = block_sum(0, &bytes[..300]) ^ block_sum(300, &bytes[300..]);
 
         assert_eq!(whole, parts);
+    }
+
+    #[test]
+    fn checksum_of_a_run_follows_from_the_sums_of_its_blocks() {
+        let data: Vec<u8> = (0..3 * BLOCK).map(|at| (at * 7 % 251) as u8).collect();
+
+        for length in [
+            1,
+            100,
+            BLOCK - 1,
+            BLOCK,
+            BLOCK + 1,
+            2 * BLOCK + 5,
+            3 * BLOCK,
+        ] {
+            let run = &data[..length];
+            let sums = run.chunks(BLOCK).map(|block| block_sum(0, block));
+            assert_eq!(crc_of_blocks(sums, length), crc32c::crc32c(run), "{length}");
+        }
+        let holes = crc_of_blocks([0, 0].into_iter(), 2 * BLOCK);
+        assert_eq!(holes, crc32c::crc32c(&[0; 2 * BLOCK]));
     }
 
     #[test]

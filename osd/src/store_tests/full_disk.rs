@@ -1,0 +1,174 @@
+//! A disk filled to the brim: changes say so, and everything else goes on.
+
+use std::collections::BTreeMap;
+
+use super::disks::Disk;
+use super::*;
+
+/// What each object must hold.
+type Model = BTreeMap<u64, Vec<u8>>;
+
+fn verify(store: &mut DirectoryStore, model: &Model) {
+    for (inode, expected) in model {
+        let length = store.length(key(*inode));
+        assert_eq!(length, expected.len() as u64, "object {inode}");
+        let bytes = store.read(key(*inode), 0, length as u32).unwrap();
+        assert!(bytes == expected[..], "object {inode}");
+    }
+}
+
+/// Writes at the end of an object until there is no space; counts what was written.
+fn fill(store: &mut DirectoryStore, inode: u64, piece: usize, contents: &mut Vec<u8>) {
+    loop {
+        let data = bytes(piece, contents.len() as u8);
+        match store.write(key(inode), contents.len() as u64, &data) {
+            Ok(()) => contents.extend_from_slice(&data),
+            Err(StoreError::NoSpace { written_bytes }) => {
+                contents.extend_from_slice(&data[..written_bytes as usize]);
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn sync_all(store: &mut DirectoryStore, model: &Model, seq: u64, clean: bool) {
+    for (inode, contents) in model {
+        let record = record(seq, contents.len() as u64, clean);
+        let mut job = store.sync(key(*inode), true, &record).unwrap();
+        job.run().unwrap();
+    }
+}
+
+#[test]
+fn full_disk_refuses_changes_and_neither_poisons_nor_damages_anything() {
+    let Some(disk) = Disk::new(16 << 20) else {
+        return;
+    };
+    let root = disk.root();
+    let mut store = DirectoryStore::new(Arc::clone(&root));
+    let mut model = Model::new();
+    // Some that were never synced when the disk fills up, with and without data.
+    for inode in 1..=9 {
+        store.create(key(inode), &Record::default()).unwrap();
+        let data = bytes(inode as usize % 3 * 5_000, inode as u8);
+        store.write(key(inode), 0, &data).unwrap();
+        model.insert(inode, data.to_vec());
+    }
+
+    // The last object to take up what is left in ever smaller pieces.
+    for (inode, piece) in [(1, 100_000), (2, 9_000), (3, 4_096), (4, 100)] {
+        fill(&mut store, inode, piece, model.get_mut(&inode).unwrap());
+    }
+    let refused = (100..).find(
+        |inode| match store.create(key(*inode), &Record::default()) {
+            Ok(()) => {
+                model.insert(*inode, Vec::new());
+                false
+            }
+            Err(StoreError::NoSpace { .. }) => true,
+            Err(error) => panic!("{error}"),
+        },
+    );
+    let refused = key(refused.unwrap());
+    assert!(!root.path(refused).exists());
+    assert!(store.open(refused).unwrap().is_none());
+    let far = store.write(key(5), 64 << 20, &bytes(4_096, 1));
+    assert!(matches!(far, Err(StoreError::NoSpace { written_bytes: 0 })));
+    assert_eq!(store.length(key(5)), model[&5].len() as u64);
+
+    verify(&mut store, &model);
+    sync_all(&mut store, &model, 1, false);
+    store.truncate(key(2), 10_000).unwrap();
+    model.get_mut(&2).unwrap().truncate(10_000);
+    store.write(key(1), 70_000, &bytes(9_999, 77)).unwrap();
+    model.get_mut(&1).unwrap()[70_000..79_999].copy_from_slice(&bytes(9_999, 77));
+    sync_all(&mut store, &model, 2, true);
+    assert!(!root.is_poisoned());
+
+    // Space comes back.
+    store.delete(key(1)).unwrap();
+    model.remove(&1);
+    let data = bytes(300_000, 9);
+    store.create(refused, &Record::default()).unwrap();
+    store.write(refused, 5 << 20, &data).unwrap();
+    let mut sparse = vec![0; 5 << 20];
+    sparse.extend_from_slice(&data);
+    model.insert(refused.object.inode.0, sparse);
+    sync_all(&mut store, &model, 3, true);
+    verify(&mut store, &model);
+    assert!(!root.is_poisoned());
+
+    drop(store);
+    drop(root);
+    disk.remount();
+    let mut store = DirectoryStore::new(disk.root());
+    for inode in model.keys() {
+        let header = store.open(key(*inode)).unwrap().unwrap();
+        assert!(header.record.clean, "object {inode}");
+    }
+    verify(&mut store, &model);
+}
+
+/// What a job could not write is written by the next one; nothing is lost or recorded meanwhile.
+#[test]
+fn job_without_space_leaves_its_work_to_the_next() {
+    let mut bed = Bed::new();
+    let root = Arc::new(Root::open(bed.dir.path()).unwrap());
+    bed.store.create(key(1), &Record::default()).unwrap();
+    bed.store.write(key(1), 0, &bytes(9_000, 1)).unwrap();
+    bed.sync(key(1), &record(1, 9_000, false));
+    let path = root.path(key(1));
+    let (mut file, _) = ObjectFile::open(key(1).object, path.clone())
+        .unwrap()
+        .unwrap();
+    file.settle(9_000, false);
+    file.write(100, &bytes(5_000, 2)).unwrap();
+    let scope = Scope {
+        data: true,
+        all_sums: true,
+    };
+
+    let closing = record(2, 9_000, true).encode();
+    let mut unwritten = file.take_unwritten(closing.clone(), true).unwrap();
+    unwritten.file = Arc::new(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let mut job = Job::new(Arc::clone(&root), unwritten, scope, None);
+    assert!(matches!(job.run(), Err(StoreError::NoSpace { .. })));
+    assert!(matches!(
+        job.write_record(false),
+        Err(StoreError::NoSpace { .. })
+    ));
+
+    assert!(!root.is_poisoned());
+    assert!(file.read(0, 9_000).is_ok());
+    let unwritten = file.take_unwritten(closing, true).unwrap();
+    // The slot that holds the record so far is not touched.
+    assert_eq!(unwritten.generation, 2);
+    Job::new(root, unwritten, scope, None).run().unwrap();
+    bed.crash();
+    assert_eq!(bed.read_all(key(1)).slice(100..5_100), bytes(5_000, 2));
+    assert!(bed.store.open(key(1)).unwrap().unwrap().record.clean);
+}
+
+#[test]
+fn failed_job_leaves_the_object_as_its_file_says() {
+    let mut bed = Bed::new();
+    bed.store.create(key(1), &Record::default()).unwrap();
+    bed.store.write(key(1), 0, &bytes(9_000, 1)).unwrap();
+    bed.sync(key(1), &record(1, 9_000, false));
+
+    // Given up before it has done anything.
+    drop(
+        bed.store
+            .sync(key(1), true, &record(2, 9_000, true))
+            .unwrap(),
+    );
+    bed.store.close(key(1));
+
+    let header = bed.store.open(key(1)).unwrap().unwrap();
+    assert_eq!(header.record, record(1, 9_000, false));
+    assert_eq!(bed.read_all(key(1)), bytes(9_000, 1));
+    bed.sync(key(1), &record(3, 9_000, true));
+    bed.crash();
+    assert_eq!(bed.read_all(key(1)), bytes(9_000, 1));
+}
