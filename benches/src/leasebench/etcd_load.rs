@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -11,6 +11,9 @@ use crate::loaded::{Counts, Loaded};
 
 /// Session time of loads, in seconds: longer than any load.
 const SESSION_S: i64 = 300;
+
+/// Pause after a request that was refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 
 /// A running load.
 pub(crate) struct EtcdLoad {
@@ -32,10 +35,15 @@ impl EtcdLoad {
         run: u64,
     ) -> Result<Self> {
         let connections = connections.min(outstanding).max(1);
-        let mut loops = Vec::new();
-        for (number, address) in (0..connections).zip(addresses.iter().cycle()) {
+        // All sessions before the first request: under a large load new ones are refused.
+        let mut clients = Vec::new();
+        for (_, address) in (0..connections).zip(addresses.iter().cycle()) {
             let mut client = Client::connect(address).await?;
             let (session, _) = client.grant(SESSION_S).await?;
+            clients.push((client, session));
+        }
+        let mut loops = Vec::new();
+        for (number, (client, session)) in clients.into_iter().enumerate() {
             let share = outstanding / connections + usize::from(number < outstanding % connections);
             let own = Arc::new(Loop {
                 counts: Mutex::default(),
@@ -84,6 +92,8 @@ async fn drive(own: &Loop, mut client: Client, session: i64, prefix: &str) {
         let created = client.create(&key, session).await;
         if !matches!(created, Ok(true)) {
             own.counts().failures += 1;
+            // It refuses requests when too many wait.
+            tokio::time::sleep(REFUSED_PAUSE).await;
             continue;
         }
         own.counts().acquire.add(started.elapsed());
