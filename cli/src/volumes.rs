@@ -103,6 +103,7 @@ pub(crate) async fn show(admin: &Admin, name: &str) -> Result<Done, Failure> {
 pub(crate) async fn delete(admin: &Admin, name: &str) -> Result<Done, Failure> {
     let op = Op::VolumeDelete(VolumeDelete {
         name: name.to_owned(),
+        nonce: rand::random::<u64>() | 1,
     });
     admin.ask_leader(op).await?;
     Ok(Done {

@@ -205,12 +205,11 @@ pub(crate) fn space(
         .find(|shown| shown.volume == volume.0)
         .map_or(1, |shown| u64::from(shown.replicas.max(1)));
     let timeout = service.config.osd_timeout();
-    let (mut capacity, mut free) = (0_u64, 0_u64);
-    for (osd, record) in query::osds(index)? {
-        capacity = capacity.saturating_add(record.capacity_bytes);
-        let heard = service.osds.get(osd, timeout);
-        free = free.saturating_add(heard.map_or(0, |heard| heard.free_bytes));
-    }
+    let servers = query::osds(index)?;
+    let servers = servers
+        .into_iter()
+        .map(|(osd, record)| (osd, record.capacity_bytes));
+    let (capacity, free) = service.osds.space(servers, timeout);
     stat.capacity_bytes = capacity / replicas;
     stat.free_bytes = free / replicas;
     Ok(())

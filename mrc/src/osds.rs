@@ -19,6 +19,7 @@ struct Soft {
     heard: Instant,
     capacity_bytes: u64,
     free_bytes: u64,
+    file_system: String,
     reports: HashMap<(u64, u32), PgReport>,
 }
 
@@ -51,6 +52,7 @@ impl Osds {
             heard: Instant::now(),
             capacity_bytes: beat.capacity_bytes,
             free_bytes: beat.free_bytes,
+            file_system: beat.file_system.clone(),
             reports: reports.collect(),
         };
         lock(&self.0).insert(OsdId(beat.osd), soft);
@@ -72,6 +74,39 @@ impl Osds {
                 .map(|report| report.objects_behind)
                 .sum(),
         })
+    }
+
+    /// Capacity and free bytes of these servers. A file system that several of them share counts
+    /// once; a server that is not heard has its capacity and nothing free.
+    pub(crate) fn space(
+        &self,
+        servers: impl Iterator<Item = (OsdId, u64)>,
+        timeout: Duration,
+    ) -> (u64, u64) {
+        let osds = lock(&self.0);
+        let mut shared: HashMap<&str, (u64, u64)> = HashMap::new();
+        let (mut capacity, mut free) = (0_u64, 0_u64);
+        for (osd, capacity_bytes) in servers {
+            let soft = osds.get(&osd);
+            let heard = soft.filter(|soft| soft.heard.elapsed() < timeout);
+            let free_bytes = heard.map_or(0, |soft| soft.free_bytes);
+            match soft.map_or("", |soft| &soft.file_system) {
+                "" => {
+                    capacity = capacity.saturating_add(capacity_bytes);
+                    free = free.saturating_add(free_bytes);
+                }
+                name => {
+                    let (most, most_free) = shared.entry(name).or_default();
+                    *most = capacity_bytes.max(*most);
+                    *most_free = free_bytes.max(*most_free);
+                }
+            }
+        }
+        for (capacity_bytes, free_bytes) in shared.into_values() {
+            capacity = capacity.saturating_add(capacity_bytes);
+            free = free.saturating_add(free_bytes);
+        }
+        (capacity, free)
     }
 
     pub(crate) fn up(&self, timeout: Duration) -> Vec<OsdId> {
@@ -224,6 +259,25 @@ mod tests {
         assert_eq!(health(&osds, pg()), (1, false));
         osds.heard(&beat(2, report(4, PgState::PgFull)));
         assert_eq!(health(&osds, pg()), (2, true));
+    }
+
+    #[test]
+    fn shared_file_system_counts_once() {
+        let osds = Osds::default();
+        for (osd, file_system, free_bytes) in [(1, "a", 10), (2, "a", 11), (3, "b", 7), (4, "", 1)]
+        {
+            osds.heard(&OsdHeartbeat {
+                osd,
+                file_system: file_system.to_owned(),
+                free_bytes,
+                ..OsdHeartbeat::default()
+            });
+        }
+        let servers = || (1..=5).map(|osd| (OsdId(osd), 100));
+
+        let hour = Duration::from_secs(3600);
+        assert_eq!(osds.space(servers(), hour), (400, 19));
+        assert_eq!(osds.space(servers(), Duration::ZERO), (400, 0));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Reports to the metadata cluster's leader, and gets the map from it.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,9 +31,10 @@ pub(crate) struct Heartbeats {
 impl Heartbeats {
     /// Reports for ever; new maps go to `maps`.
     pub(crate) async fn run(self, mut client: MetadataClient, maps: mpsc::Sender<mrc::OsdMap>) {
+        let file_system = file_system(&self.dir);
         let mut quiet = false;
         loop {
-            match client.ask(&self.request()).await {
+            match client.ask(&self.request(&file_system)).await {
                 Ok(response) => {
                     if std::mem::take(&mut quiet) {
                         tracing::info!("metadata cluster answers again");
@@ -54,7 +56,7 @@ impl Heartbeats {
         }
     }
 
-    fn request(&self) -> mrc::Request {
+    fn request(&self, file_system: &str) -> mrc::Request {
         let cluster = self.wall.newest();
         let (capacity_bytes, free_bytes) = self.root.space().unwrap_or_default();
         // A poisoned store takes no more data.
@@ -73,8 +75,19 @@ impl Heartbeats {
                 pgs: self.board.reports(self.osd, &cluster.map),
                 pid: u64::from(std::process::id()),
                 dir: self.dir.display().to_string(),
+                file_system: file_system.to_owned(),
             })),
             ..mrc::Request::default()
         }
+    }
+}
+
+/// Names the file system a directory is on, the same for every server of this machine; empty if it
+/// can't be found out.
+fn file_system(dir: &Path) -> String {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    match (machine, std::fs::metadata(dir)) {
+        (Ok(machine), Ok(metadata)) => format!("{}-{:x}", machine.trim(), metadata.dev()),
+        _ => String::new(),
     }
 }

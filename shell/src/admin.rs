@@ -314,6 +314,7 @@ mod tests {
         let admin = Admin::new(identity(Role::Admin), vec![server(None).await]);
         let op = Op::VolumeDelete(VolumeDelete {
             name: "x".to_owned(),
+            nonce: 0,
         });
 
         let error = admin.ask_leader(op).await.unwrap_err();

@@ -75,9 +75,10 @@ pub fn of_request(request: mrc::Request, now: UnixNanos) -> Result<Command, Box<
             request: Some(create),
             osds: Vec::new(),
         }),
-        Some(request::Op::VolumeDelete(delete)) => {
-            Op::VolumeDelete(proto::index::VolumeDelete { name: delete.name })
-        }
+        Some(request::Op::VolumeDelete(delete)) => Op::VolumeDelete(proto::index::VolumeDelete {
+            name: delete.name,
+            nonce: delete.nonce,
+        }),
         Some(request::Op::Create(op)) => Op::Create(op),
         Some(request::Op::MkDir(op)) => Op::MkDir(op),
         Some(request::Op::MkNod(op)) => Op::MkNod(op),
@@ -236,7 +237,7 @@ fn unslotted(work: &mut Work<'_>, op: &Op, effects: &mut Effects) -> Step<mrc::R
         Op::RegisterOsd(register) => registry::register(work, register, effects),
         Op::PgFull(full) => registry::pg_full(work, full, effects),
         Op::VolumeCreate(create) => volume::create(work, create, effects),
-        Op::VolumeDelete(delete) => volume::delete(work, &delete.name, effects),
+        Op::VolumeDelete(delete) => volume::delete(work, delete, effects),
         Op::VolumePurge(purge) => volume::purge(work, purge, effects),
         Op::Reap(reap) => garbage::reap(work, reap, effects),
         Op::Collected(collected) => garbage::collected(work, collected),

@@ -54,6 +54,14 @@ pub const VOLUME_NAME_BYTES_MAX: usize = 64;
 /// Placement groups of a volume. 4096: the map of all groups travels whole to every object server.
 pub const PGS_MAX: u32 = 4096;
 
+/// Placement groups of a cluster. 32,768: at 60 bytes for each in the map, and as many in a server's
+/// report, both stay below 2 MiB, far from the largest message of 5 MiB.
+pub const PGS_TOTAL_MAX: u32 = 32_768;
+
+/// Deletions of volumes that are recognised when they are repeated. 16: an administrator's tool
+/// repeats one within seconds.
+pub const DELETIONS_KNOWN_MAX: usize = 16;
+
 /// Placement groups of a volume unless it says otherwise. 32: enough to spread over ten servers.
 pub const PGS_DEFAULT: u32 = 32;
 

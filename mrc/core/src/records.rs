@@ -168,6 +168,7 @@ pub(crate) fn sequences(index: &dyn IndexRead) -> Result<SequencesRecord, IndexE
         next_session: 1,
         next_garbage: 1,
         session_count: 0,
+        deletions: Vec::new(),
     }))
 }
 

@@ -1,7 +1,8 @@
 //! Making and deleting volumes.
 
 use proto::index::{
-    CountersRecord, InodeRecord, OsdRecord, PgRecord, VolumeCreate, VolumePurge, VolumeRecord,
+    CountersRecord, InodeRecord, OsdRecord, PgRecord, VolumeCreate, VolumeDelete, VolumePurge,
+    VolumeRecord,
 };
 use proto::mrc::{self, response};
 use types::{Fault, Inode, PgId, VolumeId};
@@ -42,12 +43,23 @@ pub(crate) fn create(
     }
     let candidates = candidates(work, &create.osds)?;
     let (replicas, pgs) = shape(request, candidates.len())?;
-    if records::keys_of(work, &keys::all(b'v'), config::VOLUMES_MAX)?.len() >= config::VOLUMES_MAX {
+    let (volumes, groups) = count(work)?;
+    if volumes >= config::VOLUMES_MAX {
         return Err(Fault::surface(
             errno::ENOSPC,
             format!(
                 "the cluster has {} volumes, the most it can have",
                 config::VOLUMES_MAX
+            ),
+        )
+        .into());
+    }
+    if groups.saturating_add(pgs) > config::PGS_TOTAL_MAX {
+        return Err(Fault::surface(
+            errno::ENOSPC,
+            format!(
+                "the cluster has {groups} placement groups, with {pgs} more it would have more than {}, the most it can have; give the volume fewer with `pgs`",
+                config::PGS_TOTAL_MAX
             ),
         )
         .into());
@@ -96,12 +108,17 @@ pub(crate) fn create(
     Ok(shown(volume, &record, &counters))
 }
 
-/// Takes a volume away from its users; the janitor purges its records afterwards.
+/// Takes a volume away from its users, once per nonce; the janitor purges its records afterwards.
 pub(crate) fn delete(
     work: &mut Work<'_>,
-    name: &str,
+    delete: &VolumeDelete,
     effects: &mut Effects,
 ) -> Step<mrc::Response> {
+    let name = &delete.name;
+    let mut sequences = records::sequences(work)?;
+    if delete.nonce != 0 && sequences.deletions.contains(&delete.nonce) {
+        return Ok(done());
+    }
     let Some((volume, mut record)) = records::volume_named(work, name)? else {
         return Err(
             Fault::surface(errno::ENOENT, format!("volume {name:?} does not exist")).into(),
@@ -117,6 +134,13 @@ pub(crate) fn delete(
     }
     record.deleted = true;
     work.put(keys::volume(volume), &record);
+    if delete.nonce != 0 {
+        let known = sequences.deletions.len() + 1;
+        let oldest = known.saturating_sub(config::DELETIONS_KNOWN_MAX);
+        sequences.deletions.drain(..oldest);
+        sequences.deletions.push(delete.nonce);
+        work.put(keys::sequences(), &sequences);
+    }
     effects.purge = true;
     Ok(done())
 }
@@ -187,6 +211,17 @@ fn purge_inodes(
     }
     effects.garbage |= garbage::add(work, volume, &inodes)?;
     Ok(inodes.len())
+}
+
+/// How many volumes and placement groups there are, the deleted ones that are not purged included.
+fn count(index: &dyn IndexRead) -> Result<(usize, u32), IndexError> {
+    let (mut volumes, mut groups) = (0, 0_u32);
+    records::scan(index, keys::all(b'v'), |_, record: VolumeRecord| {
+        volumes += 1;
+        groups = groups.saturating_add(record.pgs);
+        Ok(Visit::Continue)
+    })?;
+    Ok((volumes, groups))
 }
 
 /// The servers to place on: those the leader chose, or all.

@@ -389,6 +389,7 @@ pub(crate) fn heartbeat(osd: u64) -> wire::OsdHeartbeat {
         pgs: Vec::new(),
         pid: 1,
         dir: "/osd".to_owned(),
+        file_system: String::new(),
     }
 }
 

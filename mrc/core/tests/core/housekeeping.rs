@@ -255,6 +255,7 @@ fn purge_in_steps_of(limit: u32) {
     let delete = || {
         Op::VolumeDelete(VolumeDelete {
             name: "other".to_owned(),
+            nonce: 0,
         })
     };
     assert_eq!(errno_of(&cluster.internal(delete()).reply), errno::EBUSY);
@@ -304,4 +305,34 @@ fn purge_in_steps_of(limit: u32) {
     };
     assert_eq!(left(&cluster.entries()), left(&before));
     assert!(cluster.change(session, mkdir(ROOT, "d")).is_ok());
+}
+
+#[test]
+fn deletion_that_is_repeated_is_done_once() {
+    let (mut cluster, session) = Cluster::new();
+    cluster.internal(Op::ExpireSession(ExpireSession { session }));
+    cluster
+        .internal(Op::ForgetSession(ForgetSession { session }))
+        .reply
+        .unwrap();
+    let name = query::volumes(&cluster.index).unwrap().remove(0).name;
+    let delete = |nonce| {
+        Op::VolumeDelete(VolumeDelete {
+            name: name.clone(),
+            nonce,
+        })
+    };
+
+    let first = cluster.internal(delete(5)).reply.unwrap();
+    while let Some(volume) = janitor::deleted_volumes(&cluster.index).unwrap().first() {
+        let volume = volume.0;
+        let op = Op::VolumePurge(VolumePurge { volume, limit: 0 });
+        cluster.internal(op).reply.unwrap();
+    }
+
+    assert_eq!(cluster.internal(delete(5)).reply, Ok(first));
+    for nonce in [6, 0] {
+        let other = cluster.internal(delete(nonce)).reply;
+        assert_eq!(errno_of(&other), errno::ENOENT);
+    }
 }

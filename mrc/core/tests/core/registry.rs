@@ -210,3 +210,62 @@ fn heartbeats_ask_for_a_command_only_if_something_is_new() {
     );
     cluster.assert_consistent();
 }
+
+#[test]
+fn placement_groups_are_limited_for_the_whole_cluster() {
+    let mut cluster = Cluster::empty();
+    cluster.register(1, "store").unwrap();
+    let many = |name: &str, pgs| {
+        let request = mrc::VolumeCreate { pgs, ..asked(name) };
+        create_op(request, &[])
+    };
+    let full = config::PGS_TOTAL_MAX / config::PGS_MAX;
+    for number in 0..full - 1 {
+        let op = many(&format!("v{number}"), config::PGS_MAX);
+        cluster.internal(op).reply.unwrap();
+    }
+    cluster.internal(many("small", 1)).reply.unwrap();
+
+    let refused = cluster.internal(many("last", config::PGS_MAX)).reply;
+
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.errno, errno::ENOSPC);
+    assert!(refused.message.contains("32768"), "{refused}");
+    let fits = many("last", config::PGS_MAX - 1);
+    cluster.internal(fits).reply.unwrap();
+}
+
+#[test]
+fn map_and_report_of_most_groups_fit_a_message() {
+    use prost::Message as _;
+    let most = config::PGS_TOTAL_MAX as usize;
+    let members = || vec![u64::from(u16::MAX); config::REPLICAS_MAX as usize];
+    let group = mrc::Pg {
+        volume: u64::from(u32::MAX),
+        pg: config::PGS_MAX,
+        view: u64::from(u32::MAX),
+        osds: members(),
+        incomplete: members(),
+        ..mrc::Pg::default()
+    };
+    let report = mrc::PgReport {
+        volume: u64::from(u32::MAX),
+        pg: config::PGS_MAX,
+        view: u64::from(u32::MAX),
+        state: 2,
+        objects_behind: u64::from(u32::MAX),
+        lagging: members(),
+    };
+
+    let map = mrc::OsdMap {
+        pgs: vec![group; most],
+        ..mrc::OsdMap::default()
+    };
+    let beat = OsdHeartbeat {
+        pgs: vec![report; most],
+        ..OsdHeartbeat::default()
+    };
+
+    assert!(map.encoded_len() < 3 << 20, "{}", map.encoded_len());
+    assert!(beat.encoded_len() < 3 << 20, "{}", beat.encoded_len());
+}
