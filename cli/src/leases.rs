@@ -1,7 +1,5 @@
 //! Leases: only the object servers know them, so each is asked.
 
-use std::time::{Duration, Instant};
-
 use proto::mrc::{VolumeList, request, response::Reply};
 use proto::osd::{self, ObjectRef, request::Op};
 use serde::Serialize;
@@ -14,10 +12,6 @@ use crate::render::{self, Row};
 
 /// Leases in one answer of a server.
 const PAGE: u32 = 1000;
-/// How long a successor may take to take the lease over.
-const TAKE_OVER_TIME: Duration = Duration::from_secs(5);
-/// Pause before it is asked again whether it has.
-const TAKE_OVER_PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Serialize)]
 struct Lease {
@@ -62,7 +56,7 @@ fn number_or_dash(number: u64) -> String {
     }
 }
 
-async fn all_osds(admin: &Admin) -> Result<Vec<Osd>, Failure> {
+pub(crate) async fn all_osds(admin: &Admin) -> Result<Vec<Osd>, Failure> {
     let known = osds_known(admin).await?.into_iter();
     let osds = known.map(|osd| Osd {
         id: osd.osd,
@@ -125,14 +119,14 @@ fn row(told_by: u64, lease: &osd::Lease) -> Option<Lease> {
 
 /// What one server knows of a lease.
 #[derive(Debug, Serialize)]
-struct View {
-    osd: u64,
-    state: String,
+pub(crate) struct View {
+    pub(crate) osd: u64,
+    pub(crate) state: String,
     holder: u64,
-    epoch: u64,
+    pub(crate) epoch: u64,
     remaining_ms: u64,
     view: u64,
-    members: Vec<u64>,
+    pub(crate) members: Vec<u64>,
     promised_counter: u64,
     promised_member: u64,
     floor_epoch: u64,
@@ -188,7 +182,10 @@ pub(crate) async fn show(admin: &Admin, object: &str) -> Result<Done, Failure> {
 }
 
 /// What all servers that know the lease say, and who did not answer.
-async fn views(admin: &Admin, object: ObjectRef) -> Result<(Vec<View>, Vec<String>), Failure> {
+pub(crate) async fn views(
+    admin: &Admin,
+    object: ObjectRef,
+) -> Result<(Vec<View>, Vec<String>), Failure> {
     let osds = all_osds(admin).await?;
     let op = Op::LeaseShow(osd::LeaseShow {});
     let mut views = Vec::new();
@@ -219,112 +216,6 @@ fn view(osd: u64, detail: osd::LeaseDetail) -> View {
         idle_ms: detail.idle_ms,
         asking_ms: detail.asking_ms,
         answered: detail.answered,
-    }
-}
-
-/// A lease that changed hands.
-#[derive(Debug, Serialize)]
-struct HandedOver {
-    object: String,
-    from: u64,
-    to: u64,
-    epoch: u64,
-    took_ms: u64,
-}
-
-impl Row for HandedOver {
-    const HEADINGS: &'static [&'static str] = &["object", "from", "to", "epoch", "took"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.object.clone(),
-            self.from.to_string(),
-            self.to.to_string(),
-            self.epoch.to_string(),
-            render::millis(self.took_ms),
-        ]
-    }
-}
-
-pub(crate) async fn hand_over(
-    admin: &Admin,
-    object: &str,
-    to: Option<u64>,
-) -> Result<Done, Failure> {
-    let object = parse(admin, object).await?;
-    let text = name(object.volume, object.inode, object.column);
-    let (views, missing) = views(admin, object).await?;
-    let Some(held) = views.iter().find(|view| view.state == "held") else {
-        let said = missing.join("; ");
-        return Err(Failure::failed(match said.is_empty() {
-            true => format!("nobody holds the lease of {text}; it is taken when the file is used"),
-            false => format!("nobody who answers holds the lease of {text} ({said})"),
-        }));
-    };
-    let (from, old_epoch) = (held.osd, held.epoch);
-    let to = match to {
-        Some(to) => to,
-        None => successor(&held.members, from).ok_or_else(|| {
-            Failure::failed(format!(
-                "{text} has one replica; nobody could take the lease"
-            ))
-        })?,
-    };
-    let osds = all_osds(admin).await?;
-    let find = |id| {
-        let found = osds.iter().find(|osd| osd.id == id);
-        found.ok_or_else(|| {
-            Failure::failed(format!(
-                "there is no object server {id}; `xfs-admin osd list` shows those there are"
-            ))
-        })
-    };
-    let (holder, heir) = (find(from)?, find(to)?);
-    let begun = Instant::now();
-    let order = Op::LeaseHandOver(osd::LeaseHandOver { to });
-    ask(admin, holder, Some(object), order)
-        .await
-        .map_err(|error| Failure::failed(silent(holder, &error)))?;
-    let epoch = match from == to {
-        true => old_epoch,
-        false => taken_over(admin, heir, object).await?,
-    };
-    Ok(render::one(&HandedOver {
-        object: text,
-        from,
-        to,
-        epoch,
-        took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-    }))
-}
-
-/// The member after the holder.
-fn successor(members: &[u64], holder: u64) -> Option<u64> {
-    let at = members.iter().position(|member| *member == holder)?;
-    let next = members.get((at + 1) % members.len()).copied()?;
-    (next != holder).then_some(next)
-}
-
-/// Waits until the successor holds the lease; the result is its epoch.
-async fn taken_over(admin: &Admin, heir: &Osd, object: ObjectRef) -> Result<u64, Failure> {
-    let begun = Instant::now();
-    loop {
-        let op = Op::LeaseShow(osd::LeaseShow {});
-        let answer = ask(admin, heir, Some(object), op).await;
-        let detail = answer
-            .map_err(|error| Failure::failed(silent(heir, &error)))?
-            .lease_detail
-            .ok_or_else(odd)?;
-        if detail.state == "held" {
-            return Ok(detail.epoch);
-        }
-        if begun.elapsed() > TAKE_OVER_TIME {
-            return Err(Failure::failed(format!(
-                "the lease was given up, but osd {} has not taken it; its state there: {}",
-                heir.id, detail.state
-            )));
-        }
-        tokio::time::sleep(TAKE_OVER_PAUSE).await;
     }
 }
 
@@ -375,7 +266,7 @@ pub(crate) async fn stats(admin: &Admin) -> Result<Done, Failure> {
 }
 
 /// Understands `VOLUME/INODE[.COLUMN]`, the volume by name or number, or the 32 digits of a cell.
-async fn parse(admin: &Admin, text: &str) -> Result<ObjectRef, Failure> {
+pub(crate) async fn parse(admin: &Admin, text: &str) -> Result<ObjectRef, Failure> {
     let wrong = || {
         Failure::usage(format!(
             "{text:?} names no object; give VOLUME/INODE or VOLUME/INODE.COLUMN, the volume by name \
@@ -439,13 +330,5 @@ mod tests {
         assert_eq!((found.volume, found.inode, found.column), (3, 77, 2));
         assert_eq!(name(3, 77, 2), "3/77.2");
         assert!(cell("3/77.2").is_none());
-    }
-
-    #[test]
-    fn the_successor_is_the_member_after_the_holder() {
-        assert_eq!(successor(&[4, 7, 9], 4), Some(7));
-        assert_eq!(successor(&[4, 7, 9], 9), Some(4));
-        assert_eq!(successor(&[4], 4), None);
-        assert_eq!(successor(&[4, 7], 5), None);
     }
 }

@@ -4,6 +4,7 @@ mod arguments;
 mod check;
 mod doctor;
 mod find;
+mod hand_over;
 mod leases;
 mod lists;
 mod osds;
@@ -57,7 +58,7 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Lease(LeaseVerb::List { limit }) => leases::list(admin, *limit).await,
         Command::Lease(LeaseVerb::Show { object }) => leases::show(admin, object).await,
         Command::Lease(LeaseVerb::HandOver { object, to }) => {
-            leases::hand_over(admin, object, *to).await
+            hand_over::run(admin, object, *to).await
         }
         Command::Lease(LeaseVerb::Stats) => leases::stats(admin).await,
         Command::Session(SessionVerb::List) => lists::sessions(admin).await,
