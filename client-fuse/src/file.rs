@@ -15,7 +15,7 @@ use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
 use shell::clock::{boottime, wall};
 use tokio::sync::{Notify, oneshot};
-use types::{Instant, OsdId};
+use types::{Capability, Instant, OsdId};
 
 use crate::config::{GRANT_RENEW_DIVISOR, METADATA_BACKOFF_MAX};
 use crate::errno::Errno;
@@ -139,6 +139,10 @@ impl File {
                 // A grant to read does not replace one to write that programs still use.
                 let keep_write = state.grant.write && !write && state.writers > 0;
                 if !keep_write {
+                    let session = Capability::session_of(&grant.capability);
+                    if session != Capability::session_of(&state.grant.capability) {
+                        state.changes.forget_acknowledged(&self.shared.ids);
+                    }
                     state.grant = Grant {
                         capability: grant.capability.clone(),
                         pg: grant.pg,
@@ -359,6 +363,14 @@ impl File {
                     let _ = waiter.send(outcome.map_err(Errno));
                 }
                 self.progress.notify_waiters();
+            }
+            Effect::Lost => {
+                tracing::error!(
+                    inode = self.inode,
+                    "acknowledged changes of a file were lost with the power of its replicas; \
+                     programs that have it open are told EIO"
+                );
+                state.error = (state.error.0 + 1, libc::EIO);
             }
             Effect::Stalled(osd) => {
                 let name = self.shared.servers.name(osd);

@@ -36,7 +36,7 @@ impl File {
                 }
                 self.send_probe(this, attempt, osd);
             }
-            Effect::Settled { .. } | Effect::Stalled(_) | Effect::Resumed => {}
+            Effect::Settled { .. } | Effect::Lost | Effect::Stalled(_) | Effect::Resumed => {}
         }
     }
 
@@ -54,8 +54,7 @@ impl File {
                 osd::request::Op::Write(osd::Write {
                     offset,
                     change_id,
-                    append: false,
-                    append_id: 0,
+                    ..osd::Write::default()
                 }),
                 Payload::of(bytes),
             ),
@@ -65,6 +64,7 @@ impl File {
                     change_id,
                     append: true,
                     append_id,
+                    ..osd::Write::default()
                 }),
                 Payload::of(bytes),
             ),
@@ -72,16 +72,21 @@ impl File {
                 osd::request::Op::Truncate(osd::Truncate {
                     length_bytes: length,
                     change_id,
+                    ..osd::Truncate::default()
                 }),
                 Payload::none(),
             ),
-            Change::Sync => (osd::request::Op::Sync(osd::Sync {}), Payload::none()),
+            Change::Sync => (
+                osd::request::Op::Sync(osd::Sync::default()),
+                Payload::none(),
+            ),
         };
         let done = move |outcome: Result<osd::Response, CallError>| {
             let now = boottime();
             this.step(|state, out| match outcome {
                 Ok(reply) => {
                     let answer = Answer {
+                        change_id,
                         offset: reply.offset,
                         length: reply.length_bytes,
                     };
@@ -145,9 +150,17 @@ impl File {
         });
     }
 
-    pub(crate) fn request(&self, op: osd::request::Op) -> osd::Request {
+    pub(crate) fn request(&self, mut op: osd::request::Op) -> osd::Request {
         let (grant, renew) = {
             let mut state = lock(&self.state);
+            // Together with the capability, whose session it is of.
+            let follows = state.changes.follows();
+            match &mut op {
+                osd::request::Op::Write(write) => write.follows = follows,
+                osd::request::Op::Truncate(truncate) => truncate.follows = follows,
+                osd::request::Op::Sync(sync) => sync.follows = follows,
+                _ => {}
+            }
             let due = state.grant.renew_at <= boottime();
             if due {
                 // Once per grant; a new one brings a new time.

@@ -336,8 +336,11 @@ async fn fsync(descriptor: &Descriptor, data_only: bool) -> Result<(), Errno> {
         enter_write(file).await?;
         let outcome = file.sync_objects().await;
         let _gate = file.gate.lock().await;
-        return file.close_descriptor(true).await.and(outcome);
+        let outcome = file.close_descriptor(true).await.and(outcome);
+        return file.take_error(&descriptor.seen_errors).and(outcome);
     }
+    // What was found lost on the way.
+    file.take_error(&descriptor.seen_errors)?;
     let _gate = file.gate.lock().await;
     let needed = {
         let state = lock(&file.state);

@@ -231,14 +231,16 @@ fn operation(wire: Wire, payload: link::Payload) -> Result<Op, Fault> {
                 data: Payload { bytes, crc32c },
                 change_id: write.change_id,
                 append: write.append.then_some(write.append_id),
+                follows: write.follows,
             })
         }
         Wire::Truncate(truncate) if too_far(Some(truncate.length_bytes)) => Err(too_large()),
         Wire::Truncate(truncate) => Ok(Op::Truncate {
             length_bytes: truncate.length_bytes,
             change_id: truncate.change_id,
+            follows: truncate.follows,
         }),
-        Wire::Sync(osd::Sync {}) => Ok(Op::Sync),
+        Wire::Sync(osd::Sync { follows }) => Ok(Op::Sync { follows }),
         Wire::Stat(osd::Stat {}) => Ok(Op::Stat),
         Wire::Delete(_)
         | Wire::LeaseList(_)

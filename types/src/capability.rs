@@ -188,6 +188,14 @@ impl Capability {
         Ok(capability)
     }
 
+    /// The session an encoded capability was issued to, for its owner, who can't check and need not
+    /// believe it.
+    #[must_use]
+    pub fn session_of(bytes: &[u8]) -> Option<SessionId> {
+        let (body, _) = bytes.split_at_checked(BODY_BYTES)?;
+        Some(Self::decode(body)?.session)
+    }
+
     fn decode(mut body: &[u8]) -> Option<Self> {
         fn take<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
             let (head, rest) = from.split_first_chunk::<N>()?;

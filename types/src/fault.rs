@@ -66,6 +66,27 @@ impl Fault {
     }
 }
 
+/// Linux's ENOTRECOVERABLE. Object servers use it for one thing only; programs are told EIO.
+const CHANGES_LOST: i32 = 131;
+
+impl Fault {
+    /// Acknowledged changes of the caller are gone: told instead of an answer that would hide it.
+    #[must_use]
+    pub fn changes_lost() -> Self {
+        Self::surface(
+            CHANGES_LOST,
+            "acknowledged changes were lost with the replicas' power; restore the file from what \
+             wrote it",
+        )
+    }
+
+    /// Whether it is [`Fault::changes_lost`].
+    #[must_use]
+    pub fn is_changes_lost(&self) -> bool {
+        self.remedy == Remedy::Surface && self.errno == CHANGES_LOST
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

@@ -1,12 +1,14 @@
 //! The changes of one open file that its primary has not acknowledged: gathered, ordered, repeated.
 //!
 //! Writes are gathered into chunks that end at multiples of the chunk size, and sent in order,
-//! many at a time. Three rules keep repetition harmless:
+//! many at a time. Four rules keep repetition harmless:
 //!
 //! - Two changes that overlap are never in flight together; truncations, appends and syncs are in
 //!   flight alone.
 //! - Every send draws a new change id, so ids grow in the order in which a server receives them,
 //!   and a server refuses what a frozen connection delivers late.
+//! - Every request names the newest change that is known to be acknowledged. A primary that has not
+//!   applied it says that changes are lost, instead of letting a sync succeed without them.
 //! - When the believed primary changes, everything unacknowledged is sent again, in order. An
 //!   acknowledgement counts whichever attempt it answers: the bytes are the same.
 
@@ -34,6 +36,8 @@ struct Pending {
     since: Instant,
     /// When it was sent in the current attempt.
     sent: Option<Instant>,
+    /// Id under which it was sent first; 0 if it was not.
+    first_id: u64,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -59,6 +63,10 @@ pub struct Changes {
     next_token: u64,
     attempt: u64,
     gate: Gate,
+    /// The newest change known to be acknowledged; 0: none.
+    follows: u64,
+    /// Acknowledgements of what was sent under ids up to this one prove nothing any more.
+    void_up_to: u64,
     probe_round: usize,
     probe_at: Option<Instant>,
     /// When the primary answered last: while it does, nobody waits in vain.
@@ -81,6 +89,8 @@ impl Changes {
             next_token: 1,
             attempt: 1,
             gate: Gate::Open,
+            follows: 0,
+            void_up_to: 0,
             probe_round: 0,
             probe_at: None,
             answered_at: Instant::ZERO,
@@ -163,6 +173,7 @@ impl Changes {
     ) {
         if let Some(index) = self.index(token) {
             self.route.answered();
+            self.note_acknowledged(index, answer.change_id);
             self.settle(index, Ok(answer), out);
             self.answered_at = now;
             self.probe_at = None;
@@ -187,6 +198,13 @@ impl Changes {
             return;
         };
         if attempt != self.attempt {
+            return;
+        }
+        if failure == Failure::Lost {
+            self.forget_acknowledged(ids);
+            self.restart();
+            out.push(Effect::Lost);
+            self.pump(now, ids, out);
             return;
         }
         let target = self.route.target();
@@ -323,6 +341,19 @@ impl Changes {
             .min()
     }
 
+    /// The newest change known to be acknowledged, which every request names; 0: none.
+    #[must_use]
+    pub const fn follows(&self) -> u64 {
+        self.follows
+    }
+
+    /// Begins anew with what is acknowledged: there is a new session, whose changes have no past, or
+    /// the past is lost.
+    pub fn forget_acknowledged(&mut self, ids: &IdSource) {
+        self.follows = 0;
+        self.void_up_to = ids.draw();
+    }
+
     /// The server believed to be the primary.
     #[must_use]
     pub fn target(&self) -> Option<OsdId> {
@@ -343,8 +374,32 @@ impl Changes {
             change,
             since: now,
             sent: None,
+            first_id: 0,
         });
         token
+    }
+
+    fn note_acknowledged(&mut self, index: usize, change_id: u64) {
+        let id = match self.pending.get(index) {
+            // The answer may be that of an earlier attempt, to which this one was a repetition.
+            Some(Pending {
+                change: Change::Append { .. },
+                first_id,
+                ..
+            }) => *first_id,
+            Some(Pending {
+                change: Change::Write { .. } | Change::Truncate { .. },
+                ..
+            }) => change_id,
+            Some(Pending {
+                change: Change::Sync,
+                ..
+            })
+            | None => return,
+        };
+        if id > self.void_up_to {
+            self.follows = self.follows.max(id);
+        }
     }
 
     /// Ends gathering: the chunk becomes a change.
@@ -405,12 +460,16 @@ impl Changes {
             }
             let attempt = self.attempt;
             if let Some(pending) = self.pending.get_mut(index) {
+                let change_id = ids.draw();
                 pending.sent = Some(now);
+                if pending.first_id == 0 {
+                    pending.first_id = change_id;
+                }
                 out.push(Effect::Send {
                     token: pending.token,
                     attempt,
                     osd,
-                    change_id: ids.draw(),
+                    change_id,
                     change: pending.change.clone(),
                 });
             }

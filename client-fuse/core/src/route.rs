@@ -15,6 +15,8 @@ pub enum Failure {
     Retry,
     /// Capability or view are out of date.
     Refresh,
+    /// Changes that were acknowledged are lost.
+    Lost,
     /// Final: the errno for the program.
     Surface(i32),
 }
@@ -98,6 +100,8 @@ impl Route {
         self.target_failures = self.target_failures.saturating_add(1);
         match failure {
             Failure::Surface(errno) => return Next::GiveUp(errno),
+            // 5: EIO, for whoever did not ask after earlier changes.
+            Failure::Lost => return Next::GiveUp(5),
             Failure::Refresh => return Next::Renew,
             Failure::Redirect(Some(primary)) => {
                 let repeated = Some(primary) == self.target();

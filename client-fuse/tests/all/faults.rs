@@ -140,6 +140,30 @@ async fn failed_write_is_told_once_to_every_descriptor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn loss_of_acknowledged_changes_is_told_once_to_every_descriptor() {
+    let cluster = Cluster::start().await;
+    let fs = cluster.client().await;
+    let (inode, first) = create(&fs, "file").await;
+    let second = fs.open(inode, RW).await.unwrap();
+    write(&fs, first, 0, b"gone").await.unwrap();
+    fs.flush(first).await.unwrap();
+
+    cluster.objects.lose(inode);
+
+    assert_eq!(fs.fsync(first, false).await, Err(Errno(libc::EIO)));
+    fs.fsync(first, false).await.unwrap();
+    assert_eq!(write(&fs, second, 0, b"x").await, Err(Errno(libc::EIO)));
+    // The file can be used again, and what is lost later is told, too.
+    write(&fs, second, 0, b"new").await.unwrap();
+    fs.fsync(second, false).await.unwrap();
+    assert_eq!(cluster.objects.bytes(inode).unwrap(), b"new");
+    cluster.objects.lose(inode);
+    write(&fs, second, 0, b"newer").await.unwrap();
+    assert_eq!(fs.flush(second).await, Err(Errno(libc::EIO)));
+    assert_eq!(cluster.objects.bytes(inode).unwrap(), b"newer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn append_reports_its_own_error() {
     let cluster = Cluster::start().await;
     let fs = cluster.client().await;

@@ -54,6 +54,8 @@ pub enum Op {
         change_id: u64,
         /// Write at the end, once per id.
         append: Option<u64>,
+        /// The session's newest change of this object that it knows to be acknowledged; 0: none.
+        follows: u64,
     },
     /// A new length.
     Truncate {
@@ -61,11 +63,28 @@ pub enum Op {
         length_bytes: u64,
         /// Must be newer than the session's newest.
         change_id: u64,
+        /// As in a write.
+        follows: u64,
     },
     /// Everything acknowledged before becomes stable on a quorum.
-    Sync,
+    Sync {
+        /// As in a write.
+        follows: u64,
+    },
     /// Length and position.
     Stat,
+}
+
+impl Op {
+    /// The newest change that its sender knows to be acknowledged; 0: none.
+    pub(crate) const fn follows(&self) -> u64 {
+        match self {
+            Self::Write { follows, .. }
+            | Self::Truncate { follows, .. }
+            | Self::Sync { follows } => *follows,
+            Self::Read { .. } | Self::Stat => 0,
+        }
+    }
 }
 
 /// A request that was done.

@@ -19,6 +19,16 @@ impl Marks {
         })
     }
 
+    /// Whether a change that was acknowledged to a session is not in this history.
+    pub(crate) fn lack(&self, session: SessionId, acknowledged: u64) -> bool {
+        let known = self.0.iter().rev().find(|mark| mark.session == session);
+        match known {
+            Some(mark) => mark.change_id < acknowledged,
+            // With so many sessions, it may be one that was forgotten.
+            None => acknowledged > 0 && self.0.len() < MARKS_MAX,
+        }
+    }
+
     /// Notes a session's newest change and forgets the session silent for longest if there are too
     /// many.
     pub(crate) fn note(&mut self, mark: Mark) {
@@ -51,6 +61,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn change_that_is_not_in_the_history_is_lacking() {
+        let mut marks = Marks::default();
+        assert!(!marks.lack(SessionId(1), 0));
+        assert!(marks.lack(SessionId(1), 1));
+
+        marks.note(Mark {
+            session: SessionId(1),
+            change_id: 5,
+            ..Mark::default()
+        });
+
+        assert!(!marks.lack(SessionId(1), 5));
+        assert!(marks.lack(SessionId(1), 6));
+        assert!(marks.lack(SessionId(2), 1));
+    }
+
+    #[test]
     fn session_silent_for_longest_is_forgotten_first() {
         let mut marks = Marks::default();
         let mark = |session, change_id| Mark {
@@ -68,5 +95,6 @@ mod tests {
         assert_eq!(marks.of(SessionId(2)).change_id, 0);
         assert_eq!(marks.of(SessionId(1000)).change_id, 1);
         assert_eq!(marks.to_vec().len(), MARKS_MAX);
+        assert!(!marks.lack(SessionId(2), 1), "it may have been forgotten");
     }
 }

@@ -31,6 +31,8 @@ pub enum Mutant {
     GapsAllowed,
     /// A replica that misses nothing but bytes is taken as brought up without comparing.
     CatchUpSkipped,
+    /// Nobody looks whether acknowledged changes are still there.
+    LossesUnnoticed,
 }
 
 impl crate::Config {

@@ -1,6 +1,6 @@
 //! Serving clients: reads under the lease, changes through a quorum.
 
-use types::{Instant, SessionId};
+use types::{Fault, Instant, SessionId};
 
 use bytes::Bytes;
 
@@ -39,7 +39,11 @@ impl ObjectReplica {
                 Phase::Serving => tenure.mending.is_none(),
                 // Changes of a new object need not wait for it to be confirmed: they count only
                 // when it is.
-                Phase::BringingUp { .. } => change && tenure.newborn && tenure.writable,
+                // Whoever knows of acknowledged changes has to wait: the object is not new then.
+                Phase::BringingUp { .. } => {
+                    let unheard_of = front.op.follows() == 0;
+                    change && tenure.newborn && tenure.writable && unheard_of
+                }
                 Phase::Asking { .. } | Phase::Fetching(_) | Phase::Closing { .. } => false,
             };
             if !ready {
@@ -60,13 +64,24 @@ impl ObjectReplica {
     }
 
     fn execute(&mut self, step: &mut Step<'_>, queued: Queued) -> Progress {
+        let lost = self.copy.marks.lack(queued.session, queued.op.follows());
+        if lost && !self.config.has(Mutant::LossesUnnoticed) {
+            // No majority has what a majority had acknowledged. That is true only while nobody else can
+            // be primary: whoever was frozen for long knows nothing of what was acknowledged since.
+            step.effects.push(Effect::Reply {
+                request: queued.request,
+                result: Err(Fault::changes_lost()),
+                valid_until: self.tenure.as_ref().map(|tenure| tenure.until),
+            });
+            return Progress::Done;
+        }
         match queued.op {
             Op::Read {
                 offset,
                 length_bytes,
             } => self.read(step, queued, offset, length_bytes),
             Op::Write { .. } | Op::Truncate { .. } => self.change(step, queued),
-            Op::Sync => {
+            Op::Sync { .. } => {
                 self.sync_client(step, queued.request, queued.deadline);
                 Progress::Done
             }
@@ -199,6 +214,7 @@ impl ObjectReplica {
                 data,
                 change_id,
                 append,
+                ..
             } => {
                 let mut mark = Mark {
                     change_id: *change_id,
@@ -220,6 +236,7 @@ impl ObjectReplica {
             Op::Truncate {
                 length_bytes,
                 change_id,
+                ..
             } => {
                 let mark = Mark {
                     change_id: *change_id,
@@ -229,7 +246,7 @@ impl ObjectReplica {
                 let change = Change::Truncate { length_bytes };
                 (change, mark, Payload::default())
             }
-            Op::Read { .. } | Op::Sync | Op::Stat => return Progress::Wait(queued),
+            Op::Read { .. } | Op::Sync { .. } | Op::Stat => return Progress::Wait(queued),
         };
         mark.session = queued.session;
         let delayed = queued.session != SessionId(0) && mark.change_id <= known.change_id;

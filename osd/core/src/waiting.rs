@@ -98,6 +98,7 @@ mod tests {
                 },
                 change_id: request,
                 append: None,
+                follows: 0,
             },
             deadline: Instant::ZERO + Duration::from_millis(request),
         }

@@ -402,7 +402,7 @@ impl Client {
     }
 
     pub(super) async fn sync(&self, inode: u64) -> osd::Response {
-        let op = osd::request::Op::Sync(osd::Sync {});
+        let op = osd::request::Op::Sync(osd::Sync::default());
         self.ask(inode, op, Bytes::new()).await.unwrap().0
     }
 

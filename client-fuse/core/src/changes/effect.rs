@@ -74,6 +74,8 @@ impl Change {
 /// What the primary said.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Answer {
+    /// Id under which it was sent, in the attempt that was answered.
+    pub change_id: u64,
     /// Where a write or append went.
     pub offset: u64,
     /// Length of the object afterwards.
@@ -125,6 +127,9 @@ pub enum Effect {
         /// Whom to ask.
         osd: OsdId,
     },
+    /// The primary does not know changes that were acknowledged: they are lost. Whatever is pending is
+    /// sent again.
+    Lost,
     /// Changes have waited long for this server.
     Stalled(OsdId),
     /// They wait no more.

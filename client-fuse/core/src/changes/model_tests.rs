@@ -27,21 +27,30 @@ struct World {
 impl World {
     /// Applies a change as a primary does; none if it is older than what was applied.
     fn apply(&mut self, change_id: u64, change: &Change) -> Option<Answer> {
-        let mut answer = Answer::default();
+        let mut answer = Answer {
+            change_id,
+            ..Answer::default()
+        };
         match change {
+            Change::Append { append_id, .. } if self.append.0 == *append_id => {
+                // Done before: that is all, its id changes nothing.
+                answer.offset = self.append.1;
+                answer.length = self.object.len() as u64;
+                return Some(answer);
+            }
             Change::Sync => {}
             _ if change_id <= self.mark => return None,
             Change::Write { offset, bytes } => self.put(*offset, bytes),
             Change::Truncate { length } => self.object.resize(*length as usize, 0),
             Change::Append { append_id, bytes } => {
-                if self.append.0 != *append_id {
-                    self.append = (*append_id, self.object.len() as u64);
-                    self.put(self.object.len() as u64, bytes);
-                }
+                self.append = (*append_id, self.object.len() as u64);
+                self.put(self.object.len() as u64, bytes);
                 answer.offset = self.append.1;
             }
         }
-        self.mark = self.mark.max(change_id);
+        if *change != Change::Sync {
+            self.mark = self.mark.max(change_id);
+        }
         answer.length = self.object.len() as u64;
         Some(answer)
     }
@@ -131,12 +140,15 @@ impl Run {
                     change,
                 } => {
                     self.check_overlap(attempt, &change);
+                    let follows = self.changes.follows();
+                    assert!(follows <= self.world.mark, "nothing was lost");
                     let stream = &mut self.world.streams[osd.0 as usize];
                     stream.push_back((token, attempt, change_id, change));
                 }
                 Effect::Settled { token, outcome, .. } => self.settled.push((token, outcome)),
                 Effect::Renew => self.renewing = true,
                 Effect::Probe { attempt, osd } => self.probes.push((attempt, osd)),
+                Effect::Lost => panic!("nothing was lost"),
                 Effect::Stalled(_) | Effect::Resumed => {}
             }
         }

@@ -219,3 +219,69 @@ fn wakeups_are_in_the_future_after_a_tick() {
         changes.tick(now, &ids, &mut out);
     }
 }
+
+fn done(change_id: u64) -> Answer {
+    Answer {
+        change_id,
+        ..Answer::default()
+    }
+}
+
+#[test]
+fn newest_acknowledged_change_is_named_until_it_is_lost() {
+    let (mut changes, ids, mut out) = (machine(), IdSource::new(), Vec::new());
+    changes.write(at(0), &ids, 0, &[1; 32], &mut out);
+    let sent = sends(&out);
+    assert_eq!(changes.follows(), 0);
+
+    changes.answered(at(1), &ids, sent[1].0, done(sent[1].3), &mut out);
+    assert_eq!(changes.follows(), sent[1].3);
+    changes.answered(at(1), &ids, sent[0].0, done(sent[0].3), &mut out);
+    assert_eq!(changes.follows(), sent[1].3, "not the last one to answer");
+
+    out.clear();
+    let sync = changes.add(at(2), &ids, Change::Sync, &mut out);
+    let sent = sends(&out);
+    out.clear();
+    changes.failed(at(3), &ids, sync, sent[0].1, Failure::Lost, &mut out);
+    assert_eq!(out[0], Effect::Lost);
+    let again = sends(&out);
+    assert_eq!(again[0].4, Change::Sync, "it is asked for again");
+    assert_eq!(changes.follows(), 0);
+    changes.failed(at(3), &ids, sync, sent[0].1, Failure::Lost, &mut out);
+    assert_eq!(out.len(), 2, "it is told once");
+    changes.answered(at(4), &ids, sync, done(again[0].3), &mut out);
+    assert_eq!(changes.follows(), 0, "a sync is no change");
+}
+
+#[test]
+fn late_acknowledgement_of_what_was_sent_before_a_loss_proves_nothing() {
+    let (mut changes, ids, mut out) = (machine(), IdSource::new(), Vec::new());
+    changes.write(at(0), &ids, 0, &[1; 32], &mut out);
+    let sent = sends(&out);
+
+    changes.failed(at(1), &ids, sent[0].0, sent[0].1, Failure::Lost, &mut out);
+    changes.answered(at(2), &ids, sent[1].0, done(sent[1].3), &mut out);
+
+    assert_eq!(changes.follows(), 0);
+}
+
+/// A repetition is answered with the outcome of the first, which has an older id.
+#[test]
+fn repeated_append_is_known_by_its_first_id() {
+    let (mut changes, ids, mut out) = (machine(), IdSource::new(), Vec::new());
+    let append = Change::Append {
+        append_id: 7,
+        bytes: Bytes::from_static(b"x"),
+    };
+    let token = changes.add(at(0), &ids, append, &mut out);
+    let first = sends(&out).remove(0);
+    out.clear();
+    changes.failed(at(1), &ids, token, first.1, Failure::Gone, &mut out);
+    let second = sends(&out).remove(0);
+    assert!(second.3 > first.3);
+
+    changes.answered(at(2), &ids, token, done(second.3), &mut out);
+
+    assert_eq!(changes.follows(), first.3);
+}

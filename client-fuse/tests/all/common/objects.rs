@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use prost::Message;
 use proto::osd::request::Op;
-use proto::osd::{Request, Response};
+use proto::osd::{Request, Response, Sync, Truncate, Write};
 use shell::clock::wall;
 use shell::link::{Connection, Handler, Payload, Responder};
 use types::{Capability, Fault, OsdId, Remedy, Rights};
@@ -54,6 +54,11 @@ impl Objects {
     pub(crate) fn bytes(&self, inode: u64) -> Option<Vec<u8>> {
         let objects = self.objects.lock().unwrap();
         objects.get(&inode).map(|object| object.bytes.clone())
+    }
+
+    /// A majority of the replicas loses power: nothing of the object was stable.
+    pub(crate) fn lose(&self, inode: u64) {
+        self.objects.lock().unwrap().remove(&inode);
     }
 
     pub(crate) fn set_mood(&self, osd: u64, mood: Mood) {
@@ -108,6 +113,13 @@ impl Objects {
             Op::Write(_) | Op::Truncate(_) if errno != 0 => {
                 return Err(Fault::surface(errno as i32, "as arranged"));
             }
+            Op::Write(Write { follows, .. })
+            | Op::Truncate(Truncate { follows, .. })
+            | Op::Sync(Sync { follows })
+                if lacks(objects.get(&inode), session, *follows) =>
+            {
+                return Err(Fault::changes_lost());
+            }
             Op::Write(write) => {
                 self.writes.fetch_add(1, Ordering::Relaxed);
                 let object = objects.entry(inode).or_default();
@@ -161,6 +173,11 @@ impl Objects {
         mark.0 = change_id;
         Ok(())
     }
+}
+
+fn lacks(object: Option<&Object>, session: u64, follows: u64) -> bool {
+    let mark = object.and_then(|object| object.marks.get(&session));
+    mark.map_or(0, |mark| mark.0) < follows
 }
 
 /// One of them.

@@ -132,6 +132,7 @@ pub(crate) fn write(change_id: u64, data: &'static [u8]) -> Op {
         data: Payload::of(Bytes::from_static(data)),
         change_id,
         append: None,
+        follows: 0,
     }
 }
 

@@ -50,6 +50,11 @@ struct Client {
     node: usize,
     change_id: u64,
     append_id: u64,
+    /// First change id of the goal.
+    first_id: u64,
+    /// The newest change it knows to be acknowledged, and how often power was lost before it was sent.
+    follows: u64,
+    follows_losses: u64,
     /// Turns planned before the newest one are void.
     turn: u64,
 }
@@ -79,6 +84,9 @@ impl Clients {
             node: 0,
             change_id: 0,
             append_id: 0,
+            first_id: 0,
+            follows: 0,
+            follows_losses: 0,
             turn: 0,
         });
         Self {
@@ -170,6 +178,7 @@ impl World {
         client.goal = Some(goal);
         client.begun_at = now;
         client.append_id += 1;
+        client.first_id = client.change_id + 1;
         self.client_send(index);
     }
 
@@ -233,6 +242,7 @@ impl World {
         // Patience differs, so that some are served elsewhere while others still wait.
         client.resend_at = now + patience;
         let change_id = client.change_id;
+        let follows = client.follows;
         let register = match &goal {
             Goal::Read { register } | Goal::Write { register, .. } => *register,
             _ => 0,
@@ -243,6 +253,7 @@ impl World {
             data: Payload::of(Bytes::from(bytes)),
             change_id,
             append,
+            follows,
         };
         let op = match goal {
             Goal::Write { register, value } => {
@@ -251,6 +262,7 @@ impl World {
             Goal::Length { value } => Op::Truncate {
                 length_bytes: length_of(value),
                 change_id,
+                follows,
             },
             Goal::Append {
                 append_id, bytes, ..
@@ -264,7 +276,7 @@ impl World {
                 length_bytes: record.bytes.len() as u32,
             },
             Goal::Stat => Op::Stat,
-            Goal::Sync => Op::Sync,
+            Goal::Sync => Op::Sync { follows },
         };
         let node = client.node;
         let session = index as u64 + 1;
@@ -297,6 +309,17 @@ impl World {
         };
         let done = match result {
             Ok(done) => done,
+            Err(fault) if fault.is_changes_lost() => {
+                if client.follows_losses == self.clients.oracle.losses {
+                    return Err(format!("client {index}: told of a loss that was none"));
+                }
+                client.follows = 0;
+                client.request = 0;
+                client.resend_at = now;
+                self.clients.oracle.told_lost(index);
+                self.plan_turn(index, now + MS);
+                return Ok(());
+            }
             Err(fault) if fault.remedy == Remedy::Surface => {
                 return Err(format!("client {index}: {fault:?}"));
             }
@@ -321,6 +344,27 @@ impl World {
         self.clients.longest = self.clients.longest.max(now - client.begun_at);
         self.clients.done += 1;
         let oracle = &mut self.clients.oracle;
+        let acknowledged = match goal {
+            Goal::Write { .. } | Goal::Length { .. } => Some(client.change_id),
+            // It may have been done by an earlier attempt.
+            Goal::Append { .. } => Some(client.first_id),
+            Goal::Read { .. } | Goal::ReadRecord { .. } | Goal::Stat | Goal::Sync => None,
+        };
+        if let Some(id) = acknowledged {
+            client.follows = id;
+            client.follows_losses = known.losses;
+        }
+        match &goal {
+            Goal::Write { register, value } => oracle.registers[*register].owed = *value,
+            Goal::Length { value } => oracle.length.owed = *value,
+            Goal::Append { id, bytes, .. } => {
+                let (id, offset, bytes) = (*id, done.offset, bytes.clone());
+                oracle
+                    .owed_appends
+                    .push((index, Record { id, offset, bytes }));
+            }
+            Goal::Read { .. } | Goal::ReadRecord { .. } | Goal::Stat | Goal::Sync => {}
+        }
         let lost = known.losses != oracle.losses;
         match goal {
             Goal::Write { register, value } if !lost => oracle.write_acked(register, value),
@@ -342,6 +386,7 @@ impl World {
             Goal::Stat => oracle.stat(&known, done.length_bytes)?,
             Goal::Sync => {
                 oracle.synced(&known);
+                oracle.synced_by(index)?;
                 self.schedule(now, Target::World, Event::Inject(Fault::Synced));
             }
         }

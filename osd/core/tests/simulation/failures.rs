@@ -1,12 +1,14 @@
 //! What a replica does when its disk, or those of others, don't do their part.
 
 use bytes::Bytes;
-use osd_core::{CallKind, Config, Effect, Input, ObjectKey, ObjectStore, Op, PeerFailure, Record};
+use osd_core::{
+    CallKind, Config, Effect, Input, ObjectKey, ObjectStore, Op, Payload, PeerFailure, Record,
+};
 use proto::peer;
 use proto::peer::Refusal;
 use proto::peer::request::Op as PeerOp;
 use proto::peer::response::Reply;
-use types::{Duration, Inode, ObjectId, Remedy};
+use types::{Duration, Fault, Inode, ObjectId, Remedy, SessionId};
 
 use crate::bench::*;
 use crate::world::{KEY, osd};
@@ -109,7 +111,7 @@ fn recovery_that_can_not_go_on_is_given_back() {
     bench.settle(Input::Recover);
     bench.store.fail_syncs();
 
-    let effects = bench.client(2, Op::Sync);
+    let effects = bench.client(2, Op::Sync { follows: 0 });
 
     assert_eq!(count(&effects, not_recovered), 1);
     let effects = bench.settle(Input::Recover);
@@ -154,7 +156,7 @@ fn sync_that_waits_is_refused_when_the_copy_is_no_longer_the_history() {
             from: osd(1),
             answer: 7,
             message: request(1, EPOCH, 1, replicate),
-            payload: osd_core::Payload::of(Bytes::from_static(bytes)),
+            payload: Payload::of(Bytes::from_static(bytes)),
         }
     };
     let sync = |seq| {
@@ -190,8 +192,8 @@ fn primary_whose_disk_does_not_answer_leaves_the_object_to_others() {
     let (mut bench, _) = serving();
     let effects = bench.step(Input::Client {
         request: 2,
-        session: types::SessionId(1),
-        op: Op::Sync,
+        session: SessionId(1),
+        op: Op::Sync { follows: 0 },
     });
     let ticket = effects.iter().find_map(|effect| match effect {
         Effect::Sync { ticket, .. } => Some(*ticket),
@@ -224,4 +226,66 @@ fn primary_whose_disk_does_not_answer_leaves_the_object_to_others() {
     });
     let effects = bench.client(4, read());
     assert_eq!(replies(&effects), [], "the disk answers again");
+}
+
+#[test]
+fn primary_without_a_change_that_was_acknowledged_says_so() {
+    let (mut bench, _) = serving();
+    let lost = Fault::changes_lost().errno;
+    let append = |follows| Op::Write {
+        offset: 0,
+        data: Payload::of(Bytes::from_static(b"more")),
+        change_id: 9,
+        append: Some(9),
+        follows,
+    };
+    let truncate = |follows| Op::Truncate {
+        length_bytes: 0,
+        change_id: 9,
+        follows,
+    };
+
+    let known = bench.step(client(2, Op::Sync { follows: 1 }));
+    assert_eq!(errnos(&known), []);
+    for op in [append(2), truncate(2), Op::Sync { follows: 2 }] {
+        assert_eq!(errnos(&bench.step(client(3, op))), [(3, lost)]);
+    }
+    let mut other = client(4, Op::Sync { follows: 1 });
+    if let Input::Client { session, .. } = &mut other {
+        *session = SessionId(2);
+    }
+    assert_eq!(errnos(&bench.step(other)), [(4, lost)]);
+
+    assert_eq!(bench.store.bytes(KEY).unwrap(), b"one");
+    assert_eq!(errnos(&bench.step(client(5, append(0)))), []);
+    assert_eq!(bench.store.bytes(KEY).unwrap(), b"onemore");
+}
+
+/// An object that looks new here may be known elsewhere; then nothing is lost.
+#[test]
+fn change_that_follows_others_waits_until_the_object_is_known_to_be_new() {
+    let mut bench = Bench::new(3, Config::default());
+    let follower = Op::Write {
+        offset: 0,
+        data: Payload::of(Bytes::from_static(b"one")),
+        change_id: 9,
+        append: None,
+        follows: 8,
+    };
+    bench.step(client(1, follower));
+
+    let effects = bench.hold(true, 1);
+
+    assert_eq!(replies(&effects), []);
+    let (peer, call) = calls(&effects, is_activate)[0];
+    let effects = bench.reply(peer, call, activated(1, 1, 0));
+    assert_eq!(errnos(&effects), [(1, Fault::changes_lost().errno)]);
+}
+
+fn client(request: u64, op: Op) -> Input {
+    Input::Client {
+        request,
+        session: SessionId(1),
+        op,
+    }
 }

@@ -101,6 +101,20 @@ fn skipped_comparison_is_found() {
 }
 
 #[test]
+fn losses_that_nobody_notices_are_found() {
+    let seed = found(
+        |plan, config| {
+            plan.total_losses = true;
+            plan.damage = false;
+            config.mutant = Some(Mutant::LossesUnnoticed);
+        },
+        100,
+    );
+    println!("LossesUnnoticed: found by seed {seed:?} of 100");
+    assert!(seed.is_some());
+}
+
+#[test]
 fn record_written_before_its_data_is_found() {
     let seed = found(
         |plan, _| {

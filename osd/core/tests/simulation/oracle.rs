@@ -1,6 +1,8 @@
 //! What clients may see: every register has one writer, whose values grow, so an answer is right if
 //! it is neither older than what was known to be there nor newer than what was ever asked for.
 
+use crate::clients::CLIENTS;
+
 pub(crate) const REGISTERS: usize = 6;
 pub(crate) const WORDS: usize = 150;
 pub(crate) const WORD_BYTES: usize = 8;
@@ -20,6 +22,8 @@ pub(crate) struct Register {
     pub(crate) known: Vec<u64>,
     /// The newest value acknowledged before a sync that was acknowledged.
     pub(crate) durable: u64,
+    /// The newest value acknowledged to its writer, who was not told that it is lost.
+    pub(crate) owed: u64,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,6 +40,8 @@ pub(crate) struct Oracle {
     /// Appends acknowledged since power was lost, and those before a sync.
     pub(crate) appended: Vec<Record>,
     pub(crate) durable_appends: usize,
+    /// Appends acknowledged to a client that was not told that they are lost.
+    pub(crate) owed_appends: Vec<(usize, Record)>,
     /// Counts losses of power: what spans one proves nothing.
     pub(crate) losses: u64,
 }
@@ -70,12 +76,14 @@ impl Oracle {
             acked: 0,
             known: vec![0; WORDS],
             durable: 0,
+            owed: 0,
         };
         Self {
             registers: vec![register.clone(); REGISTERS],
             length: register,
             appended: Vec::new(),
             durable_appends: 0,
+            owed_appends: Vec::new(),
             losses: 0,
         }
     }
@@ -183,6 +191,47 @@ impl Oracle {
         }
         self.length.durable = self.length.durable.max(known.length_acked);
         self.durable_appends = self.durable_appends.max(known.appends);
+    }
+
+    /// A sync of a client is acknowledged: whatever was acknowledged to that client is there, or it
+    /// would have been told, power lost or not.
+    pub(crate) fn synced_by(&mut self, client: usize) -> Result<(), String> {
+        let length = std::iter::once(&mut self.length).filter(|_| client == 0);
+        let registers = self.registers.iter_mut().skip(client).step_by(CLIENTS);
+        for register in registers.chain(length) {
+            register.durable = register.durable.max(register.owed);
+            register.acked = register.acked.max(register.owed);
+            for word in &mut register.known {
+                *word = (*word).max(register.owed);
+            }
+        }
+        let owed = self.owed_appends.iter().filter(|(to, _)| *to == client);
+        for (_, record) in owed {
+            if self.appended.contains(record) {
+                continue;
+            }
+            let end = record.offset + record.bytes.len() as u64;
+            let overlaps = |other: &Record| {
+                let other_end = other.offset + other.bytes.len() as u64;
+                record.offset < other_end && other.offset < end
+            };
+            if self.appended.iter().any(overlaps) {
+                return Err(format!("a sync hides the loss of append {:#x}", record.id));
+            }
+            self.appended.insert(0, record.clone());
+            self.durable_appends += 1;
+        }
+        Ok(())
+    }
+
+    /// A client was told that something acknowledged to it is lost.
+    pub(crate) fn told_lost(&mut self, client: usize) {
+        let length = std::iter::once(&mut self.length).filter(|_| client == 0);
+        let registers = self.registers.iter_mut().skip(client).step_by(CLIENTS);
+        for register in registers.chain(length) {
+            register.owed = register.durable;
+        }
+        self.owed_appends.retain(|(to, _)| *to != client);
     }
 
     /// Everything that was not synced may be gone, or be there in part.

@@ -221,6 +221,7 @@ fn old_change_of_a_session_is_refused_and_an_append_is_done_once() {
         data: Payload::of(Bytes::from_static(b"end")),
         change_id,
         append: Some(9),
+        follows: 0,
     };
     bench.client(3, append(2));
     bench.client(4, append(3));
@@ -279,7 +280,7 @@ fn failed_sync_leaves_the_object_to_others() {
     let (mut bench, _) = serving();
     bench.store.fail_syncs();
 
-    let effects = bench.client(2, Op::Sync);
+    let effects = bench.client(2, Op::Sync { follows: 0 });
 
     assert_eq!(replies(&effects), [(2, Err(Remedy::Retry))]);
     assert!(
@@ -352,7 +353,7 @@ fn store_that_fails_while_reading_is_left_to_others() {
     let ticket = bench.step(Input::Client {
         request: 2,
         session: SessionId(1),
-        op: Op::Sync,
+        op: Op::Sync { follows: 0 },
     });
     let ticket = ticket.into_iter().find_map(|effect| match effect {
         Effect::Sync { ticket, .. } => Some(ticket),
@@ -378,6 +379,7 @@ fn replica_whose_store_failed_is_not_woken_for_a_lease_it_must_not_have() {
         },
         change_id: 1,
         append: None,
+        follows: 0,
     };
     bench.client(1, write);
     bench.settle(Input::Lease(LeaseEvent::HeldBy {
