@@ -230,12 +230,13 @@ impl Drop for Inner {
     }
 }
 
-/// Does work that must come to its end although whoever waits for it may give up: it holds a slot of
-/// the session or a count.
-pub(crate) async fn to_its_end<T: Send + 'static>(
+/// Starts work that must come to its end although whoever waits for it may give up: it holds a slot
+/// of the session or a count.
+pub(crate) fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Errno>> + Send + 'static,
-) -> Result<T, Errno> {
-    tokio::spawn(work).await.unwrap_or(Err(Errno(libc::EIO)))
+) -> impl Future<Output = Result<T, Errno>> {
+    let task = tokio::spawn(work);
+    async move { task.await.unwrap_or(Err(Errno(libc::EIO))) }
 }
 
 /// What administrators see: host and process.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,7 +14,6 @@ use openraft::{Instant as _, Raft, ServerState, SnapshotPolicy};
 use prost::Message as _;
 use proto::index::Command;
 use proto::index::command::Op;
-use tokio::sync::mpsc;
 use types::{Fault, Remedy, UnixNanos};
 
 use crate::config::{Config, PROPOSAL_BYTES_MAX, PROPOSALS_IN_FLIGHT_MAX, READ_INDEX_TIMEOUT};
@@ -61,15 +61,12 @@ pub(crate) struct Node {
     pub peers: Peers,
     pub me: Member,
     lease: Duration,
-    proposals: mpsc::UnboundedSender<(Bytes, Callback)>,
     in_flight: Arc<AtomicUsize>,
     last_time: AtomicI64,
     sleep: Sleep,
     /// A membership change is in progress.
     pub admitting: AtomicBool,
 }
-
-type Callback = Box<dyn FnOnce(Reply) + Send>;
 
 /// Counts one proposal until it is answered or dropped.
 struct InFlight(Arc<AtomicUsize>);
@@ -90,7 +87,7 @@ pub(crate) enum NotNow {
 }
 
 impl Node {
-    /// Starts the task that passes proposals to Raft.
+    /// Puts them together.
     pub(crate) fn new(
         raft: MrcRaft,
         log: LogStore,
@@ -98,13 +95,11 @@ impl Node {
         peers: Peers,
         config: &Config,
     ) -> Arc<Self> {
-        // Unbounded, because handlers must not wait; bounded by `PROPOSALS_IN_FLIGHT_MAX`.
-        let (proposals, queue) = mpsc::unbounded_channel();
         let address = peers.address(&Member {
             id: config.id,
             address: config.listen.to_string(),
         });
-        let node = Arc::new(Self {
+        Arc::new(Self {
             log,
             machine,
             me: Member {
@@ -112,16 +107,13 @@ impl Node {
                 address,
             },
             lease: config.lease(),
-            proposals,
             in_flight: Arc::default(),
             last_time: AtomicI64::new(0),
             admitting: AtomicBool::new(false),
             sleep: Sleep::new(),
-            peers: peers.clone(),
-            raft: raft.clone(),
-        });
-        tokio::spawn(pass_on(raft, peers, queue));
-        node
+            peers,
+            raft,
+        })
     }
 
     pub(crate) fn index(&self) -> &Arc<BufferedIndex> {
@@ -165,7 +157,12 @@ impl Node {
                 _ => no_leader(),
             }));
         }
-        let alone = metrics.membership_config.voter_ids().count() == 1;
+        let mut voters = metrics
+            .membership_config
+            .membership()
+            .get_joint_config()
+            .iter();
+        let alone = voters.all(|voters| voters.len() == 1);
         // A tenth less than the followers grant, for clocks that differ in rate.
         let fresh = metrics
             .last_quorum_acked
@@ -217,12 +214,27 @@ impl Node {
                 format!("a request of {} bytes is too long", bytes.len()),
             )));
         }
-        let callback: Callback = Box::new(move |reply| {
-            drop(counted);
-            on_reply(reply);
+        let peers = self.peers.clone();
+        let answer = Answer::new(
+            move |result: openraft::raft::ClientWriteResult<TypeConfig>| {
+                drop(counted);
+                on_reply(match result {
+                    Ok(written) => written.data.0,
+                    Err(ClientWriteError::ForwardToLeader(forward)) => {
+                        Err(match &forward.leader_node {
+                            Some(member) => redirect(&peers.address(member)),
+                            None => no_leader(),
+                        })
+                    }
+                    Err(error) => Err(Fault::retry(error.to_string())),
+                });
+            },
+        );
+        let raft = self.raft.clone();
+        start(async move {
+            // Fails only when Raft has ended.
+            let _stopped = raft.client_write_ff(Proposal(bytes), Some(answer)).await;
         });
-        // Fails only when the task has ended, with Raft.
-        let _stopped = self.proposals.send((bytes, callback));
     }
 
     /// Proposes what no session asked and waits for the answer.
@@ -260,34 +272,14 @@ impl Node {
     }
 }
 
-async fn pass_on(
-    raft: MrcRaft,
-    peers: Peers,
-    mut queue: mpsc::UnboundedReceiver<(Bytes, Callback)>,
-) {
-    while let Some((bytes, callback)) = queue.recv().await {
-        let peers = peers.clone();
-        let answer = Answer::new(
-            move |result: openraft::raft::ClientWriteResult<TypeConfig>| {
-                callback(match result {
-                    Ok(written) => written.data.0,
-                    Err(ClientWriteError::ForwardToLeader(forward)) => {
-                        Err(match &forward.leader_node {
-                            Some(member) => redirect(&peers.address(member)),
-                            None => no_leader(),
-                        })
-                    }
-                    Err(error) => Err(Fault::retry(error.to_string())),
-                });
-            },
-        );
-        if raft
-            .client_write_ff(Proposal(bytes), Some(answer))
-            .await
-            .is_err()
-        {
-            return;
-        }
+/// Starts work that begins by putting something into a queue, which there is room for but for a
+/// moment: it is in the queue when this returns, and a task only waits for the rest, if any.
+pub(crate) fn start(work: impl Future<Output = ()> + Send + 'static) {
+    // Else the runtime could ask for a pause in front of the queue.
+    let mut work = Box::pin(tokio::task::unconstrained(work));
+    let mut nobody = Context::from_waker(Waker::noop());
+    if work.as_mut().poll(&mut nobody).is_pending() {
+        tokio::spawn(work);
     }
 }
 

@@ -4,23 +4,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures::FutureExt;
-use openraft::raft::AppendEntriesRequest;
 use prost::Message as _;
 use proto::raft::request::Op;
 use proto::raft::{CheckpointEnd, Greeting, Request, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shell::link::{Connection, Handler, Payload, Responder};
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
 use types::Fault;
 
 use crate::checkpoint::{self, Receiving};
 use crate::config::APPENDS_QUEUED_MAX;
-use crate::consensus::{CheckpointMeta, TypeConfig, Vote};
+use crate::consensus::{CheckpointMeta, Vote};
 use crate::log_writer::lock;
 use crate::membership;
-use crate::node::{MrcRaft, Node, Silence};
+use crate::node::{Node, Silence, start};
 use crate::state_machine::{Checkpoint, Snapshot};
 
 /// Handles the service Raft.
@@ -28,7 +26,7 @@ pub(crate) struct RaftDoor {
     node: Arc<Node>,
     dir: PathBuf,
     silence: Silence,
-    appends: mpsc::Sender<(AppendEntriesRequest<TypeConfig>, Responder)>,
+    appends: Arc<Semaphore>,
     receiving: Arc<Mutex<Option<Transfer>>>,
 }
 
@@ -44,13 +42,11 @@ struct Transfer {
 impl RaftDoor {
     pub(crate) fn new(node: Arc<Node>, dir: PathBuf, silence: Silence) -> Self {
         checkpoint::remove_leftovers(&dir);
-        let (appends, queue) = mpsc::channel(APPENDS_QUEUED_MAX);
-        tokio::spawn(append_in_order(node.raft.clone(), queue));
         Self {
             node,
             dir,
             silence,
-            appends,
+            appends: Arc::new(Semaphore::new(APPENDS_QUEUED_MAX)),
             receiving: Arc::default(),
         }
     }
@@ -74,8 +70,14 @@ impl RaftDoor {
         match op {
             Op::Append(_) => match parse(payload) {
                 Ok(rpc) => {
-                    // Dropped with its responder if the queue is full: the leader repeats it.
-                    let _full = self.appends.try_send((rpc, responder));
+                    // Dropped with its responder if there are too many: the leader repeats it.
+                    if let Ok(permit) = Arc::clone(&self.appends).try_acquire_owned() {
+                        // Raft gets them in the order of their arrival; answers may overtake.
+                        start(async move {
+                            reply(responder, raft.append_entries(rpc).await);
+                            drop(permit);
+                        });
+                    }
                 }
                 Err(fault) => return Err((responder, fault)),
             },
@@ -205,24 +207,6 @@ impl Handler for RaftDoor {
         };
         if let Err((responder, fault)) = self.answer(op, payload, responder) {
             responder.fault(fault);
-        }
-    }
-}
-
-/// Hands appends to Raft in the order of their arrival; their answers may overtake each other.
-async fn append_in_order(
-    raft: MrcRaft,
-    mut queue: mpsc::Receiver<(AppendEntriesRequest<TypeConfig>, Responder)>,
-) {
-    while let Some((rpc, responder)) = queue.recv().await {
-        let raft = raft.clone();
-        let mut asked = async move { raft.append_entries(rpc).await }.boxed();
-        // The first poll puts it into Raft's queue.
-        match futures::poll!(&mut asked) {
-            std::task::Poll::Ready(result) => reply(responder, result),
-            std::task::Poll::Pending => {
-                tokio::spawn(async move { reply(responder, asked.await) });
-            }
         }
     }
 }

@@ -165,7 +165,11 @@ fn follower_that_is_far_behind_gets_a_checkpoint() {
         }
     };
     let goal = client.wait(|| applied(third));
-    client.wait(|| applied(behind).filter(|applied| *applied >= goal));
+    client.wait(|| {
+        // Keeps the session alive, should the disk be busy.
+        client.read(lookup("0")).unwrap();
+        applied(behind).filter(|applied| *applied >= goal)
+    });
     cluster.kill(third);
 
     for n in [0, 150, 299] {
