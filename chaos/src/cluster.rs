@@ -1,0 +1,330 @@
+//! The processes: servers and mounts, each in its namespace.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+
+use crate::command;
+use crate::network::Network;
+use crate::node::{Kind, Node};
+
+/// The volume that is mounted.
+const VOLUME: &str = "default";
+
+/// Until a process that was asked to end is killed: far more than a busy machine needs.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks at processes.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A cluster; its processes end with the value.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    home: PathBuf,
+    cluster: String,
+    network: Network,
+    running: BTreeMap<Node, Child>,
+}
+
+impl Cluster {
+    /// Writes the configuration of a new cluster. Nothing is started yet.
+    ///
+    /// # Errors
+    ///
+    /// Of the file system.
+    pub(crate) fn new(home: &Path, network: Network, seed: u64) -> Result<Self> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let cluster = Self {
+            home: home.to_owned(),
+            cluster: format!("{:032x}", rng.random::<u128>()),
+            network,
+            running: BTreeMap::new(),
+        };
+        for dir in ["config", "logs"] {
+            fs::create_dir_all(home.join(dir))?;
+        }
+        for node in Node::all() {
+            fs::create_dir_all(cluster.dir(node))?;
+        }
+        let secret = format!(
+            "{:032x}{:032x}\n",
+            rng.random::<u128>(),
+            rng.random::<u128>()
+        );
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(cluster.secret())?;
+        std::io::Write::write_all(&mut file, secret.as_bytes())?;
+        for node in Node::servers() {
+            fs::write(cluster.config(node), cluster.config_text(node))?;
+        }
+        Ok(cluster)
+    }
+
+    /// State directory of a server, or mount point.
+    pub(crate) fn dir(&self, node: Node) -> PathBuf {
+        self.home.join(node.to_string())
+    }
+
+    /// The network, to be cut.
+    pub(crate) const fn network(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    /// Process of a node that was started.
+    pub(crate) fn pid(&self, node: Node) -> Option<u32> {
+        self.running.get(&node).map(Child::id)
+    }
+
+    /// Starts a server or mount.
+    ///
+    /// # Errors
+    ///
+    /// If it runs already or can't be started.
+    pub(crate) fn start(&mut self, node: Node) -> Result<()> {
+        ensure!(!self.running.contains_key(&node), "{node} is running");
+        let program = tests::binary("oxfs")?.display().to_string();
+        let dir = self.dir(node).display().to_string();
+        let mut words = self.network.inside(Some(node));
+        words.push(program);
+        match node.kind {
+            Kind::Mrc | Kind::Osd => {
+                let config = self.config(node).display().to_string();
+                words.extend([node.kind.to_string(), "--config".to_owned(), config]);
+            }
+            Kind::Mount => {
+                let what = format!("{}/{VOLUME}", mrc_addresses().join(","));
+                words.extend(["mount", "--foreground", &what, &dir].map(str::to_owned));
+                // Registers are about what was written last, not about a moment ago.
+                words.extend(["-o", "read_ahead_age_ms=0"].map(str::to_owned));
+                words.extend(self.membership());
+            }
+        }
+        let log = self.home.join("logs").join(format!("{node}.log"));
+        let output = File::options().create(true).append(true).open(log)?;
+        // Should this program be killed, its processes go with it.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .args(&words)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            // Ctrl-C is for this program, which ends the others in order.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("can't start {node}"))?;
+        self.running.insert(node, child);
+        Ok(())
+    }
+
+    /// Sends a signal to a node.
+    ///
+    /// # Errors
+    ///
+    /// If it is not running.
+    pub(crate) fn signal(&self, node: Node, signal: Signal) -> Result<()> {
+        let pid = self
+            .pid(node)
+            .with_context(|| format!("{node} is not running"))?;
+        // The child is not reaped before it leaves the table, so its pid can't be another's.
+        kill(Pid::from_raw(pid.cast_signed()), signal)
+            .with_context(|| format!("{signal} to {node}"))
+    }
+
+    /// Kills a node and waits until it is gone.
+    ///
+    /// # Errors
+    ///
+    /// If it is not running.
+    pub(crate) fn kill(&mut self, node: Node) -> Result<()> {
+        let mut child = self
+            .running
+            .remove(&node)
+            .with_context(|| format!("{node} is not running"))?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Nodes that ended although nobody asked them to.
+    pub(crate) fn take_ended(&mut self) -> Vec<(Node, ExitStatus)> {
+        let mut ended = Vec::new();
+        for (node, child) in &mut self.running {
+            if let Ok(Some(status)) = child.try_wait() {
+                ended.push((*node, status));
+            }
+        }
+        for (node, _) in &ended {
+            self.running.remove(node);
+        }
+        ended
+    }
+
+    /// Asks nodes to end and waits for them. Those that had to be killed.
+    ///
+    /// # Errors
+    ///
+    /// If a process can't be waited for.
+    pub(crate) fn stop(&mut self, nodes: &[Node]) -> Result<Vec<Node>> {
+        for node in nodes {
+            if self.running.contains_key(node) {
+                self.signal(*node, Signal::SIGTERM)?;
+                // A frozen process can't end.
+                self.signal(*node, Signal::SIGCONT)?;
+            }
+        }
+        let asked = Instant::now();
+        let mut killed = Vec::new();
+        for node in nodes {
+            while let Some(child) = self.running.get_mut(node) {
+                if child.try_wait()?.is_some() {
+                    self.running.remove(node);
+                } else if asked.elapsed() > STOP_PATIENCE {
+                    self.kill(*node)?;
+                    killed.push(*node);
+                } else {
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+            }
+        }
+        Ok(killed)
+    }
+
+    /// Makes the volume.
+    ///
+    /// # Errors
+    ///
+    /// What `xfs-admin` said.
+    pub(crate) fn make_volume(&self) -> Result<()> {
+        self.admin(&["volume", "create", VOLUME]).map(drop)
+    }
+
+    /// What the cluster says of itself.
+    ///
+    /// # Errors
+    ///
+    /// What `xfs-admin` said.
+    pub(crate) fn status(&self) -> Result<Value> {
+        let text = self.admin(&["--output", "json", "status"])?;
+        serde_json::from_str(&text).with_context(|| format!("status is no JSON: {text}"))
+    }
+
+    /// Runs `xfs-admin` where all servers can be reached.
+    ///
+    /// # Errors
+    ///
+    /// What it said.
+    pub(crate) fn admin(&self, words: &[&str]) -> Result<String> {
+        let mut line = self.network.inside(None);
+        line.push(tests::binary("xfs-admin")?.display().to_string());
+        line.extend(["--mrc".to_owned(), mrc_addresses().join(",")]);
+        line.extend(self.membership());
+        line.extend(words.iter().map(|word| (*word).to_owned()));
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        command::fed(&line, "")
+    }
+
+    /// Whether a mount can be used.
+    ///
+    /// # Errors
+    ///
+    /// If its process has ended.
+    pub(crate) fn is_mounted(&mut self, mount: Node) -> Result<bool> {
+        let child = self.running.get_mut(&mount).context("it was not started")?;
+        if let Some(status) = child.try_wait()? {
+            bail!("{mount} ended with {status}; see logs/{mount}.log");
+        }
+        let point = self.dir(mount).display().to_string();
+        Ok(is_mount_point(&point)?)
+    }
+
+    fn secret(&self) -> PathBuf {
+        self.home.join("secret")
+    }
+
+    fn config(&self, node: Node) -> PathBuf {
+        self.home.join("config").join(format!("{node}.toml"))
+    }
+
+    fn membership(&self) -> [String; 4] {
+        [
+            "--cluster".to_owned(),
+            self.cluster.clone(),
+            "--secret-file".to_owned(),
+            self.secret().display().to_string(),
+        ]
+    }
+
+    fn config_text(&self, node: Node) -> String {
+        let mut text = format!(
+            "cluster = {:?}\nsecret_file = {:?}\nid = {}\nlisten = {:?}\ndir = {:?}\n\
+             insecure_network = true\n",
+            self.cluster,
+            self.secret(),
+            node.number,
+            node.address(),
+            self.dir(node)
+        );
+        if node.kind == Kind::Osd {
+            text.push_str(&format!("mrc = {:?}\n", mrc_addresses()));
+            return text;
+        }
+        for mrc in Node::servers()
+            .into_iter()
+            .filter(|it| it.kind == Kind::Mrc)
+        {
+            let (number, address) = (mrc.number, mrc.address());
+            text.push_str(&format!(
+                "[[members]]\nid = {number}\naddress = {address:?}\n"
+            ));
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for (_, child) in std::mem::take(&mut self.running).iter_mut().rev() {
+            // Whether it had ended already does not matter.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for mount in Node::mounts() {
+            let point = self.dir(mount).display().to_string();
+            while is_mount_point(&point).unwrap_or(false) {
+                if let Err(error) = command::fed(&["umount", "-l", &point], "") {
+                    eprintln!("{error:#}");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn mrc_addresses() -> Vec<String> {
+    let servers = Node::servers().into_iter();
+    servers
+        .filter(|it| it.kind == Kind::Mrc)
+        .map(Node::address)
+        .collect()
+}
+
+fn is_mount_point(point: &str) -> std::io::Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    Ok(mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1) == Some(point)))
+}

@@ -1,0 +1,264 @@
+//! Begins and heals faults at their times, and starts again what ended by itself.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use crate::cluster::Cluster;
+use crate::command;
+use crate::disk::Disk;
+use crate::fault::{Fault, Happened, Planned};
+use crate::node::{Kind, Node};
+use crate::rot::{self, Flip};
+use crate::violation::Violation;
+
+/// Times a server that ends by itself is started again in a run: more say nothing new.
+const RESTARTS_MAX: u32 = 10;
+
+/// The cluster with what is being done to it.
+#[derive(Debug)]
+pub(crate) struct Injector {
+    /// The processes.
+    pub(crate) cluster: Cluster,
+    /// The disks that can be filled.
+    disks: BTreeMap<Node, Disk>,
+    rng: ChaCha8Rng,
+    active: Vec<Active>,
+    /// Servers that ended while their disk was full.
+    ended_full: Vec<Node>,
+    restarts: u32,
+    /// What was done.
+    pub(crate) done: Done,
+}
+
+/// What was done to a cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// Faults that are over.
+    pub(crate) happened: Vec<Happened>,
+    /// Everything in order, for people.
+    pub(crate) log: Vec<Line>,
+    /// Bytes that were changed.
+    pub(crate) flips: Vec<Flip>,
+    /// Servers that ended by themselves.
+    pub(crate) violations: Vec<Violation>,
+}
+
+/// A line of the log of faults.
+#[derive(Debug, Serialize)]
+pub(crate) struct Line {
+    /// When, by the history's clock.
+    at_ns: u64,
+    /// What.
+    what: String,
+}
+
+#[derive(Debug)]
+struct Active {
+    planned: Planned,
+    began_ns: u64,
+    /// The tool that slows a server down.
+    tracer: Option<Child>,
+}
+
+impl Injector {
+    /// Takes over a cluster.
+    pub(crate) fn new(cluster: Cluster, disks: BTreeMap<Node, Disk>, seed: u64) -> Self {
+        Self {
+            cluster,
+            disks,
+            rng: ChaCha8Rng::seed_from_u64(!seed),
+            active: Vec::new(),
+            ended_full: Vec::new(),
+            restarts: 0,
+            done: Done::default(),
+        }
+    }
+
+    /// The earliest end of a fault that lasts.
+    pub(crate) fn next_end_ms(&self) -> Option<u64> {
+        self.active.iter().map(|it| it.planned.until_ms).min()
+    }
+
+    /// Begins a fault.
+    ///
+    /// # Errors
+    ///
+    /// If the tools fail; not if a server has ended by itself.
+    pub(crate) fn begin(&mut self, planned: Planned, now_ns: u64) -> Result<()> {
+        let text = serde_json::to_string(&planned.fault)?;
+        self.note(now_ns, format!("begin {text}"));
+        let mut tracer = None;
+        match &planned.fault {
+            Fault::Kill(_) | Fault::KillAll => {
+                for node in planned.fault.kills() {
+                    if self.cluster.pid(node).is_some() {
+                        self.cluster.kill(node)?;
+                    }
+                }
+            }
+            Fault::Freeze(node) => self.signal(*node, Signal::SIGSTOP),
+            Fault::Full(node) => {
+                let disk = self
+                    .disks
+                    .get(node)
+                    .context("a server without small disk")?;
+                disk.fill()?;
+            }
+            Fault::SlowSync(node, delay_ms) => tracer = self.slow_syncs(*node, *delay_ms)?,
+            Fault::Rot(node, count) => {
+                let flips = rot::flip(&self.cluster.dir(*node), *count, &mut self.rng)?;
+                self.note(now_ns, format!("flipped {flips:?}"));
+                self.done.flips.extend(flips);
+            }
+            Fault::Isolate(_) | Fault::Cut(..) | Fault::CutOneWay(..) | Fault::Loss(..) => {}
+        }
+        self.active.push(Active {
+            planned,
+            began_ns: now_ns,
+            tracer,
+        });
+        self.filter()
+    }
+
+    /// Heals all faults whose end has come.
+    ///
+    /// # Errors
+    ///
+    /// If the tools fail.
+    pub(crate) fn heal(&mut self, until_ms: u64, now_ns: impl Fn() -> u64) -> Result<()> {
+        while let Some(at) = self
+            .active
+            .iter()
+            .position(|it| it.planned.until_ms <= until_ms)
+        {
+            let mut over = self.active.remove(at);
+            match &over.planned.fault {
+                Fault::Kill(_) | Fault::KillAll => {
+                    for node in over.planned.fault.kills() {
+                        self.cluster.start(node)?;
+                    }
+                }
+                Fault::Freeze(node) => self.signal(*node, Signal::SIGCONT),
+                Fault::Full(node) => {
+                    let disk = self
+                        .disks
+                        .get(node)
+                        .context("a server without small disk")?;
+                    disk.free()?;
+                    if self.ended_full.contains(node) {
+                        self.ended_full.retain(|it| it != node);
+                        self.cluster.start(*node)?;
+                    }
+                }
+                _ => {}
+            }
+            if let Some(tracer) = &mut over.tracer {
+                // It lets go of the server and ends.
+                kill(Pid::from_raw(tracer.id().cast_signed()), Signal::SIGTERM)?;
+                tracer.wait()?;
+            }
+            self.filter()?;
+            let healed_ns = now_ns();
+            let fault = over.planned.fault;
+            self.note(
+                healed_ns,
+                format!("healed {}", serde_json::to_string(&fault)?),
+            );
+            self.done.happened.push(Happened {
+                name: fault.name(),
+                fault,
+                began_ns: over.began_ns,
+                healed_ns,
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts again what ended although nobody killed it.
+    ///
+    /// # Errors
+    ///
+    /// If a mount ended, or servers end again and again.
+    pub(crate) fn look_after(&mut self, now_ns: u64) -> Result<()> {
+        for (node, status) in self.cluster.take_ended() {
+            let what = format!("{node} ended by itself ({status})");
+            self.note(now_ns, what.clone());
+            let is_full = |it: &Active| it.planned.fault == Fault::Full(node);
+            if self.active.iter().any(is_full) {
+                // An operator would have to make room first.
+                self.ended_full.push(node);
+                continue;
+            }
+            self.done
+                .violations
+                .push(Violation::new("process ended by itself", &what));
+            ensure!(node.kind != Kind::Mount, "{what}");
+            self.restarts += 1;
+            ensure!(self.restarts <= RESTARTS_MAX, "{what} once more");
+            self.cluster.start(node)?;
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, node: Node, signal: Signal) {
+        // It may just have ended by itself, which is found out elsewhere.
+        let _ = self.cluster.signal(node, signal);
+    }
+
+    fn filter(&mut self) -> Result<()> {
+        let faults: Vec<&Fault> = self.active.iter().map(|it| &it.planned.fault).collect();
+        self.cluster.network().apply(&faults)
+    }
+
+    fn slow_syncs(&self, node: Node, delay_ms: u32) -> Result<Option<Child>> {
+        let Some(pid) = self.cluster.pid(node) else {
+            return Ok(None);
+        };
+        if !command::exists("strace") {
+            return Ok(None);
+        }
+        let calls = "fsync,fdatasync,syncfs";
+        let child = Command::new("setpriv")
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "strace",
+                "-f",
+                "-q",
+                "-o",
+                "/dev/null",
+            ])
+            .args(["-e", &format!("trace={calls}")])
+            .args(["-e", &format!("inject={calls}:delay_enter={delay_ms}ms")])
+            .args(["-p", &pid.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("strace")?;
+        Ok(Some(child))
+    }
+
+    fn note(&mut self, at_ns: u64, what: String) {
+        self.done.log.push(Line { at_ns, what });
+    }
+}
+
+impl Drop for Injector {
+    fn drop(&mut self) {
+        for active in &mut self.active {
+            if let Some(tracer) = &mut active.tracer {
+                // It may have ended with its server.
+                let _ = tracer.kill();
+                let _ = tracer.wait();
+            }
+        }
+    }
+}

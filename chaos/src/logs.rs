@@ -1,0 +1,423 @@
+//! Checks logs: every acknowledged append is there exactly once, in the order of time, and every
+//! read gave a beginning of what is there at the end.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::fault::Happened;
+use crate::log_record::{self, Name};
+use crate::node::{Kind, Node};
+use crate::operation::{Operation, Outcome, Record};
+use crate::violation::Violation;
+
+/// What of one kind is listed at most.
+const LISTED_MAX: usize = 20;
+
+/// A log at the end of the run.
+#[derive(Debug)]
+pub(crate) struct FinalLog {
+    /// Its name.
+    pub(crate) name: String,
+    /// All its bytes.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Checks one log against everything that was done with it.
+pub(crate) fn check(log: &FinalLog, records: &[Record], faults: &[Happened]) -> Vec<Violation> {
+    let mut checker = Checker::new(log, records);
+    checker.form();
+    checker.once_each();
+    checker.nothing_lost(faults);
+    checker.order_of_writers();
+    checker.order_of_time();
+    if !checker.some_were_lost {
+        // A read may have seen what was lost with permission.
+        checker.reads();
+    }
+    checker.violations
+}
+
+struct Checker<'a> {
+    log: &'a FinalLog,
+    appends: HashMap<Name, &'a Record>,
+    others: Vec<&'a Record>,
+    /// In the order of the log, with the place behind each.
+    found: Vec<(Name, usize)>,
+    /// The place behind each record's first copy.
+    place: HashMap<Name, usize>,
+    some_were_lost: bool,
+    violations: Vec<Violation>,
+}
+
+impl<'a> Checker<'a> {
+    fn new(log: &'a FinalLog, records: &'a [Record]) -> Self {
+        let mut appends = HashMap::new();
+        let mut others = Vec::new();
+        for record in records {
+            match &record.operation {
+                Operation::Append {
+                    log: name,
+                    writer,
+                    number,
+                    ..
+                } if *name == log.name => {
+                    appends.insert((*writer, *number), record);
+                }
+                Operation::Sync { log: name } | Operation::ReadLog { log: name }
+                    if *name == log.name =>
+                {
+                    others.push(record);
+                }
+                _ => {}
+            }
+        }
+        let (found, _) = log_record::decode(&log.bytes);
+        let mut place = HashMap::new();
+        for (name, end) in &found {
+            place.entry(*name).or_insert(*end);
+        }
+        Self {
+            log,
+            appends,
+            others,
+            found,
+            place,
+            some_were_lost: false,
+            violations: Vec::new(),
+        }
+    }
+
+    fn add<'b>(
+        &mut self,
+        kind: &'static str,
+        what: &str,
+        shown: impl IntoIterator<Item = &'b Record>,
+    ) {
+        let what = format!("{}: {what}", self.log.name);
+        self.violations
+            .push(Violation::new(kind, what).shown_by(shown.into_iter().take(LISTED_MAX)));
+    }
+
+    fn form(&mut self) {
+        let (_, malformed) = log_record::decode(&self.log.bytes);
+        if let Some(first) = malformed.first() {
+            let what = format!(
+                "{} lines that nobody appended, the first at byte {}: {:?}",
+                malformed.len(),
+                first.at_bytes,
+                first.text
+            );
+            self.add("log damaged", &what, []);
+        }
+        let foreign: Vec<Name> = self
+            .place
+            .keys()
+            .filter(|name| !self.appends.contains_key(name))
+            .copied()
+            .collect();
+        if !foreign.is_empty() {
+            let what = format!("records that nobody appended: {foreign:?}");
+            self.add("log damaged", &what, []);
+        }
+    }
+
+    fn once_each(&mut self) {
+        let mut seen = BTreeSet::new();
+        let twice: Vec<Name> = self
+            .found
+            .iter()
+            .map(|(name, _)| *name)
+            .filter(|name| !seen.insert(*name))
+            .collect();
+        if !twice.is_empty() {
+            let what = format!("{} records are there more than once", twice.len());
+            let shown: Vec<&Record> = twice
+                .iter()
+                .filter_map(|name| self.appends.get(name).copied())
+                .collect();
+            self.add("append done twice", &what, shown);
+        }
+    }
+
+    fn nothing_lost(&mut self, faults: &[Happened]) {
+        let mut lost = Vec::new();
+        for (name, record) in &self.appends {
+            if self.place.contains_key(name) || record.outcome != Outcome::Done {
+                continue;
+            }
+            if self.may_be_lost(record, faults) {
+                self.some_were_lost = true;
+            } else {
+                lost.push(*record);
+            }
+        }
+        if !lost.is_empty() {
+            lost.sort_by_key(|record| record.began_ns);
+            let what = format!("{} acknowledged records are not there", lost.len());
+            self.add("acknowledged append lost", &what, lost);
+        }
+    }
+
+    /// An append that was not synced may be lost if two object servers or more were killed before
+    /// a sync on its mount: they forget what they had only in memory.
+    fn may_be_lost(&self, record: &Record, faults: &[Happened]) -> bool {
+        if matches!(record.operation, Operation::Append { synced: true, .. }) {
+            return false;
+        }
+        let syncs = self.others.iter().filter(|other| {
+            matches!(other.operation, Operation::Sync { .. })
+                && other.outcome == Outcome::Done
+                && other.mount == record.mount
+                && other.began_ns >= record.ended_ns
+        });
+        let safe_from = syncs.map(|sync| sync.ended_ns).min().unwrap_or(u64::MAX);
+        let killed: BTreeSet<Node> = faults
+            .iter()
+            .filter(|fault| fault.began_ns < safe_from && record.began_ns < fault.healed_ns)
+            .flat_map(|fault| fault.fault.kills())
+            .filter(|node| node.kind == Kind::Osd)
+            .collect();
+        killed.len() >= 2
+    }
+
+    fn order_of_writers(&mut self) {
+        let mut last: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut wrong = Vec::new();
+        for ((writer, number), _) in &self.found {
+            let before = last.insert(*writer, *number);
+            if before.is_some_and(|before| before >= *number) {
+                wrong.extend(self.appends.get(&(*writer, *number)).copied());
+            }
+        }
+        if !wrong.is_empty() {
+            let what = "records of one writer are not in the order in which it wrote them";
+            self.add("appends out of order", what, wrong);
+        }
+    }
+
+    /// What ended before another began stands before it.
+    fn order_of_time(&mut self) {
+        let mut earliest: Option<&Record> = None;
+        let mut wrong = None;
+        for (name, _) in self.found.iter().rev() {
+            let Some(record) = self.appends.get(name).copied() else {
+                continue;
+            };
+            match earliest {
+                Some(later) if later.ended_ns < record.began_ns => wrong = Some([later, record]),
+                Some(later) if later.ended_ns <= record.ended_ns => {}
+                _ => earliest = Some(record),
+            }
+        }
+        if let Some(pair) = wrong {
+            let what = "the first of these ended before the second began, but stands behind it";
+            self.add("appends out of order", what, pair);
+        }
+    }
+
+    fn reads(&mut self) {
+        let mut ends: Vec<(usize, u64)> = vec![(0, log_record::sum(&[]))];
+        let mut running = 0;
+        let mut sum = ends[0].1;
+        for (_, end) in &self.found {
+            sum = continued(sum, &self.log.bytes[running..*end]);
+            running = *end;
+            ends.push((running, sum));
+        }
+        let by_length: HashMap<usize, u64> = ends.into_iter().collect();
+        let mut not_a_beginning = Vec::new();
+        let mut stale: Option<(&Record, &Record)> = None;
+        let mut early: Option<(&Record, &Record)> = None;
+        for read in &self.others {
+            let Outcome::Log { bytes, sum } = read.outcome else {
+                continue;
+            };
+            let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+            if by_length.get(&length) != Some(&sum) {
+                not_a_beginning.push(*read);
+                continue;
+            }
+            for (name, append) in &self.appends {
+                let is_in = self.place.get(name).is_some_and(|end| *end <= length);
+                if !is_in && append.outcome == Outcome::Done && append.ended_ns < read.began_ns {
+                    stale.get_or_insert((append, read));
+                }
+                if is_in && append.began_ns > read.ended_ns {
+                    early.get_or_insert((append, read));
+                }
+            }
+        }
+        if !not_a_beginning.is_empty() {
+            let what = format!(
+                "{} reads gave what is no beginning of the log",
+                not_a_beginning.len()
+            );
+            self.add("log read wrong", &what, not_a_beginning);
+        }
+        if let Some((append, read)) = stale {
+            let what = "a read began after an append was acknowledged, and did not see it";
+            self.add("stale log read", what, [append, read]);
+        }
+        if let Some((append, read)) = early {
+            self.add(
+                "log read wrong",
+                "a read saw an append of its future",
+                [append, read],
+            );
+        }
+    }
+}
+
+fn continued(sum: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(sum, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Fault;
+
+    fn record(began_ns: u64, operation: Operation, outcome: Outcome) -> Record {
+        Record {
+            client: 0,
+            mount: 1,
+            began_ns,
+            ended_ns: began_ns + 5,
+            operation,
+            outcome,
+        }
+    }
+
+    fn append(began: u64, writer: u32, number: u32, synced: bool) -> Record {
+        let operation = Operation::Append {
+            log: "l".to_owned(),
+            writer,
+            number,
+            synced,
+        };
+        record(began, operation, Outcome::Done)
+    }
+
+    fn read(began: u64, names: &[Name]) -> Record {
+        let bytes = bytes(names);
+        let operation = Operation::ReadLog {
+            log: "l".to_owned(),
+        };
+        let outcome = Outcome::Log {
+            bytes: bytes.len() as u64,
+            sum: log_record::sum(&bytes),
+        };
+        record(began, operation, outcome)
+    }
+
+    fn bytes(names: &[Name]) -> Vec<u8> {
+        names
+            .iter()
+            .flat_map(|(writer, number)| log_record::encode(*writer, *number))
+            .collect()
+    }
+
+    fn kinds(names: &[Name], records: &[Record], faults: &[Happened]) -> Vec<&'static str> {
+        let log = FinalLog {
+            name: "l".to_owned(),
+            bytes: bytes(names),
+        };
+        let violations = check(&log, records, faults);
+        violations.into_iter().map(|it| it.kind).collect()
+    }
+
+    const ALL: [Name; 4] = [(1, 0), (2, 0), (1, 1), (2, 1)];
+
+    fn history() -> Vec<Record> {
+        vec![
+            append(0, 1, 0, true),
+            append(10, 2, 0, true),
+            read(20, &ALL[..2]),
+            append(30, 1, 1, true),
+            append(32, 2, 1, false),
+            read(40, &ALL),
+        ]
+    }
+
+    fn kill(number: u8, began_ns: u64) -> Happened {
+        Happened {
+            fault: Fault::Kill(Node::osd(number)),
+            name: String::new(),
+            began_ns,
+            healed_ns: began_ns + 1,
+        }
+    }
+
+    #[test]
+    fn log_with_everything_once_and_in_order_is_fine() {
+        assert!(kinds(&ALL, &history(), &[]).is_empty());
+        // Concurrent ones may stand either way.
+        let swapped = [ALL[0], ALL[1], ALL[3], ALL[2]];
+        assert!(kinds(&swapped, &history()[..5], &[]).is_empty());
+    }
+
+    #[test]
+    fn lost_append_is_found() {
+        let found = kinds(&ALL[..3], &history()[..5], &[]);
+
+        assert_eq!(found, ["acknowledged append lost"]);
+    }
+
+    #[test]
+    fn unsynced_append_may_be_lost_only_if_two_object_servers_were_killed() {
+        let history = &history()[..5];
+        let faults = [kill(1, 33), kill(2, 50)];
+
+        assert!(kinds(&ALL[..3], history, &faults).is_empty());
+        assert_eq!(kinds(&ALL[..3], history, &faults[..1]).len(), 1);
+        // The synced one never.
+        assert_eq!(kinds(&[ALL[0], ALL[1], ALL[3]], history, &faults).len(), 1);
+    }
+
+    #[test]
+    fn append_done_twice_is_found() {
+        let names = [ALL[0], ALL[1], ALL[2], ALL[3], ALL[3]];
+
+        let found = kinds(&names, &history()[..5], &[]);
+
+        assert!(found.contains(&"append done twice"), "{found:?}");
+    }
+
+    #[test]
+    fn wrong_order_is_found() {
+        let one_writer = [ALL[2], ALL[0], ALL[1], ALL[3]];
+        let two_writers = [ALL[1], ALL[0], ALL[2], ALL[3]];
+
+        assert!(kinds(&one_writer, &history()[..2], &[]).contains(&"log damaged"));
+        let all: Vec<Record> = history()
+            .into_iter()
+            .filter(|it| !matches!(it.operation, Operation::ReadLog { .. }))
+            .collect();
+        assert_eq!(kinds(&one_writer, &all, &[]).len(), 2);
+        assert_eq!(kinds(&two_writers, &all, &[]), ["appends out of order"]);
+    }
+
+    #[test]
+    fn wrong_reads_are_found() {
+        let mut stale = history();
+        stale[5] = read(40, &ALL[..3]);
+        let mut early = history();
+        early[2] = read(20, &ALL[..3]);
+        let mut forked = history();
+        forked[2] = read(20, &[(2, 0), (1, 0)]);
+
+        assert_eq!(kinds(&ALL, &stale, &[]), ["stale log read"]);
+        assert_eq!(kinds(&ALL, &early, &[]), ["log read wrong"]);
+        assert_eq!(kinds(&ALL, &forked, &[]), ["log read wrong"]);
+    }
+
+    #[test]
+    fn append_that_failed_may_be_there_or_not() {
+        let mut records = history()[..5].to_vec();
+        records[4].outcome = Outcome::Hanging;
+
+        assert!(kinds(&ALL, &records, &[]).is_empty());
+        assert!(kinds(&ALL[..3], &records, &[]).is_empty());
+    }
+}

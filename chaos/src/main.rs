@@ -1,0 +1,189 @@
+//! Breaks a real cluster while programs use it, and checks that it kept its promises.
+//!
+//! Six servers and three mounts, each a process in a network namespace of its own, are killed,
+//! frozen, cut off, starved and corrupted at moments that a seed decides, while clients work on
+//! all mounts. Afterwards everything is healed, the replicas are compared, and the history of what
+//! the clients did and saw is checked.
+
+mod client;
+mod cluster;
+mod command;
+mod directories;
+mod disk;
+mod errors;
+mod fault;
+mod history;
+mod injector;
+mod linear;
+mod log_record;
+mod logs;
+mod network;
+mod node;
+mod operation;
+mod register;
+mod registers;
+mod rot;
+mod run;
+mod schedule;
+mod stalls;
+mod verdict;
+mod violation;
+mod workload;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+
+use crate::run::{Outcome, Settings};
+use crate::violation::Violation;
+
+/// Breaks a real cluster while programs use it, and checks that it kept its promises.
+#[derive(Debug, Parser)]
+#[command(name = "chaos")]
+struct Arguments {
+    /// How long faults happen.
+    #[arg(long, default_value_t = 3.0)]
+    minutes: f64,
+    /// Decides faults and operations; a new one each time unless it is given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Directory for the run's own, which stays there if something is wrong.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Change no bytes on disks.
+    #[arg(long)]
+    no_rot: bool,
+    /// Keep the run's directory even if all is well, and the servers' state with it.
+    #[arg(long)]
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    match chaos(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether all promises were kept.
+fn chaos(arguments: &Arguments) -> Result<bool> {
+    ensure!(
+        arguments.minutes.is_finite() && arguments.minutes > 0.0,
+        "--minutes must be above 0"
+    );
+    let seed = arguments.seed.unwrap_or_else(any_seed);
+    let parent = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let home = parent.join(format!("oxfs-chaos-{seed}-{}", std::process::id()));
+    fs::create_dir_all(&home).with_context(|| home.display().to_string())?;
+    let settings = Settings {
+        seed,
+        length: Duration::from_secs_f64(arguments.minutes * 60.0),
+        rot: !arguments.no_rot,
+        home: home.clone(),
+    };
+    println!(
+        "seed {seed}: {} minutes of faults, in {}",
+        arguments.minutes,
+        home.display()
+    );
+    let interrupted = Arc::new(AtomicBool::new(false));
+    watch_signals(&interrupted);
+    let outcome = run::run(&settings, &interrupted);
+    let kept = match outcome {
+        Ok(outcome) => report(seed, outcome, &home)?,
+        Err(error) => {
+            forget_state(&home);
+            return Err(error.context(format!("seed {seed}: see {}/logs", home.display())));
+        }
+    };
+    if kept && !arguments.keep {
+        fs::remove_dir_all(&home)?;
+    } else if !arguments.keep {
+        forget_state(&home);
+    }
+    Ok(kept)
+}
+
+/// A seed that was not used a moment ago, short enough to be typed again.
+fn any_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(1, |now| now.as_secs() % 1_000_000)
+}
+
+/// Checks everything, writes it down and prints it. Whether all promises were kept.
+fn report(seed: u64, outcome: Outcome, home: &Path) -> Result<bool> {
+    let (records, done) = (&outcome.records, &outcome.done);
+    let verdict = verdict::judge(records, &outcome.logs, &done.happened);
+    let mut violations: Vec<Violation> = outcome.violations;
+    violations.extend(done.violations.iter().cloned());
+    violations.extend(verdict.violations);
+    history::write_lines(&home.join("history.jsonl"), records)?;
+    history::write_lines(&home.join("faults.jsonl"), &done.log)?;
+    history::write_lines(&home.join("violations.jsonl"), &violations)?;
+    for log in &outcome.logs {
+        fs::write(home.join(format!("final-{}", log.name)), &log.bytes)?;
+    }
+    println!("{}", verdict::table(records, &done.happened));
+    if verdict.undecided > 0 {
+        println!("{} windows of the history are undecided", verdict.undecided);
+    }
+    if !done.flips.is_empty() {
+        println!(
+            "{} bytes were changed; {} objects are still rotten on one server",
+            done.flips.len(),
+            outcome.still_rotten
+        );
+    }
+    for violation in &violations {
+        println!("{}: {}", violation.kind, violation.what);
+    }
+    if !violations.is_empty() {
+        println!("history, faults and logs: {}", home.display());
+    }
+    let happened = &done.happened;
+    println!("{}", verdict::summary(seed, records, happened, &violations));
+    Ok(violations.is_empty())
+}
+
+/// Removes what the servers stored; what they said stays.
+fn forget_state(home: &Path) {
+    for node in node::Node::all() {
+        let dir = home.join(node.to_string());
+        // Either may be missing.
+        let _ = fs::remove_dir_all(&dir);
+        let _ = fs::remove_file(dir.with_extension("ext4"));
+    }
+}
+
+/// Raises the flag at Ctrl-C and at the other signals that ask to end; whoever waits looks at it.
+fn watch_signals(interrupted: &Arc<AtomicBool>) {
+    let interrupted = Arc::clone(interrupted);
+    std::thread::spawn(move || {
+        use tokio::signal::unix::{SignalKind, signal};
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let mut interrupts = signal(SignalKind::interrupt())?;
+            let mut terminations = signal(SignalKind::terminate())?;
+            let mut hangups = signal(SignalKind::hangup())?;
+            tokio::select! {
+                _ = interrupts.recv() => {}
+                _ = terminations.recv() => {}
+                _ = hangups.recv() => {}
+            }
+            interrupted.store(true, Ordering::Relaxed);
+            std::io::Result::Ok(())
+        })
+    });
+}

@@ -1,0 +1,108 @@
+//! Changes bytes of objects behind an object server's back.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+/// The first block of an object's file holds its records; a replica with broken records is put
+/// aside as a whole, which is another fault than a broken block.
+const HEADER_BYTES: u64 = 4096;
+
+/// Places tried for one change: holes and files that vanish are passed over.
+const TRIES_MAX: u32 = 50;
+
+/// A changed byte.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Flip {
+    /// The file.
+    pub(crate) file: PathBuf,
+    /// Which byte of it.
+    pub(crate) at_bytes: u64,
+}
+
+/// Flips a bit in some files below a server's directory.
+///
+/// # Errors
+///
+/// If the directory can't be read.
+pub(crate) fn flip(dir: &Path, count: u8, rng: &mut ChaCha8Rng) -> io::Result<Vec<Flip>> {
+    let mut files = Vec::new();
+    collect(&dir.join("pgs"), &mut files)?;
+    files.sort();
+    let mut flips = Vec::new();
+    for _ in 0..TRIES_MAX {
+        if flips.len() >= usize::from(count) || files.is_empty() {
+            break;
+        }
+        let file = &files[rng.random_range(0..files.len())];
+        // An object that was deleted meanwhile is no loss.
+        if let Ok(Some(at_bytes)) = flip_in(file, rng) {
+            let file = file.clone();
+            flips.push(Flip { file, at_bytes });
+        }
+    }
+    Ok(flips)
+}
+
+fn flip_in(path: &Path, rng: &mut ChaCha8Rng) -> io::Result<Option<u64>> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let length = file.metadata()?.len();
+    if length <= HEADER_BYTES {
+        return Ok(None);
+    }
+    let at = rng.random_range(HEADER_BYTES..length);
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    if byte == [0] {
+        // Maybe a hole: there is no byte on the disk that could rot.
+        return Ok(None);
+    }
+    byte[0] ^= 1 << rng.random_range(0..8);
+    file.write_all_at(&byte, at)?;
+    Ok(Some(at))
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            collect(&entry.path(), files)?;
+        } else if kind.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn one_bit_behind_the_header_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("pgs/1");
+        fs::create_dir_all(&folder).unwrap();
+        let before = vec![0x55; 3 * 4096];
+        fs::write(folder.join("object"), &before).unwrap();
+        fs::write(folder.join("empty"), vec![0x55; 4096]).unwrap();
+
+        let flips = flip(dir.path(), 1, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
+
+        let after = fs::read(folder.join("object")).unwrap();
+        let changed: Vec<usize> = (0..after.len())
+            .filter(|at| after[*at] != before[*at])
+            .collect();
+        assert_eq!(flips.len(), 1);
+        assert_eq!(changed, [usize::try_from(flips[0].at_bytes).unwrap()]);
+        assert!(changed[0] >= 4096);
+    }
+}

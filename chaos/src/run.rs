@@ -1,0 +1,375 @@
+//! One run: a cluster, clients, faults, healing, and what all of them left behind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+
+use crate::client::Client;
+use crate::cluster::Cluster;
+use crate::command;
+use crate::directories::NAMES;
+use crate::disk::Disk;
+use crate::fault::Planned;
+use crate::history::History;
+use crate::injector::{Done, Injector};
+use crate::logs::FinalLog;
+use crate::network::Network;
+use crate::node::{Kind, MOUNTS, Node};
+use crate::operation::{Operation, Record};
+use crate::register;
+use crate::schedule::{schedule, victims};
+use crate::violation::Violation;
+use crate::workload::{CLIENTS_PER_MOUNT, LOGS, Manner, Plan};
+
+/// Whatever is waited for after everything was healed takes seconds; the machine may be slow.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// The client that reads everything at the end.
+const LAST_CLIENT: u32 = 1000;
+
+/// What a run is made from.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Decides faults and operations.
+    pub(crate) seed: u64,
+    /// How long faults happen.
+    pub(crate) length: Duration,
+    /// Whether bytes on disks are changed.
+    pub(crate) rot: bool,
+    /// Where everything of the run lies.
+    pub(crate) home: PathBuf,
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The history, by beginning.
+    pub(crate) records: Vec<Record>,
+    /// The logs at the end.
+    pub(crate) logs: Vec<FinalLog>,
+    /// The faults.
+    pub(crate) done: Done,
+    /// Found so far.
+    pub(crate) violations: Vec<Violation>,
+    /// Objects whose rotten copies nobody has repaired.
+    pub(crate) still_rotten: usize,
+}
+
+/// Runs it all. The flag ends it early, with an error.
+///
+/// # Errors
+///
+/// If the cluster can't be made or used at all; violations are no errors.
+pub(crate) fn run(settings: &Settings, interrupted: &Arc<AtomicBool>) -> Result<Outcome> {
+    command::check_tools()?;
+    let mut run = Run::new(settings, interrupted)?;
+    run.start()?;
+    let clients = run.clients();
+    let injected = run.inject();
+    run.end.store(true, Ordering::Relaxed);
+    injected?;
+    run.wait_for_clients(clients)?;
+    let logs = run.last_look()?;
+    let still_rotten = run.compare_replicas()?;
+    Ok(Outcome {
+        records: run.history.records(),
+        logs,
+        done: std::mem::take(&mut run.injector.done),
+        violations: std::mem::take(&mut run.violations),
+        still_rotten,
+    })
+}
+
+struct Run<'a> {
+    settings: &'a Settings,
+    interrupted: &'a AtomicBool,
+    end: Arc<AtomicBool>,
+    history: Arc<History>,
+    // Ends its processes before it unmounts their disks.
+    injector: Injector,
+    violations: Vec<Violation>,
+}
+
+impl<'a> Run<'a> {
+    fn new(settings: &'a Settings, interrupted: &'a AtomicBool) -> Result<Self> {
+        let prefix = format!("oxchaos{}-", std::process::id());
+        let network = Network::new(&prefix)?;
+        let cluster = Cluster::new(&settings.home, network, settings.seed)?;
+        let mut disks = BTreeMap::new();
+        for node in victims(settings.seed).small_disks {
+            disks.insert(node, Disk::new(&cluster.dir(node))?);
+        }
+        Ok(Self {
+            settings,
+            interrupted,
+            end: Arc::default(),
+            history: Arc::new(History::new()),
+            injector: Injector::new(cluster, disks, settings.seed),
+            violations: Vec::new(),
+        })
+    }
+
+    fn start(&mut self) -> Result<()> {
+        for node in Node::servers() {
+            self.injector.cluster.start(node)?;
+        }
+        self.wait_for("the servers", |run| Ok(run.are_all_up(false)))?;
+        self.injector.cluster.make_volume()?;
+        for mount in Node::mounts() {
+            self.mount(mount)?;
+        }
+        let mut client = Client::new(self.point(Node::mount(1)), LAST_CLIENT);
+        client.set_up(&LOGS).context("making the first files")
+    }
+
+    fn mount(&mut self, mount: Node) -> Result<()> {
+        self.injector.cluster.start(mount)?;
+        self.wait_for(&format!("{mount}"), |run| {
+            run.injector.cluster.is_mounted(mount)
+        })
+    }
+
+    fn point(&self, mount: Node) -> PathBuf {
+        self.injector.cluster.dir(mount)
+    }
+
+    fn clients(&self) -> Vec<JoinHandle<()>> {
+        let mut clients = Vec::new();
+        for mount in 1..=MOUNTS {
+            for _ in 0..CLIENTS_PER_MOUNT {
+                let number = u32::try_from(clients.len()).unwrap_or(u32::MAX);
+                let mut client = Client::new(self.point(Node::mount(mount)), number);
+                let plan = Plan::new(self.settings.seed, number);
+                let (history, end) = (Arc::clone(&self.history), Arc::clone(&self.end));
+                clients.push(thread::spawn(move || {
+                    for step in plan {
+                        if end.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let who = (number, mount);
+                        history.record(who, step.operation, |it| client.perform(it, step.manner));
+                        thread::sleep(Duration::from_millis(step.pause_ms));
+                    }
+                }));
+            }
+        }
+        clients
+    }
+
+    /// Lets all faults happen and heals them.
+    fn inject(&mut self) -> Result<()> {
+        let length_ms = u64::try_from(self.settings.length.as_millis())?;
+        let plan = schedule(self.settings.seed, length_ms, self.settings.rot);
+        let mut plan = plan.into_iter().peekable();
+        let begun = Instant::now();
+        loop {
+            let now_ms = u64::try_from(begun.elapsed().as_millis())?;
+            let next_begin = plan.peek().map(|it: &Planned| it.from_ms);
+            let next_end = self.injector.next_end_ms();
+            let begins = next_begin.filter(|at| next_end.is_none_or(|end| *at < end));
+            match (begins, next_end) {
+                (Some(at), _) if at <= now_ms => {
+                    if let Some(planned) = plan.next() {
+                        self.injector.begin(planned, self.history.now_ns())?;
+                    }
+                }
+                (None, Some(at)) if at <= now_ms => {
+                    let history = Arc::clone(&self.history);
+                    self.injector.heal(at, || history.now_ns())?;
+                }
+                (None, None) if now_ms >= length_ms => return Ok(()),
+                _ => {
+                    self.check_interrupted()?;
+                    self.injector.look_after(self.history.now_ns())?;
+                    thread::sleep(LOOK_AGAIN);
+                }
+            }
+        }
+    }
+
+    /// Everything is healed, so every operation must come to its end.
+    fn wait_for_clients(&mut self, clients: Vec<JoinHandle<()>>) -> Result<()> {
+        let ended = self.wait_for("all operations to end", |run| {
+            run.injector.look_after(run.history.now_ns())?;
+            Ok(run.history.running() == 0)
+        });
+        if let Err(error) = ended {
+            self.check_interrupted()?;
+            // The checks find the operations that hang; the others count.
+            eprintln!("{error:#}");
+            return Ok(());
+        }
+        for client in clients {
+            client.join().map_err(|_| anyhow!("a client panicked"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for full redundancy, mounts anew and reads everything.
+    fn last_look(&mut self) -> Result<Vec<FinalLog>> {
+        let full = self.wait_for("full redundancy", |run| {
+            run.injector.look_after(run.history.now_ns())?;
+            Ok(run.are_all_up(true))
+        });
+        if let Err(error) = full {
+            self.check_interrupted()?;
+            let what = format!("{error:#}: {:?}", self.injector.cluster.status());
+            self.violations
+                .push(Violation::new("no full redundancy after healing", what));
+        }
+        self.end_all(&Node::mounts())?;
+        let mount = Node::mount(1);
+        self.mount(mount)?;
+        let root = self.point(mount);
+        let operations = last_operations(&self.history.records());
+        let history = Arc::clone(&self.history);
+        let reader = thread::spawn(move || {
+            let mut client = Client::new(root, LAST_CLIENT);
+            let manner = Manner {
+                held: false,
+                direct: false,
+                o_sync: false,
+            };
+            let mut logs = Vec::new();
+            for operation in operations {
+                let log = match &operation {
+                    Operation::ReadLog { log } => Some(log.clone()),
+                    _ => None,
+                };
+                history.record((LAST_CLIENT, mount.number), operation, |it| {
+                    client.perform(it, manner)
+                });
+                if let Some(name) = log {
+                    let bytes = client.last_log();
+                    logs.push(FinalLog { name, bytes });
+                }
+            }
+            logs
+        });
+        self.wait_for("the last look", |_| Ok(reader.is_finished()))?;
+        reader.join().map_err(|_| anyhow!("the last look panicked"))
+    }
+
+    /// Stops everything and compares the stores. The number of objects that are still rotten.
+    fn compare_replicas(&mut self) -> Result<usize> {
+        self.end_all(&Node::mounts())?;
+        let of_kind = |kind| {
+            let servers = Node::servers().into_iter();
+            servers
+                .filter(move |it| it.kind == kind)
+                .collect::<Vec<_>>()
+        };
+        self.end_all(&of_kind(Kind::Osd))?;
+        self.end_all(&of_kind(Kind::Mrc))?;
+        let dirs = |rotten: bool| -> Vec<PathBuf> {
+            of_kind(Kind::Osd)
+                .into_iter()
+                .filter(|it| rotten || *it != victims(self.settings.seed).rotten)
+                .map(|it| self.injector.cluster.dir(it))
+                .collect()
+        };
+        let flipped: BTreeSet<&Path> = self
+            .injector
+            .done
+            .flips
+            .iter()
+            .map(|flip| flip.file.as_path())
+            .collect();
+        let all = tests::replicas_differ(&dirs(true))?;
+        let good = tests::replicas_differ(&dirs(false))?;
+        let still_rotten = all.len().saturating_sub(good.len());
+        if !good.is_empty() || still_rotten > flipped.len() {
+            let what = format!(
+                "{} objects differ although {} files were changed on one server:\n{}",
+                all.len(),
+                flipped.len(),
+                all.join("\n")
+            );
+            self.violations
+                .push(Violation::new("replicas differ", what));
+        }
+        Ok(still_rotten)
+    }
+
+    fn end_all(&mut self, nodes: &[Node]) -> Result<()> {
+        let killed = self.injector.cluster.stop(nodes)?;
+        if !killed.is_empty() {
+            let what = format!("{killed:?} did not end when asked");
+            self.violations
+                .push(Violation::new("process does not end", what));
+        }
+        Ok(())
+    }
+
+    fn are_all_up(&self, full: bool) -> bool {
+        let Ok(status) = self.injector.cluster.status() else {
+            return false;
+        };
+        let servers = status["servers"].as_array().cloned().unwrap_or_default();
+        let up = servers.iter().filter(|server| {
+            server["role"] != "mount"
+                && matches!(
+                    server["state"].as_str(),
+                    Some("leader" | "follower" | "up" | "active")
+                )
+        });
+        let groups = &status["placement_groups"];
+        let is_full = groups["total"].as_u64() > Some(0) && groups["full"] == groups["total"];
+        up.count() == Node::servers().len() && (!full || is_full)
+    }
+
+    fn wait_for(
+        &mut self,
+        what: &str,
+        mut condition: impl FnMut(&mut Self) -> Result<bool>,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        while !condition(self)? {
+            self.check_interrupted()?;
+            ensure!(
+                begun.elapsed() < PATIENCE,
+                "waited {PATIENCE:?} in vain for {what}"
+            );
+            thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    fn check_interrupted(&self) -> Result<()> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+}
+
+/// Reads of all registers, logs and names that the history knows.
+fn last_operations(records: &[Record]) -> Vec<Operation> {
+    let keys = register::keys().into_iter();
+    let mut operations: Vec<Operation> = keys.map(|key| Operation::Read { key }).collect();
+    operations.extend(LOGS.map(|log| Operation::ReadLog {
+        log: log.to_owned(),
+    }));
+    let dirs: BTreeSet<&String> = records
+        .iter()
+        .filter_map(|record| match &record.operation {
+            Operation::Create { dir, .. } => Some(dir),
+            _ => None,
+        })
+        .collect();
+    for dir in dirs {
+        operations.extend((0..NAMES).map(|name| Operation::Look {
+            dir: dir.clone(),
+            name,
+        }));
+    }
+    operations
+}
