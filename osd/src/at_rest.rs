@@ -132,6 +132,10 @@ impl AtRest {
 
     fn make_anew(&self, file: &File, group: Group) -> io::Result<()> {
         let sums = sums_of_data(file, group)?;
+        self.take_anew(file, group, sums)
+    }
+
+    fn take_anew(&self, file: &File, group: Group, sums: Vec<u8>) -> io::Result<()> {
         let mut state = self.lock();
         // If somebody else was faster, the data may have been changed since.
         if !state.is_stale(group.0) {
@@ -202,4 +206,30 @@ fn sums_of_data(file: &File, group: Group) -> io::Result<Vec<u8>> {
         at += SUM_BYTES;
     }
     Ok(table.encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The job has read a group's data when the shard needs its table and changes the data.
+    #[test]
+    fn sums_of_data_that_was_changed_meanwhile_do_not_count() {
+        let file = tempfile::tempfile().unwrap();
+        let group = Group(1);
+        file.write_all_at(&[1; 4096], group.data_at()).unwrap();
+        let rest = AtRest::new(1);
+        rest.set_stale(file.metadata().unwrap().len());
+
+        let late = sums_of_data(&file, group).unwrap();
+        let before = rest.load(&file, group).unwrap().encode();
+        file.write_all_at(&[2; 4096], group.data_at()).unwrap();
+        let newer = sums_of_data(&file, group).unwrap();
+        rest.write_sums(&file, group, &newer).unwrap();
+        rest.take_anew(&file, group, late.clone()).unwrap();
+
+        assert_eq!(before, late);
+        assert_ne!(newer, late);
+        assert_eq!(rest.load(&file, group).unwrap().encode(), newer);
+    }
 }
