@@ -1,14 +1,18 @@
 //! How often this store was started, and whether it was stopped in good order.
 //!
 //! The count is raised and made durable before the server does anything else, because it serves
-//! as the epoch of the objects that are born under this start: it must never come twice.
+//! as the epoch of the objects that are born under this start: it must never come twice. A new store
+//! counts from the time of day, so that one that takes the place of a lost one does not begin with
+//! the numbers of that.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use osd_core::NEWBORN_EPOCH_MAX;
 use serde::{Deserialize, Serialize};
 use shell::statedir::replace_file;
+use types::UnixNanos;
 
 const FILE: &str = "BOOT";
 
@@ -49,14 +53,14 @@ pub(crate) struct Boot {
 }
 
 impl Boot {
-    /// Counts a start. A store with objects must have a count already.
-    pub(crate) fn count(dir: &Path, has_objects: bool) -> Result<Self, BootError> {
+    /// Counts a start. A store with objects must have a count already; a new one counts from `now`.
+    pub(crate) fn count(dir: &Path, has_objects: bool, now: UnixNanos) -> Result<Self, BootError> {
         let path = dir.join(FILE);
         let damaged = || BootError::Damaged { path: path.clone() };
         let last = match fs::read_to_string(&path) {
             Ok(text) => toml::from_str(&text).map_err(|_| damaged())?,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !has_objects => Fields {
-                boot: 0,
+                boot: first_before(now),
                 clean: false,
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged()),
@@ -71,7 +75,7 @@ impl Boot {
         Ok(boot)
     }
 
-    /// Number of this start, from 1.
+    /// Number of this start.
     pub(crate) const fn number(&self) -> u64 {
         self.boot
     }
@@ -95,35 +99,59 @@ impl Boot {
     }
 }
 
+/// Seconds since 1970. A store is not started more than once a second on average, so the count of
+/// one that was lost is smaller.
+fn first_before(now: UnixNanos) -> u64 {
+    let seconds = u64::try_from(now.0).unwrap_or_default() / 1_000_000_000;
+    // A clock that is far off must leave room to count.
+    seconds.min(NEWBORN_EPOCH_MAX / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const START: UnixNanos = UnixNanos(99_000_000_000);
 
     #[test]
     fn starts_are_counted_and_the_clean_mark_lasts_for_one_start() {
         let dir = tempfile::tempdir().unwrap();
 
-        let first = Boot::count(dir.path(), false).unwrap();
+        let first = Boot::count(dir.path(), false, START).unwrap();
         first.mark_clean().unwrap();
-        let second = Boot::count(dir.path(), true).unwrap();
-        let third = Boot::count(dir.path(), true).unwrap();
+        // Whatever the clock says: one more than before.
+        let second = Boot::count(dir.path(), true, UnixNanos(0)).unwrap();
+        let third = Boot::count(dir.path(), true, UnixNanos(i64::MAX)).unwrap();
 
-        assert_eq!((first.number(), first.was_clean()), (1, false));
-        assert_eq!((second.number(), second.was_clean()), (2, true));
-        assert_eq!((third.number(), third.was_clean()), (3, false));
+        assert_eq!((first.number(), first.was_clean()), (100, false));
+        assert_eq!((second.number(), second.was_clean()), (101, true));
+        assert_eq!((third.number(), third.was_clean()), (102, false));
+    }
+
+    #[test]
+    fn store_that_replaces_a_lost_one_repeats_none_of_its_numbers() {
+        let start = |seconds: i64| {
+            let dir = tempfile::tempdir().unwrap();
+            let now = UnixNanos(seconds * 1_000_000_000);
+            Boot::count(dir.path(), false, now).unwrap().number()
+        };
+
+        assert!(start(1_700_000_010) > start(1_700_000_000));
+        assert!(start(i64::MAX / 1_000_000_000) < NEWBORN_EPOCH_MAX);
+        assert_eq!(start(-5), 1);
     }
 
     #[test]
     fn count_is_never_begun_again_in_a_store_with_objects() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(
-            Boot::count(dir.path(), true),
+            Boot::count(dir.path(), true, START),
             Err(BootError::Damaged { .. })
         ));
 
         fs::write(dir.path().join(FILE), "boot = -1").unwrap();
         assert!(matches!(
-            Boot::count(dir.path(), false),
+            Boot::count(dir.path(), false, START),
             Err(BootError::Damaged { .. })
         ));
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use lease::{Host, Saved};
 use lease_shell::{LeaseDoor, LeaseShell};
-use shell::clock::boottime;
+use shell::clock::{boottime, wall};
 use shell::link::{Identity, Role, Server, ServiceKind};
 use shell::listen::{ListenError, bind};
 use shell::statedir::{Owner, StateDir, StateDirError, replace_file};
@@ -186,7 +186,7 @@ impl Running {
             id: config.id,
         };
         let dir = StateDir::open(&config.dir, owner)?;
-        let boot = Boot::count(dir.path(), Root::exists(dir.path()))?;
+        let boot = Boot::count(dir.path(), Root::exists(dir.path()), wall())?;
         let store = |doing| {
             let path = dir.path().to_owned();
             move |cause| Error::Store { doing, path, cause }
@@ -219,9 +219,7 @@ impl Running {
             news.lease_news(events);
         };
         let (users, patience) = (shards.clone(), config.shard_patience());
-        let may_renew = move |cell| {
-            !users.is_stuck(ObjectId::of_cell(cell), boottime(), patience)
-        };
+        let may_renew = move |cell| !users.is_stuck(ObjectId::of_cell(cell), boottime(), patience);
         let (leases, lease_thread) =
             LeaseShell::start_watched(host, Box::new(on_news), Box::new(may_renew))
                 .map_err(Error::Thread)?;
