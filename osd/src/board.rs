@@ -3,7 +3,7 @@
 //! Shards note which replicas are behind and which copies were brought up; recovery notes what was
 //! compared; reports to the metadata cluster are read off it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use osd_core::ObjectKey;
@@ -11,7 +11,8 @@ use proto::mrc;
 use tokio::sync::Notify;
 use types::{Instant, ObjectId, OsdId, PgKey};
 
-use crate::config::{BRING_UP_PAUSE, RECOVERIES_MAX};
+use crate::config::RECOVERIES_MAX;
+use crate::lagging::Lagging;
 use crate::map::Map;
 
 /// The notes of all threads.
@@ -25,10 +26,7 @@ pub(crate) struct Board {
 #[derive(Debug, Default)]
 struct Notes {
     /// Replicas that this server, as primary, knows to be behind.
-    behind: HashMap<ObjectKey, Vec<OsdId>>,
-    /// Of these, objects whose primary went idle meanwhile, and when it was last asked to bring the
-    /// others up.
-    left: HashMap<ObjectKey, Option<Instant>>,
+    lagging: Lagging,
     /// Copies here that are to be brought up: waiting and under way.
     waiting: VecDeque<ObjectKey>,
     wanted: HashSet<ObjectKey>,
@@ -49,39 +47,30 @@ pub(crate) const fn group_of(key: ObjectKey) -> PgKey {
 
 impl Board {
     /// The set of replicas behind an object's primary changed.
-    pub(crate) fn note_behind(&self, key: ObjectKey, replicas: Vec<OsdId>) {
-        let mut notes = self.lock();
-        if replicas.is_empty() {
-            notes.behind.remove(&key);
-            notes.left.remove(&key);
-        } else {
-            notes.behind.insert(key, replicas);
-        }
+    pub(crate) fn note_behind(&self, key: ObjectKey, replicas: &[OsdId]) {
+        self.lock().lagging.note(key, replicas);
     }
 
     /// An object is idle, but not all its replicas are up.
     pub(crate) fn note_left(&self, key: ObjectKey) {
-        self.lock().left.entry(key).or_default();
+        self.lock().lagging.leave(key);
         self.changed.notify_one();
     }
 
     /// Takes idle objects with replicas to bring up that can be reached.
     pub(crate) fn next_left(&self, now: Instant, is_up: impl Fn(OsdId) -> bool) -> Vec<ObjectKey> {
-        let mut notes = self.lock();
-        let Notes { behind, left, .. } = &mut *notes;
-        left.iter_mut()
-            .filter(|(key, asked)| {
-                let can = behind
-                    .get(key)
-                    .is_some_and(|replicas| replicas.iter().any(|osd| is_up(*osd)));
-                can && asked.is_none_or(|asked| now.since(asked) >= BRING_UP_PAUSE)
-            })
-            .take(RECOVERIES_MAX)
-            .map(|(key, asked)| {
-                *asked = Some(now);
-                *key
-            })
-            .collect()
+        self.lock().lagging.take_due(now, is_up)
+    }
+
+    /// Groups to compare in order to find out what servers are behind with that can be reached.
+    pub(crate) fn to_compare(&self, is_up: impl Fn(OsdId) -> bool) -> Vec<(OsdId, PgKey)> {
+        self.lock().lagging.to_compare(is_up)
+    }
+
+    /// A group was compared with a server, which is behind with these objects.
+    pub(crate) fn note_compared(&self, osd: OsdId, group: PgKey, behind: &[ObjectKey]) {
+        self.lock().lagging.compared(osd, group, behind);
+        self.changed.notify_one();
     }
 
     /// These copies here have to be brought up.
@@ -126,16 +115,14 @@ impl Board {
     pub(crate) fn retain_groups(&self, is_ours: impl Fn(PgKey) -> bool) {
         let mut notes = self.lock();
         let Notes {
-            behind,
-            left,
+            lagging,
             waiting,
             wanted,
             under_way,
             lacking,
             ..
         } = &mut *notes;
-        behind.retain(|key, _| is_ours(group_of(*key)));
-        left.retain(|key, _| is_ours(group_of(*key)));
+        lagging.retain_groups(&is_ours);
         waiting.retain(|key| is_ours(group_of(*key)));
         wanted.retain(|key| is_ours(group_of(*key)));
         under_way.retain(|key| is_ours(group_of(*key)));
@@ -172,10 +159,7 @@ impl Board {
     /// The state of all groups of this server, for the metadata cluster.
     pub(crate) fn reports(&self, me: OsdId, map: &Map) -> Vec<mrc::PgReport> {
         let notes = self.lock();
-        let mut lagging: BTreeMap<PgKey, BTreeSet<OsdId>> = BTreeMap::new();
-        for (key, replicas) in &notes.behind {
-            lagging.entry(group_of(*key)).or_default().extend(replicas);
-        }
+        let lagging = notes.lagging.by_group();
         map.groups_of(me)
             .into_iter()
             .map(|group| {
@@ -201,7 +185,7 @@ impl Board {
 
     /// Forgets everything about a deleted object.
     pub(crate) fn forget(&self, key: ObjectKey) {
-        self.note_behind(key, Vec::new());
+        self.note_behind(key, &[]);
         self.done(key);
     }
 
@@ -300,7 +284,7 @@ mod tests {
         assert_eq!(state().state(), mrc::PgState::PgRecovering);
         board.done(key(9));
 
-        board.note_behind(key(8), vec![OsdId(2)]);
+        board.note_behind(key(8), &[OsdId(2)]);
         assert_eq!(state().lagging, [2]);
         board.forget(key(8));
         assert!(state().lagging.is_empty());
@@ -310,7 +294,7 @@ mod tests {
     fn idle_object_with_a_replica_behind_is_looked_after_once_that_can_be_reached() {
         let board = Board::default();
         let at = |seconds| Instant::ZERO + types::Duration::from_secs(seconds);
-        board.note_behind(key(1), vec![OsdId(2), OsdId(3)]);
+        board.note_behind(key(1), &[OsdId(2), OsdId(3)]);
         assert!(board.next_left(at(1), |_| true).is_empty());
 
         board.note_left(key(1));
@@ -319,7 +303,7 @@ mod tests {
         assert!(board.next_left(at(1), |_| true).is_empty());
         assert_eq!(board.next_left(at(9), |_| true), [key(1)]);
 
-        board.note_behind(key(1), Vec::new());
+        board.note_behind(key(1), &[]);
         assert!(board.next_left(at(99), |_| true).is_empty());
     }
 

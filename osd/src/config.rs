@@ -250,6 +250,9 @@ pub(crate) const SYNC_DIRS_MAX: usize = 16;
 pub(crate) const LAZY_GATHER: std::time::Duration = std::time::Duration::from_millis(20);
 /// Copies being brought up at a time. 32: each moves up to 2 MiB at a time, and clients want room.
 pub(crate) const RECOVERIES_MAX: usize = 32;
+/// Objects noted of which one other server lacks changes. 10,000: 2 MB; a server that was away for
+/// longer is compared with, group by group.
+pub(crate) const BEHIND_MAX: usize = 10_000;
 /// Time between two attempts to bring up the replicas of an idle object. 500 ms: an attempt that finds
 /// somebody else's lease costs a round trip.
 pub(crate) const BRING_UP_PAUSE: Duration = Duration::from_millis(500);

@@ -24,6 +24,7 @@ mod heartbeat_tests;
 mod heartbeats;
 mod inbox;
 mod inspect;
+mod lagging;
 mod limits;
 mod listing;
 mod map;

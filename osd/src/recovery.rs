@@ -136,6 +136,9 @@ impl Recovery {
             for key in self.board.next_left(boottime(), |osd| up.contains(&osd)) {
                 shards.deliver(key.object, Item::BringUp(key));
             }
+            for (osd, group) in self.board.to_compare(|osd| up.contains(&osd)) {
+                self.compare_again(osd, group);
+            }
             let cluster = wall.newest();
             if self.conclude(&cluster) {
                 on_recovered();
@@ -154,6 +157,13 @@ impl Recovery {
             }
             // Waiting for a silent member ends by time, not by an event.
             let _ = tokio::time::timeout(RECOVERY_LOOK, self.board.changed.notified()).await;
+        }
+    }
+
+    fn compare_again(&self, osd: OsdId, group: PgKey) {
+        let mut state = self.lock();
+        if let Some(group) = state.groups.get_mut(&group).filter(|group| !group.busy) {
+            group.due.insert(osd);
         }
     }
 
@@ -187,7 +197,7 @@ impl Recovery {
         let mut failed = BTreeSet::new();
         for osd in &members {
             let outcome = match cluster.links.get(osd) {
-                Some(link) => self.compare_with(link, lister, group).await,
+                Some(link) => self.compare_with((*osd, link), lister, group).await,
                 None => Err("no link".to_owned()),
             };
             if let Err(reason) = outcome {
@@ -205,7 +215,7 @@ impl Recovery {
 
     async fn compare_with(
         &self,
-        link: &Link,
+        (osd, link): (OsdId, &Link),
         lister: &Arc<Lister>,
         group: PgKey,
     ) -> Result<(), String> {
@@ -220,6 +230,8 @@ impl Recovery {
             );
             self.board.want(missing);
         }
+        self.board
+            .note_compared(osd, group, &behind(group, &ours, &theirs));
         Ok(())
     }
 
@@ -278,6 +290,23 @@ fn is_enough(
         return seen.len() > count - majority;
     }
     unseen.is_empty() || (seen.len() + 1 >= majority && unseen.iter().all(silent))
+}
+
+/// Objects of which our copy can be trusted and is newer than the other's.
+fn behind(
+    group: PgKey,
+    ours: &[peer::ObjectState],
+    theirs: &[peer::ObjectState],
+) -> Vec<ObjectKey> {
+    let trusted: Vec<_> = ours.iter().filter(|our| !our.suspect).copied().collect();
+    let known: Vec<_> = theirs
+        .iter()
+        .map(|their| peer::ObjectState {
+            suspect: false,
+            ..*their
+        })
+        .collect();
+    missing(group, &known, &trusted)
 }
 
 /// Objects of which the other's copy is newer than ours, or ours can't be trusted.
@@ -444,5 +473,10 @@ mod tests {
             .collect();
 
         assert_eq!(missing, [2, 4, 5]);
+        let behind: Vec<_> = behind(GROUP, &ours, &theirs)
+            .into_iter()
+            .map(|key| key.object.inode.0)
+            .collect();
+        assert_eq!(behind, [3, 6]);
     }
 }

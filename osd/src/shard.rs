@@ -301,7 +301,7 @@ impl Shard {
         };
         if slot.bringing_up && !slot.behind && slot.is_primary() {
             slot.bringing_up = false;
-            self.around.board.note_behind(slot.key, Vec::new());
+            self.around.board.note_behind(slot.key, &[]);
         }
         if slot.behind && !slot.is_primary() {
             // It stopped being primary; the others are as far behind as before.

@@ -65,7 +65,7 @@ impl Shard {
                 self.around.leases.hand_over(object.cell(), to.into());
             }
             Effect::SetFloor { epoch } => self.around.leases.set_floor(object.cell(), epoch),
-            Effect::Behind { replicas } => self.note_behind(key, replicas),
+            Effect::Behind { replicas } => self.note_behind(key, &replicas),
             Effect::Recovered { position } => {
                 tracing::debug!(%key, ?position, "copy brought up");
                 self.around.board.done(key);
@@ -79,7 +79,7 @@ impl Shard {
         }
     }
 
-    fn note_behind(&mut self, key: ObjectKey, replicas: Vec<OsdId>) {
+    fn note_behind(&mut self, key: ObjectKey, replicas: &[OsdId]) {
         let Some(slot) = self.replicas.get_mut(&key.object) else {
             return;
         };
