@@ -60,7 +60,7 @@ impl Client {
                 self.held.clear();
                 Outcome::Failed {
                     errno: error.raw_os_error().unwrap_or(0),
-                    during,
+                    during: during.to_owned(),
                 }
             }
         }

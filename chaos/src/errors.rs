@@ -20,9 +20,9 @@ pub(crate) fn check(records: &[Record], faults: &[Happened]) -> Vec<Violation> {
     let mut seen: BTreeMap<(i32, &str), Vec<&Record>> = BTreeMap::new();
     let mut hanging = Vec::new();
     for record in records {
-        match record.outcome {
-            Outcome::Failed { errno, during } if !is_allowed(errno, record, faults) => {
-                seen.entry((errno, during)).or_default().push(record);
+        match &record.outcome {
+            Outcome::Failed { errno, during } if !is_allowed(*errno, record, faults) => {
+                seen.entry((*errno, during)).or_default().push(record);
             }
             Outcome::Hanging => hanging.push(record),
             _ => {}
@@ -71,7 +71,7 @@ mod tests {
             operation: Operation::Read { key: String::new() },
             outcome: Outcome::Failed {
                 errno,
-                during: "open",
+                during: "open".to_owned(),
             },
         }
     }

@@ -4,16 +4,25 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::operation::{Operation, Outcome, Record};
+use crate::operation::{Outcome, Record};
+
+/// The clock of all times: monotonic, and the same in all processes of the machine.
+pub(crate) fn now_ns() -> u64 {
+    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+        // It exists on every Linux.
+        return 0;
+    };
+    let part = |number: i64| u64::try_from(number).unwrap_or(0);
+    part(now.tv_sec()) * 1_000_000_000 + part(now.tv_nsec())
+}
 
 /// A history that is being made.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct History {
-    origin: Instant,
     inner: Mutex<Inner>,
 }
 
@@ -25,40 +34,15 @@ struct Inner {
 }
 
 impl History {
-    /// An empty history whose clock (`CLOCK_MONOTONIC`) begins now.
-    pub(crate) fn new() -> Self {
-        Self {
-            origin: Instant::now(),
-            inner: Mutex::default(),
-        }
-    }
-
-    /// The history's clock.
-    pub(crate) fn now_ns(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// Performs an operation of a client between two looks at the clock.
-    pub(crate) fn record(
-        &self,
-        (client, mount): (u32, u8),
-        operation: Operation,
-        perform: impl FnOnce(&Operation) -> Outcome,
-    ) {
-        let mut record = Record {
-            client,
-            mount,
-            began_ns: self.now_ns(),
-            ended_ns: u64::MAX,
-            operation,
-            outcome: Outcome::Hanging,
-        };
-        self.lock().running.push(record.clone());
-        record.outcome = perform(&record.operation);
-        record.ended_ns = self.now_ns();
+    /// Takes what a client tells: an operation that begins, as one that hangs, or one that ended.
+    pub(crate) fn add(&self, record: Record) {
         let mut inner = self.lock();
-        inner.running.retain(|other| other.client != client);
-        inner.records.push(record);
+        inner.running.retain(|it| it.client != record.client);
+        if record.outcome == Outcome::Hanging {
+            inner.running.push(record);
+        } else {
+            inner.records.push(record);
+        }
     }
 
     /// How many operations are under way.

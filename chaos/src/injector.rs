@@ -14,6 +14,7 @@ use crate::cluster::Cluster;
 use crate::command;
 use crate::disk::Disk;
 use crate::fault::{Fault, Happened, Planned};
+use crate::history::now_ns;
 use crate::node::{Kind, Node};
 use crate::rot::{self, Flip};
 use crate::violation::Violation;
@@ -91,7 +92,8 @@ impl Injector {
     /// # Errors
     ///
     /// If the tools fail; not if a server has ended by itself.
-    pub(crate) fn begin(&mut self, planned: Planned, now_ns: u64) -> Result<()> {
+    pub(crate) fn begin(&mut self, planned: Planned) -> Result<()> {
+        let now_ns = now_ns();
         let text = serde_json::to_string(&planned.fault)?;
         self.note(now_ns, format!("begin {text}"));
         let mut tracer = None;
@@ -132,7 +134,7 @@ impl Injector {
     /// # Errors
     ///
     /// If the tools fail.
-    pub(crate) fn heal(&mut self, until_ms: u64, now_ns: impl Fn() -> u64) -> Result<()> {
+    pub(crate) fn heal(&mut self, until_ms: u64) -> Result<()> {
         while let Some(at) = self
             .active
             .iter()
@@ -186,10 +188,10 @@ impl Injector {
     /// # Errors
     ///
     /// If a mount ended, or servers end again and again.
-    pub(crate) fn look_after(&mut self, now_ns: u64) -> Result<()> {
+    pub(crate) fn look_after(&mut self) -> Result<()> {
         for (node, status) in self.cluster.take_ended() {
             let what = format!("{node} ended by itself ({status})");
-            self.note(now_ns, what.clone());
+            self.note(now_ns(), what.clone());
             let is_full = |it: &Active| it.planned.fault == Fault::Full(node);
             if self.active.iter().any(is_full) {
                 // An operator would have to make room first.

@@ -6,6 +6,7 @@
 //! the clients did and saw is checked.
 
 mod client;
+mod clients;
 mod cluster;
 mod command;
 mod directories;
@@ -28,6 +29,7 @@ mod schedule;
 mod stalls;
 mod verdict;
 mod violation;
+mod worker;
 mod workload;
 
 use std::fs;
@@ -38,10 +40,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::run::{Outcome, Settings};
 use crate::violation::Violation;
+use crate::worker::Work;
 
 /// Breaks a real cluster while programs use it, and checks that it kept its promises.
 #[derive(Debug, Parser)]
@@ -62,10 +65,27 @@ struct Arguments {
     /// Keep the run's directory even if all is well, and the servers' state with it.
     #[arg(long)]
     keep: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// The clients of one mount; started by a run.
+    #[command(hide = true)]
+    Clients {
+        #[command(subcommand)]
+        work: Work,
+    },
 }
 
 fn main() -> ExitCode {
-    match chaos(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let result = match &arguments.part {
+        Some(Part::Clients { work }) => worker::work(work).map(|()| true),
+        None => chaos(&arguments),
+    };
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -130,9 +150,6 @@ fn report(seed: u64, outcome: Outcome, home: &Path) -> Result<bool> {
     history::write_lines(&home.join("history.jsonl"), records)?;
     history::write_lines(&home.join("faults.jsonl"), &done.log)?;
     history::write_lines(&home.join("violations.jsonl"), &violations)?;
-    for log in &outcome.logs {
-        fs::write(home.join(format!("final-{}", log.name)), &log.bytes)?;
-    }
     println!("{}", verdict::table(records, &done.happened));
     if verdict.undecided > 0 {
         println!("{} windows of the history are undecided", verdict.undecided);

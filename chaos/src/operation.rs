@@ -1,9 +1,9 @@
 //! One operation of a client on the file system, with its times and what came of it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a client does. Keys, logs and directories name files below the mount.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(crate) enum Operation {
     /// Sets a register; returns when it is on stable storage.
@@ -32,7 +32,7 @@ pub(crate) enum Operation {
 }
 
 /// What came of it.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
     /// It was done and says no more.
@@ -50,13 +50,13 @@ pub(crate) enum Outcome {
     /// The log's length, and a sum of all its bytes.
     Log { bytes: u64, sum: u64 },
     /// Any other error: it may have been done or not.
-    Failed { errno: i32, during: &'static str },
+    Failed { errno: i32, during: String },
     /// It never returned.
     Hanging,
 }
 
 /// A line of the history. Times are nanoseconds of one monotonic clock.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Record {
     /// Which client, over all mounts.
     pub(crate) client: u32,

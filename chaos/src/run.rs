@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
-use crate::client::Client;
+use crate::clients::Clients;
 use crate::cluster::Cluster;
 use crate::command;
 use crate::directories::NAMES;
@@ -19,21 +19,19 @@ use crate::history::History;
 use crate::injector::{Done, Injector};
 use crate::logs::FinalLog;
 use crate::network::Network;
-use crate::node::{Kind, MOUNTS, Node};
+use crate::node::{Kind, Node};
 use crate::operation::{Operation, Record};
 use crate::register;
 use crate::schedule::{schedule, victims};
 use crate::violation::Violation;
-use crate::workload::{CLIENTS_PER_MOUNT, LOGS, Manner, Plan};
+use crate::worker::final_log;
+use crate::workload::LOGS;
 
 /// Whatever is waited for after everything was healed takes seconds; the machine may be slow.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// The client that reads everything at the end.
-const LAST_CLIENT: u32 = 1000;
 
 /// What a run is made from.
 #[derive(Clone, Debug)]
@@ -72,11 +70,9 @@ pub(crate) fn run(settings: &Settings, interrupted: &Arc<AtomicBool>) -> Result<
     command::check_tools()?;
     let mut run = Run::new(settings, interrupted)?;
     run.start()?;
-    let clients = run.clients();
-    let injected = run.inject();
-    run.end.store(true, Ordering::Relaxed);
-    injected?;
-    run.wait_for_clients(clients)?;
+    run.start_clients()?;
+    run.inject()?;
+    run.wait_for_clients()?;
     let logs = run.last_look()?;
     let still_rotten = run.compare_replicas()?;
     Ok(Outcome {
@@ -91,8 +87,8 @@ pub(crate) fn run(settings: &Settings, interrupted: &Arc<AtomicBool>) -> Result<
 struct Run<'a> {
     settings: &'a Settings,
     interrupted: &'a AtomicBool,
-    end: Arc<AtomicBool>,
     history: Arc<History>,
+    clients: Vec<Clients>,
     // Ends its processes before it unmounts their disks.
     injector: Injector,
     violations: Vec<Violation>,
@@ -110,8 +106,8 @@ impl<'a> Run<'a> {
         Ok(Self {
             settings,
             interrupted,
-            end: Arc::default(),
-            history: Arc::new(History::new()),
+            history: Arc::default(),
+            clients: Vec::new(),
             injector: Injector::new(cluster, disks, settings.seed),
             violations: Vec::new(),
         })
@@ -126,8 +122,8 @@ impl<'a> Run<'a> {
         for mount in Node::mounts() {
             self.mount(mount)?;
         }
-        let mut client = Client::new(self.point(Node::mount(1)), LAST_CLIENT);
-        client.set_up(&LOGS).context("making the first files")
+        let mut maker = self.clients(&["set-up", &self.point(Node::mount(1))])?;
+        self.wait_for("the first files", |_| maker.has_ended())
     }
 
     fn mount(&mut self, mount: Node) -> Result<()> {
@@ -137,31 +133,23 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn point(&self, mount: Node) -> PathBuf {
-        self.injector.cluster.dir(mount)
+    fn point(&self, mount: Node) -> String {
+        self.injector.cluster.dir(mount).display().to_string()
     }
 
-    fn clients(&self) -> Vec<JoinHandle<()>> {
-        let mut clients = Vec::new();
-        for mount in 1..=MOUNTS {
-            for _ in 0..CLIENTS_PER_MOUNT {
-                let number = u32::try_from(clients.len()).unwrap_or(u32::MAX);
-                let mut client = Client::new(self.point(Node::mount(mount)), number);
-                let plan = Plan::new(self.settings.seed, number);
-                let (history, end) = (Arc::clone(&self.history), Arc::clone(&self.end));
-                clients.push(thread::spawn(move || {
-                    for step in plan {
-                        if end.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        let who = (number, mount);
-                        history.record(who, step.operation, |it| client.perform(it, step.manner));
-                        thread::sleep(Duration::from_millis(step.pause_ms));
-                    }
-                }));
-            }
+    fn start_clients(&mut self) -> Result<()> {
+        let seed = self.settings.seed.to_string();
+        for mount in Node::mounts() {
+            let number = mount.number.to_string();
+            let clients = self.clients(&["plans", &self.point(mount), &number, &seed])?;
+            self.clients.push(clients);
         }
-        clients
+        Ok(())
+    }
+
+    fn clients(&self, words: &[&str]) -> Result<Clients> {
+        let log = self.settings.home.join("logs/clients.log");
+        Clients::start(words, &log, &self.history)
     }
 
     /// Lets all faults happen and heals them.
@@ -178,17 +166,16 @@ impl<'a> Run<'a> {
             match (begins, next_end) {
                 (Some(at), _) if at <= now_ms => {
                     if let Some(planned) = plan.next() {
-                        self.injector.begin(planned, self.history.now_ns())?;
+                        self.injector.begin(planned)?;
                     }
                 }
                 (None, Some(at)) if at <= now_ms => {
-                    let history = Arc::clone(&self.history);
-                    self.injector.heal(at, || history.now_ns())?;
+                    self.injector.heal(at)?;
                 }
                 (None, None) if now_ms >= length_ms => return Ok(()),
                 _ => {
                     self.check_interrupted()?;
-                    self.injector.look_after(self.history.now_ns())?;
+                    self.injector.look_after()?;
                     thread::sleep(LOOK_AGAIN);
                 }
             }
@@ -196,19 +183,25 @@ impl<'a> Run<'a> {
     }
 
     /// Everything is healed, so every operation must come to its end.
-    fn wait_for_clients(&mut self, clients: Vec<JoinHandle<()>>) -> Result<()> {
+    fn wait_for_clients(&mut self) -> Result<()> {
+        for clients in &mut self.clients {
+            clients.ask_to_end();
+        }
         let ended = self.wait_for("all operations to end", |run| {
-            run.injector.look_after(run.history.now_ns())?;
-            Ok(run.history.running() == 0)
+            run.injector.look_after()?;
+            let mut all = true;
+            for clients in &mut run.clients {
+                all &= clients.has_ended()?;
+            }
+            Ok(all)
         });
         if let Err(error) = ended {
             self.check_interrupted()?;
+            if self.history.running() == 0 {
+                return Err(error);
+            }
             // The checks find the operations that hang; the others count.
             eprintln!("{error:#}");
-            return Ok(());
-        }
-        for client in clients {
-            client.join().map_err(|_| anyhow!("a client panicked"))?;
         }
         Ok(())
     }
@@ -216,7 +209,7 @@ impl<'a> Run<'a> {
     /// Waits for full redundancy, mounts anew and reads everything.
     fn last_look(&mut self) -> Result<Vec<FinalLog>> {
         let full = self.wait_for("full redundancy", |run| {
-            run.injector.look_after(run.history.now_ns())?;
+            run.injector.look_after()?;
             Ok(run.are_all_up(true))
         });
         if let Err(error) = full {
@@ -228,34 +221,19 @@ impl<'a> Run<'a> {
         self.end_all(&Node::mounts())?;
         let mount = Node::mount(1);
         self.mount(mount)?;
-        let root = self.point(mount);
-        let operations = last_operations(&self.history.records());
-        let history = Arc::clone(&self.history);
-        let reader = thread::spawn(move || {
-            let mut client = Client::new(root, LAST_CLIENT);
-            let manner = Manner {
-                held: false,
-                direct: false,
-                o_sync: false,
-            };
-            let mut logs = Vec::new();
-            for operation in operations {
-                let log = match &operation {
-                    Operation::ReadLog { log } => Some(log.clone()),
-                    _ => None,
-                };
-                history.record((LAST_CLIENT, mount.number), operation, |it| {
-                    client.perform(it, manner)
-                });
-                if let Some(name) = log {
-                    let bytes = client.last_log();
-                    logs.push(FinalLog { name, bytes });
-                }
-            }
-            logs
-        });
-        self.wait_for("the last look", |_| Ok(reader.is_finished()))?;
-        reader.join().map_err(|_| anyhow!("the last look panicked"))
+        let keep = self.settings.home.display().to_string();
+        let mut reader = self.clients(&["told", &self.point(mount), &keep])?;
+        reader.tell(&last_operations(&self.history.records()))?;
+        self.wait_for("the last look", |run| {
+            run.injector.look_after()?;
+            reader.has_ended()
+        })?;
+        let log = |name: &str| {
+            let bytes = std::fs::read(final_log(&self.settings.home, name))?;
+            let name = name.to_owned();
+            Ok(FinalLog { name, bytes })
+        };
+        LOGS.into_iter().map(log).collect()
     }
 
     /// Stops everything and compares the stores. The number of objects that are still rotten.
