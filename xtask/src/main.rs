@@ -1,5 +1,6 @@
 //! `cargo xtask VERB`: everything a developer or the continuous integration runs.
 
+mod chaos;
 mod check;
 mod packages;
 mod purity;
@@ -19,6 +20,8 @@ cargo xtask VERB
   purity                 only the dependency closures of the cores
   sim [--seeds N] [--from SEED] | sim --replay SEED
                          simulate clusters from seeds
+  chaos [--minutes M] [--seed S] [--no-rot] [--keep] [--dir DIR]
+                         break a real cluster while programs use it, and check what they saw
   bench fs --mount DIR [--json FILE] [--quick] [--processes NAME[,NAME...]]
                          file system benchmark of any directory
   bench lease [--quick] [--json FILE] [--svg FILE] [--docs FILE] [--systems NAME[,NAME...]]
@@ -39,6 +42,7 @@ fn main() -> Result<()> {
         ["sim", rest @ ..] => {
             run::cargo(&[&["run", "-q", "-p", "sim", "--", "sweep"], rest].concat())
         }
+        ["chaos", rest @ ..] => chaos::chaos(rest),
         ["bench", "fs", rest @ ..] => bench("fsbench", rest),
         ["bench", "lease", rest @ ..] => {
             // Without them this system is measured alone.

@@ -43,6 +43,30 @@ pub(crate) const TEST: &[Need] = &[
     },
 ];
 
+/// To break a cluster: namespaces, packet filters, small disks, slow syncs.
+pub(crate) const CHAOS: &[Need] = &[
+    Need {
+        program: "fusermount3",
+        package: "fuse3",
+    },
+    Need {
+        program: "ip",
+        package: "iproute2",
+    },
+    Need {
+        program: "nft",
+        package: "nftables",
+    },
+    Need {
+        program: "mkfs.ext4",
+        package: "e2fsprogs",
+    },
+    Need {
+        program: "strace",
+        package: "strace",
+    },
+];
+
 /// What the lease benchmark compares with. ZooKeeper's program is no executable.
 pub(crate) const LEASE_PEERS: &[Need] = &[
     Need {
