@@ -57,6 +57,24 @@ pub struct Config {
     /// Threads that wait for disks. Default 8: a journal commits for all that wait at once.
     #[serde(default = "defaults::sync_threads")]
     pub sync_threads: usize,
+    /// Limits that are no settings.
+    #[serde(skip)]
+    pub(crate) limits: Limits,
+}
+
+/// Limits that only tests change.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Payload bytes of clients' requests that are not answered yet, on the whole server.
+    pub(crate) request_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_bytes_max: REQUEST_BYTES_MAX,
+        }
+    }
 }
 
 mod defaults {
@@ -227,6 +245,9 @@ pub(crate) const MRC_ADDRESSES_MAX: usize = 16;
 /// How long a metadata server may take to answer. 1 s: a frozen one is passed by before its lease
 /// as leader ends.
 pub(crate) const MRC_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+/// Payload bytes of clients' requests that are not answered yet, on the whole server. 512 MiB: half a
+/// second of a 10 Gbit/s network, and what a small server has to spare.
+pub(crate) const REQUEST_BYTES_MAX: u64 = 512 << 20;
 /// Requests that may wait for one shard. 8192: more than the objects of a busy shard have in flight,
 /// each of them small.
 pub(crate) const INBOX_ITEMS_MAX: usize = 8192;

@@ -11,6 +11,7 @@ mod administration;
 mod at_rest;
 mod board;
 mod boot;
+mod budget;
 mod cluster;
 #[cfg(test)]
 mod cluster_tests;

@@ -22,6 +22,7 @@ use types::{MemberId, ObjectId, Secret};
 
 use crate::board::Board;
 use crate::boot::{Boot, BootError};
+use crate::budget::Budget;
 use crate::cluster::Wall;
 use crate::config::{Config, ConfigError, MAPS_MAX, SHUTDOWN_TIME};
 use crate::heartbeats::Heartbeats;
@@ -324,6 +325,7 @@ impl Running {
                 ServiceKind::Osd,
                 Arc::new(OsdDoor {
                     me,
+                    budget: Budget::new(config.limits.request_bytes_max),
                     cluster: identity.cluster,
                     secret,
                     wall,

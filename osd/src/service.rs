@@ -16,6 +16,7 @@ use types::{ClusterId, Fault, ObjectId, OsdId, PgId, Secret, SessionId};
 
 use crate::administration::{Administration, administration};
 use crate::board::group_of;
+use crate::budget::Budget;
 use crate::cluster::Wall;
 use crate::config::DELETE_MAX;
 use crate::gate::{Need, admit};
@@ -25,6 +26,8 @@ use crate::shards::Shards;
 /// The called end of mounts' and metadata servers' links.
 pub(crate) struct OsdDoor {
     pub(crate) me: OsdId,
+    /// For the payloads of requests.
+    pub(crate) budget: Arc<Budget>,
     pub(crate) cluster: ClusterId,
     pub(crate) secret: Secret,
     pub(crate) wall: Arc<Wall>,
@@ -59,11 +62,18 @@ impl Handler for OsdDoor {
         let bytes = payload.bytes.len();
         match self.item(role, request, payload) {
             Ok(Work::Op { key, session, op }) => {
+                let Some(share) = self.budget.take(bytes) else {
+                    return responder.fault(Fault::retry(
+                        "this object server has as many requests in memory as it may have; \
+                         repeat the request later",
+                    ));
+                };
                 let item = Item::Client {
                     key,
                     session,
                     op,
                     responder,
+                    share,
                 };
                 if !self.shards.offer(key.object, item, bytes) {
                     tracing::debug!(%key, "too busy for a request");

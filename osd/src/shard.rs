@@ -19,6 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use types::{Fault, Instant, ObjectId, OsdId, Remedy};
 
 use crate::board::{Board, group_of};
+use crate::budget::Share;
 use crate::cluster::Cluster;
 use crate::config::IDLE_REPLICAS_MAX;
 use crate::inbox::Inbox;
@@ -81,7 +82,7 @@ impl Slot {
 
 /// Who waits for a replica's reply.
 enum Waiting {
-    Client(Responder),
+    Client(Responder, Option<Share>),
     Delete(ObjectKey, Arc<DeleteBatch>),
 }
 
@@ -135,12 +136,14 @@ impl Shard {
                 session,
                 op,
                 responder,
+                share,
             } => {
                 if self.tombstones.contains(key.object, boottime()) {
                     return responder.fault(gone(key.object));
                 }
                 let request = self.next_id();
-                self.clients.insert(request, Waiting::Client(responder));
+                self.clients
+                    .insert(request, Waiting::Client(responder, Some(share)));
                 let input = Input::Client {
                     request,
                     session,

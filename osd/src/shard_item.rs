@@ -11,6 +11,7 @@ use shell::link::{self, Responder};
 use tokio::sync::oneshot;
 use types::{Fault, ObjectId, OsdId, SessionId};
 
+use crate::budget::Share;
 use crate::cluster::Cluster;
 use crate::stalls::StallBatch;
 
@@ -23,6 +24,8 @@ pub(crate) enum Item {
         session: SessionId,
         op: Op,
         responder: Responder,
+        /// Of the server's memory, until it is answered.
+        share: Share,
     },
     /// The object is garbage.
     Delete {

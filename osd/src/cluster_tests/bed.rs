@@ -21,7 +21,7 @@ use types::{
 };
 
 use crate::board::Board;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::map::Map;
 use crate::server::{Error, MapSource, run_with};
 use crate::store_dir::DirectoryStore;
@@ -64,6 +64,7 @@ pub(super) struct Bed {
     pub(super) map: mrc::OsdMap,
     pub(super) maps: watch::Sender<mrc::OsdMap>,
     pub(super) change_id: Arc<AtomicU64>,
+    pub(super) limits: Limits,
 }
 
 impl Bed {
@@ -95,6 +96,7 @@ impl Bed {
             maps: watch::Sender::new(map.clone()),
             map,
             change_id: Arc::new(AtomicU64::new(1)),
+            limits: Limits::default(),
         };
         for id in 1..=count {
             bed.start(id).await;
@@ -131,10 +133,9 @@ impl Bed {
             self.root.path().join("secret"),
             self.nodes[id as usize - 1].dir,
         );
-        toml::from_str::<Config>(&text)
-            .unwrap()
-            .validated()
-            .unwrap()
+        let config: Config = toml::from_str(&text).unwrap();
+        let limits = self.limits;
+        Config { limits, ..config }.validated().unwrap()
     }
 
     pub(super) async fn start(&mut self, id: u64) {

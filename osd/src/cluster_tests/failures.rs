@@ -7,7 +7,7 @@ use bytes::Bytes;
 use osd_core::ObjectKey;
 use proto::osd;
 use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind};
-use types::OsdId;
+use types::{OsdId, Remedy};
 
 use super::bed::{Bed, CLUSTER, PATIENCE, PG, bytes, object, secret, until};
 use crate::store_root::Root;
@@ -112,4 +112,39 @@ async fn copy_that_can_not_be_opened_is_deleted_like_any_other() {
     delete(&bed, 1, 1).await.unwrap();
 
     assert!(!path.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_for_which_there_is_no_memory_is_to_be_repeated() {
+    let mut bed = Bed::new(1).await;
+    bed.client().write(1, 0, &bytes(100, 1)).await;
+    bed.stop(1).await;
+    bed.limits.request_bytes_max = 1_000;
+    bed.start(1).await;
+    let client = bed.client();
+    let write = |length| {
+        let op = osd::request::Op::Write(osd::Write {
+            change_id: u64::MAX - length,
+            ..osd::Write::default()
+        });
+        let payload = Payload::of(bytes(length as usize, 1));
+        let request = client.request(1, op);
+        let link = &client.links[&OsdId(1)];
+        async move {
+            let answer = link.call::<_, osd::Response>(&request, payload, PATIENCE);
+            answer.await.map(|_| ())
+        }
+    };
+
+    // Each share comes back, or the third would not fit.
+    for _ in 0..3 {
+        client.write(1, 0, &bytes(900, 1)).await;
+    }
+    let refused = write(1_001).await;
+
+    match refused {
+        Err(CallError::Fault(fault)) => assert_eq!(fault.remedy, Remedy::Retry, "{fault}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(client.read(1, 0, 5_000).await, bytes(900, 1));
 }

@@ -36,7 +36,8 @@ impl Shard {
             ));
         }
         let request = self.next_id();
-        self.clients.insert(request, Waiting::Client(responder));
+        self.clients
+            .insert(request, Waiting::Client(responder, None));
         self.step(object, Input::HandOver { request, to });
     }
 

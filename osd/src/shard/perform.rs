@@ -140,7 +140,7 @@ impl Shard {
                 ),
                 Err(fault) => batch.done(Err(fault)),
             },
-            Waiting::Client(responder) => match result {
+            Waiting::Client(responder, _share) => match result {
                 Ok(done) => {
                     let response = osd::Response {
                         epoch: done.epoch,

@@ -1,0 +1,70 @@
+//! Bytes of clients' requests that are in the server's memory, bounded for all of them together.
+//!
+//! Queues are bounded each; with many objects and connections their sum is not. A request holds
+//! its share until it is answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What is left to give out.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    left_bytes: AtomicU64,
+}
+
+/// A request's share; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            left_bytes: AtomicU64::new(bytes),
+        })
+    }
+
+    /// Takes a share, or nothing if there is not so much left.
+    pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Option<Share> {
+        let bytes = bytes as u64;
+        let take = |left: u64| left.checked_sub(bytes);
+        self.left_bytes
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, take)
+            .ok()?;
+        Some(Share {
+            budget: Arc::clone(self),
+            bytes,
+        })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget
+            .left_bytes
+            .fetch_add(self.bytes, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_never_add_up_to_more_than_the_budget_and_come_back() {
+        let budget = Budget::new(100);
+
+        let half = budget.take(50).unwrap();
+        let rest = budget.take(50).unwrap();
+        assert!(budget.take(1).is_none());
+        assert!(budget.take(0).is_some(), "what needs nothing always fits");
+        drop(half);
+        assert!(budget.take(51).is_none());
+        let _half = budget.take(50).unwrap();
+        drop(rest);
+
+        assert!(budget.take(50).is_some());
+    }
+}
