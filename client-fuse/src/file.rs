@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
-use client_core::{Answer, Change, Changes, Effect, Route};
+use client_core::{Answer, Change, Changes, Effect, Route, Version};
 use proto::mrc;
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
@@ -84,8 +84,6 @@ pub(crate) struct File {
     progress: Notify,
     /// Opening and closing one after the other.
     pub(crate) gate: tokio::sync::Mutex<()>,
-    /// Grows with every change by this mount: bytes read ahead before are void.
-    version: AtomicU64,
 }
 
 impl File {
@@ -119,7 +117,6 @@ impl File {
             sending: Mutex::new(()),
             progress: Notify::new(),
             gate: tokio::sync::Mutex::new(()),
-            version: AtomicU64::new(0),
         })
     }
 
@@ -198,13 +195,6 @@ impl File {
         }
     }
 
-    /// Length as far as this mount knows.
-    pub(crate) fn known_size(&self) -> u64 {
-        let state = lock(&self.state);
-        let end = state.written_end.max(state.changes.pending_end());
-        state.size.max(end)
-    }
-
     /// A program set the time of modification. If there are writes the metadata cluster has not
     /// heard of, they are older, and reporting them must not set a time of their own.
     pub(crate) fn set_mtime(&self, mtime: i64) {
@@ -213,8 +203,9 @@ impl File {
         state.mtime = (unreported || state.mtime.is_some()).then_some(mtime);
     }
 
-    pub(crate) fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
+    /// The version of the content, if all changes of this mount are at the primary.
+    pub(crate) fn settled_version(&self) -> Option<Version> {
+        lock(&self.state).changes.settled_version()
     }
 
     // ---- changing
@@ -229,7 +220,6 @@ impl File {
             if !state.registered_write || state.changes.is_full() {
                 return false;
             }
-            self.version.fetch_add(1, Ordering::AcqRel);
             state
                 .changes
                 .write(now, &self.shared.ids, offset, data, out);
@@ -282,7 +272,6 @@ impl File {
     pub(crate) async fn alone(&self, change: Change) -> Result<Answer, Errno> {
         let (sender, receiver) = oneshot::channel();
         let now = boottime();
-        self.version.fetch_add(1, Ordering::AcqRel);
         self.step(|state, out| {
             let token = state.changes.add(now, &self.shared.ids, change, out);
             state.waiters.insert(token, sender);
@@ -451,6 +440,12 @@ impl File {
 }
 
 impl State {
+    /// Length as far as this mount knows.
+    pub(crate) fn known_size(&self) -> u64 {
+        let end = self.written_end.max(self.changes.pending_end());
+        self.size.max(end)
+    }
+
     /// Something is written now.
     pub(crate) fn touch(&mut self) {
         self.mtime = Some(wall().0);

@@ -26,28 +26,21 @@ pub(crate) struct Descriptor {
     pub(crate) write: bool,
     /// How many failed writes it has been told of.
     pub(crate) seen_errors: AtomicU64,
-    reading: Mutex<Reading>,
+    /// Locked before the file's state, never after.
+    ahead: Mutex<ReadAhead>,
     /// A fetch came back.
     fetched: Notify,
-}
-
-#[derive(Debug)]
-struct Reading {
-    ahead: ReadAhead,
-    /// Version of the file that what was read ahead belongs to.
-    version: u64,
 }
 
 impl Descriptor {
     fn new(file: Arc<File>, write: bool) -> Self {
         let seen_errors = AtomicU64::new(file.error_count());
         let ahead = ReadAhead::new(file.shared.read_ahead_limits);
-        let version = file.version();
         Self {
             file,
             write,
             seen_errors,
-            reading: Mutex::new(Reading { ahead, version }),
+            ahead: Mutex::new(ahead),
             fetched: Notify::new(),
         }
     }
@@ -206,22 +199,20 @@ impl OxFs {
 
 async fn read(descriptor: Arc<Descriptor>, offset: u64, length: u32) -> Result<Bytes, Errno> {
     let file = &descriptor.file;
-    let peeked = {
+    let (peeked, pending_end) = {
         let state = lock(&file.state);
-        if state.changes.concerns(offset, u64::from(length)) {
-            Some(state.changes.peek(offset, u64::from(length)))
-        } else {
-            None
-        }
+        let changes = &state.changes;
+        let concerned = changes.concerns(offset, u64::from(length));
+        let peeked = concerned.then(|| changes.peek(offset, u64::from(length)));
+        (peeked, changes.pending_end())
     };
     match peeked {
         Some(Some(bytes)) => return Ok(bytes),
         Some(None) => file.drain().await,
         None => {}
     }
-    // Bytes before the end of a write that is on its way are zero, not beyond the end.
-    let pending_end = lock(&file.state).changes.pending_end();
     let bytes = read_ordered(&descriptor, offset, length).await?;
+    // Bytes before the end of a write that is on its way are zero, not beyond the end.
     let visible = pending_end.saturating_sub(offset).min(u64::from(length));
     let visible = usize::try_from(visible).unwrap_or(0);
     if bytes.len() >= visible {
@@ -244,14 +235,11 @@ async fn read_ordered(
         tokio::pin!(fetched);
         fetched.as_mut().enable();
         let now = boottime();
-        let served = {
-            let mut reading = lock(&descriptor.reading);
-            let version = file.version();
-            if reading.version != version {
-                reading.version = version;
-                reading.ahead.forget();
-            }
-            reading.ahead.read(now, offset, u64::from(length))
+        let (served, version) = {
+            let mut ahead = lock(&descriptor.ahead);
+            let version = file.settled_version();
+            let served = ahead.read(now, version, offset, u64::from(length));
+            (served, version)
         };
         match served {
             Served::Bytes(bytes) => {
@@ -262,9 +250,8 @@ async fn read_ordered(
             Served::Miss => {
                 let bytes = file.read_object(offset, length).await?;
                 let got = bytes.len() as u64;
-                lock(&descriptor.reading)
-                    .ahead
-                    .missed(now, offset, u64::from(length), got);
+                let asked = u64::from(length);
+                lock(&descriptor.ahead).missed(now, version, offset, asked, got);
                 fetch_ahead(descriptor);
                 return Ok(bytes);
             }
@@ -277,25 +264,23 @@ fn fetch_ahead(descriptor: &Arc<Descriptor>) {
     if file.shared.read_ahead_limits.age_max == types::Duration::ZERO {
         return;
     }
-    let size = file.known_size();
-    let (fetches, version) = {
-        let mut reading = lock(&descriptor.reading);
-        (reading.ahead.plan(boottime(), size), reading.version)
+    let fetches = {
+        let mut ahead = lock(&descriptor.ahead);
+        let (version, size) = {
+            let state = lock(&file.state);
+            (state.changes.settled_version(), state.known_size())
+        };
+        ahead.plan(boottime(), version, size)
     };
     for fetch in fetches {
-        tokio::spawn(fetch_one(descriptor.clone(), fetch, version));
+        tokio::spawn(fetch_one(descriptor.clone(), fetch));
     }
 }
 
-async fn fetch_one(descriptor: Arc<Descriptor>, fetch: Fetch, version: u64) {
+async fn fetch_one(descriptor: Arc<Descriptor>, fetch: Fetch) {
     // Windows are no longer than the kernel's largest read.
     let length = u32::try_from(fetch.length).unwrap_or(u32::MAX);
     let bytes = descriptor.file.read_object(fetch.offset, length).await.ok();
-    {
-        let mut reading = lock(&descriptor.reading);
-        if reading.version == version {
-            reading.ahead.fetched(fetch, bytes);
-        }
-    }
+    lock(&descriptor.ahead).fetched(fetch, bytes);
     descriptor.fetched.notify_waiters();
 }

@@ -8,6 +8,7 @@ use proto::mrc::response::Reply;
 
 use crate::attr::{SetAttributes, SetTime};
 use crate::errno::Errno;
+use crate::lock;
 use crate::oxfs::{Caller, OxFs};
 
 /// A reply that fits no question.
@@ -255,7 +256,7 @@ impl OxFs {
     /// Whether nothing was written to the inode through this mount since it was opened.
     pub(crate) fn is_untouched(&self, inode: u64) -> bool {
         let file = self.inner.files.get(inode);
-        file.is_none_or(|file| file.version() == 0)
+        file.is_none_or(|file| lock(&file.state).changes.is_untouched())
     }
 
     pub(crate) fn adorned(&self, mut attr: Attr) -> Attr {

@@ -28,6 +28,7 @@ use crate::gather::Gather;
 use crate::route::{Failure, Next, Route};
 
 pub use effect::{Answer, Change, Effect, IdSource, ProbeAnswer};
+pub use view::Version;
 
 #[derive(Debug)]
 struct Pending {
@@ -61,6 +62,8 @@ pub struct Changes {
     pending: VecDeque<Pending>,
     pending_bytes: u64,
     next_token: u64,
+    /// Grows when a change is taken and again when it settles.
+    version: u64,
     attempt: u64,
     gate: Gate,
     /// The newest change known to be acknowledged; 0: none.
@@ -87,6 +90,7 @@ impl Changes {
             pending: VecDeque::new(),
             pending_bytes: 0,
             next_token: 1,
+            version: 0,
             attempt: 1,
             gate: Gate::Open,
             follows: 0,
@@ -109,6 +113,7 @@ impl Changes {
     ) {
         let mut offset = offset;
         let mut data = data;
+        self.version += 1;
         if self.gather.as_ref().is_some_and(|g| !g.touches(offset)) {
             self.cut(now);
         }
@@ -203,6 +208,7 @@ impl Changes {
         if failure == Failure::Lost {
             self.forget_acknowledged(ids);
             self.restart();
+            self.version += 1;
             out.push(Effect::Lost);
             self.pump(now, ids, out);
             return;
@@ -368,6 +374,7 @@ impl Changes {
     fn push(&mut self, now: Instant, change: Change) -> u64 {
         let token = self.next_token;
         self.next_token += 1;
+        self.version += u64::from(change.alters());
         self.pending_bytes += change.bytes();
         self.pending.push_back(Pending {
             token,
@@ -427,6 +434,7 @@ impl Changes {
     fn settle(&mut self, index: usize, outcome: Result<Answer, i32>, out: &mut Vec<Effect>) {
         if let Some(pending) = self.pending.remove(index) {
             self.pending_bytes -= pending.change.bytes();
+            self.version += u64::from(pending.change.alters());
             let end = match (&pending.change, outcome) {
                 (Change::Append { bytes, .. }, Ok(answer)) => answer.offset + bytes.len() as u64,
                 (change, _) => change.range().map_or(0, |r| r.1),

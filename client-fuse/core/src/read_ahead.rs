@@ -3,13 +3,24 @@
 //! Bytes are handed out once and only in order: a read that goes back, jumps, or finds the bytes
 //! too old asks the primary. So what another mount wrote can be missed only by a read that
 //! continues the one before it on the same descriptor, and for no longer than the age limit.
+//!
+//! What this mount wrote is never missed. Every call gets the [`Version`] of the content, read at that
+//! moment; there is none while a change is gathered or under way. Bytes are asked for ahead only at a
+//! version, because without one the primary still has the old ones, and handed out only while that
+//! very version lasts.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use types::Instant;
 
+use crate::changes::Version;
 use crate::config::ReadAheadLimits;
+
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod tests;
 
 /// A range to fetch.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,6 +29,8 @@ pub struct Fetch {
     pub offset: u64,
     /// How long it is.
     pub length: u64,
+    /// The content when it was asked for.
+    version: Version,
 }
 
 /// What a read finds.
@@ -43,6 +56,8 @@ struct Window {
 #[derive(Debug)]
 pub struct ReadAhead {
     limits: ReadAheadLimits,
+    /// Of everything below.
+    version: Option<Version>,
     /// Where the next read begins if the program reads on.
     expected: Option<u64>,
     /// Reads in a row that continued the one before.
@@ -58,6 +73,7 @@ impl ReadAhead {
     pub const fn new(limits: ReadAheadLimits) -> Self {
         Self {
             limits,
+            version: None,
             expected: None,
             streak: 0,
             windows: VecDeque::new(),
@@ -66,7 +82,14 @@ impl ReadAhead {
     }
 
     /// Looks for the bytes of a read.
-    pub fn read(&mut self, now: Instant, offset: u64, length: u64) -> Served {
+    pub fn read(
+        &mut self,
+        now: Instant,
+        version: Option<Version>,
+        offset: u64,
+        length: u64,
+    ) -> Served {
+        self.renew(version);
         if self.expected != Some(offset) {
             self.forget();
             return Served::Miss;
@@ -142,10 +165,18 @@ impl ReadAhead {
         Served::Miss
     }
 
-    /// A read was answered by the primary.
-    pub fn missed(&mut self, now: Instant, offset: u64, asked: u64, got: u64) {
+    /// A read that was begun at `now` and `version` was answered by the primary.
+    pub fn missed(
+        &mut self,
+        now: Instant,
+        version: Option<Version>,
+        offset: u64,
+        asked: u64,
+        got: u64,
+    ) {
+        self.renew(version);
         let continued = self.expected == Some(offset);
-        if got < asked {
+        if got < asked && version.is_some() {
             self.end = Some((offset + got, now));
         }
         if continued || offset == 0 {
@@ -157,8 +188,9 @@ impl ReadAhead {
     }
 
     /// What to fetch now. `size`: length of the file as far as known.
-    pub fn plan(&mut self, now: Instant, size: u64) -> Vec<Fetch> {
-        let Some(expected) = self.expected else {
+    pub fn plan(&mut self, now: Instant, version: Option<Version>, size: u64) -> Vec<Fetch> {
+        self.renew(version);
+        let (Some(version), Some(expected)) = (version, self.expected) else {
             return Vec::new();
         };
         // The first read only says where the program is, the second one that it reads on.
@@ -184,6 +216,7 @@ impl ReadAhead {
             fetches.push(Fetch {
                 offset: next,
                 length,
+                version,
             });
             next += length;
         }
@@ -192,6 +225,9 @@ impl ReadAhead {
 
     /// A fetch came back; nothing if it failed.
     pub fn fetched(&mut self, fetch: Fetch, bytes: Option<Bytes>) {
+        if self.version != Some(fetch.version) {
+            return;
+        }
         match bytes {
             Some(bytes) => {
                 let window = self
@@ -206,158 +242,24 @@ impl ReadAhead {
         }
     }
 
+    /// What belongs to another version than the present one is void.
+    fn renew(&mut self, version: Option<Version>) {
+        if self.version != version {
+            self.forget();
+            self.version = version;
+        }
+    }
+
     /// Drops everything fetched: this mount changed the file, or the program jumped.
-    pub fn forget(&mut self) {
+    fn forget(&mut self) {
         self.windows.clear();
         self.end = None;
         self.streak = 0;
         self.expected = None;
     }
 
-    /// Whether there is nothing to drop.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.windows.is_empty() && self.end.is_none()
-    }
-
     fn advance(&mut self, offset: u64, got: u64) {
         self.streak = self.streak.saturating_add(1);
         self.expected = Some(offset + got);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use types::Duration;
-
-    const NOW: Instant = Instant::from_nanos(1_000_000_000_000);
-
-    fn limits() -> ReadAheadLimits {
-        ReadAheadLimits {
-            window_bytes: 100,
-            windows_max: 4,
-            age_max: Duration::from_millis(100),
-        }
-    }
-
-    fn file(length: u64) -> Vec<u8> {
-        (0..length).map(|at| (at % 251) as u8).collect()
-    }
-
-    fn fetch_all(ahead: &mut ReadAhead, content: &[u8], now: Instant) -> usize {
-        let fetches = ahead.plan(now, content.len() as u64);
-        for fetch in &fetches {
-            let from = (fetch.offset as usize).min(content.len());
-            let to = ((fetch.offset + fetch.length) as usize).min(content.len());
-            ahead.fetched(*fetch, Some(Bytes::copy_from_slice(&content[from..to])));
-        }
-        fetches.len()
-    }
-
-    /// Reads like a program; returns the bytes and how many reads asked the primary.
-    fn read_through(ahead: &mut ReadAhead, content: &[u8], step: u64) -> (Vec<u8>, usize) {
-        let mut got = Vec::new();
-        let mut misses = 0;
-        loop {
-            let offset = got.len() as u64;
-            let bytes = match ahead.read(NOW, offset, step) {
-                Served::Bytes(bytes) => bytes,
-                Served::Wait(_) => unreachable!("everything is fetched at once"),
-                Served::Miss => {
-                    misses += 1;
-                    let from = got.len().min(content.len());
-                    let to = (from + step as usize).min(content.len());
-                    ahead.missed(NOW, offset, step, (to - from) as u64);
-                    Bytes::copy_from_slice(&content[from..to])
-                }
-            };
-            if bytes.is_empty() {
-                return (got, misses);
-            }
-            got.extend_from_slice(&bytes);
-            fetch_all(ahead, content, NOW);
-        }
-    }
-
-    #[test]
-    fn program_that_reads_on_gets_every_byte_and_rarely_waits() {
-        for (length, step) in [(1000, 10), (1000, 30), (999, 64), (1001, 100), (1000, 250)] {
-            let content = file(length);
-            let mut ahead = ReadAhead::new(limits());
-
-            let (got, misses) = read_through(&mut ahead, &content, step);
-
-            assert_eq!(got, content, "length {length} step {step}");
-            if step <= 100 {
-                assert!(misses <= 3, "length {length} step {step}: {misses} misses");
-            }
-        }
-    }
-
-    #[test]
-    fn small_file_costs_one_request_although_programs_read_until_nothing_comes() {
-        let content = file(40);
-
-        let (got, misses) = read_through(&mut ReadAhead::new(limits()), &content, 64);
-
-        assert_eq!(got, content);
-        assert_eq!(misses, 1);
-    }
-
-    #[test]
-    fn end_is_told_from_memory_once_only() {
-        let mut ahead = ReadAhead::new(limits());
-        ahead.missed(NOW, 0, 64, 10);
-
-        assert_eq!(ahead.read(NOW, 10, 64), Served::Bytes(Bytes::new()));
-        assert_eq!(ahead.read(NOW, 10, 64), Served::Miss);
-    }
-
-    #[test]
-    fn bytes_that_are_too_old_are_not_handed_out() {
-        let content = file(1000);
-        let mut ahead = ReadAhead::new(limits());
-        ahead.missed(NOW, 0, 10, 10);
-        ahead.missed(NOW, 10, 10, 10);
-        assert!(fetch_all(&mut ahead, &content, NOW) > 0);
-
-        let late = NOW + Duration::from_millis(101);
-
-        assert_eq!(ahead.read(late, 20, 10), Served::Miss);
-    }
-
-    #[test]
-    fn bytes_are_not_handed_out_to_a_read_that_goes_back() {
-        let content = file(1000);
-        let mut ahead = ReadAhead::new(limits());
-        ahead.missed(NOW, 0, 10, 10);
-        ahead.missed(NOW, 10, 10, 10);
-        fetch_all(&mut ahead, &content, NOW);
-        assert!(matches!(ahead.read(NOW, 20, 10), Served::Bytes(_)));
-
-        assert_eq!(ahead.read(NOW, 20, 10), Served::Miss);
-        assert_eq!(ahead.read(NOW, 30, 10), Served::Miss);
-    }
-
-    #[test]
-    fn depth_grows_to_its_limit_and_not_beyond_the_file() {
-        let mut ahead = ReadAhead::new(limits());
-        for step in 0..3 {
-            ahead.missed(NOW, step * 10, 10, 10);
-        }
-
-        assert_eq!(ahead.plan(NOW, 10_000).len(), 2);
-        assert_eq!(ahead.plan(NOW, 10_000).len(), 0);
-        for step in 3..9 {
-            ahead.missed(NOW, step * 10, 10, 10);
-        }
-        assert_eq!(ahead.plan(NOW, 10_000).len(), 2);
-
-        let mut small = ReadAhead::new(limits());
-        for step in 0..9 {
-            small.missed(NOW, step * 10, 10, 10);
-        }
-        assert_eq!(small.plan(NOW, 120).len(), 2);
     }
 }

@@ -9,5 +9,6 @@
 mod common;
 mod faults;
 mod mounted;
+mod own_writes;
 mod random;
 mod two_mounts;

@@ -62,6 +62,11 @@ impl Change {
         }
     }
 
+    /// Whether the file's bytes or length are others afterwards.
+    pub(super) const fn alters(&self) -> bool {
+        !matches!(self, Self::Sync)
+    }
+
     /// The range of a write; everything else stands alone.
     pub(super) fn range(&self) -> Option<(u64, u64)> {
         match self {

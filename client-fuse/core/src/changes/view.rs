@@ -5,7 +5,27 @@ use bytes::Bytes;
 use super::{Change, Changes};
 use crate::gather::Gather;
 
+/// The content of a file as this mount has made it. Bytes that were asked for at one version are the
+/// file's, as far as this mount is concerned, while the version is the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Version(u64);
+
 impl Changes {
+    /// The version of the content that the primary has, if every change of this mount is there: none
+    /// while one is gathered or under way. It is another one after each change that was taken, and
+    /// another one after the change settled.
+    #[must_use]
+    pub fn settled_version(&self) -> Option<Version> {
+        let settled = self.gather.is_none() && !self.pending.iter().any(|p| p.change.alters());
+        settled.then_some(Version(self.version))
+    }
+
+    /// Whether nothing was ever changed.
+    #[must_use]
+    pub const fn is_untouched(&self) -> bool {
+        self.version == 0
+    }
+
     /// All changes with smaller tokens are settled.
     #[must_use]
     pub fn settled_below(&self) -> u64 {

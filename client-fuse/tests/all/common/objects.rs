@@ -154,6 +154,10 @@ impl Objects {
                 self.syncs.fetch_add(1, Ordering::Relaxed);
             }
             Op::Stat(_) => {}
+            Op::Seek(seek) => {
+                let bytes = objects.get(&inode).map_or(&[][..], |object| &object.bytes);
+                response.offset = found(bytes, seek.offset, seek.hole);
+            }
             Op::Delete(_)
             | Op::LeaseList(_)
             | Op::LeaseShow(_)
@@ -205,5 +209,26 @@ impl Handler for Osd {
             Ok((response, bytes)) => responder.ok(&response, Payload::of(bytes)),
             Err(fault) => responder.fault(fault),
         }
+    }
+}
+
+/// Block of a hole: bytes that are all zero.
+const HOLE_BYTES: usize = 4096;
+
+/// What a Seek finds.
+fn found(bytes: &[u8], offset: u64, hole: bool) -> u64 {
+    let mut at = offset as usize;
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        let block = &rest[..rest.len().min(HOLE_BYTES - at % HOLE_BYTES)];
+        if block.iter().all(|byte| *byte == 0) == hole {
+            return at as u64;
+        }
+        at += block.len();
+    }
+    // Holes begin at the end, but data does not.
+    if hole && offset < bytes.len() as u64 {
+        bytes.len() as u64
+    } else {
+        u64::MAX
     }
 }

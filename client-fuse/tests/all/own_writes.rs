@@ -1,0 +1,83 @@
+//! A program that reads what it wrote, whatever was read ahead meanwhile.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::common::{Cluster, blocking};
+
+fn new_file(path: &Path) -> File {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn block_written_ahead_of_the_reading_is_not_read_old() {
+    const BLOCK: usize = 128 << 10;
+    let cluster = Cluster::start().await;
+    let mounted = cluster.mount().await;
+    let (dir, objects) = (mounted.path(), cluster.objects.clone());
+
+    blocking(move || {
+        for round in 0..20 {
+            let file = new_file(&dir.join(round.to_string()));
+            let inode = file.metadata().unwrap().ino();
+            file.write_all_at(&vec![b'A'; 16 * BLOCK], 0).unwrap();
+            file.sync_all().unwrap();
+            let mut block = vec![0; BLOCK];
+            let mut read = |number: usize| {
+                file.read_exact_at(&mut block, (number * BLOCK) as u64)
+                    .unwrap();
+                block[0]
+            };
+            for number in 0..3 {
+                read(number);
+            }
+            file.write_all_at(&[b'B'; BLOCK], 6 * BLOCK as u64).unwrap();
+            for number in 3..6 {
+                read(number);
+            }
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while objects.bytes(inode).unwrap()[6 * BLOCK] != b'B' {
+                assert!(Instant::now() < deadline, "the write is never sent");
+                std::thread::yield_now();
+            }
+
+            assert_eq!(read(6), b'B', "round {round}");
+        }
+    })
+    .await;
+    mounted.unmount().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn file_just_written_does_not_end_early() {
+    const PART: usize = 1_000_000;
+    let cluster = Cluster::start().await;
+    let mounted = cluster.mount().await;
+    let dir = mounted.path();
+
+    blocking(move || {
+        let content: Vec<u8> = (0..5 * PART).map(|at| (at / 3) as u8).collect();
+        for round in 0..20 {
+            let file = new_file(&dir.join(round.to_string()));
+            file.write_all_at(&content, 0).unwrap();
+
+            let mut part = vec![0; PART];
+            for (number, expected) in content.chunks(PART).enumerate() {
+                let got = file.read_at(&mut part, (number * PART) as u64).unwrap();
+                assert_eq!(got, PART, "round {round} part {number}");
+                assert!(part == expected, "round {round} part {number}");
+            }
+            let end = file.read_at(&mut part, content.len() as u64).unwrap();
+            assert_eq!(end, 0);
+        }
+    })
+    .await;
+    mounted.unmount().await;
+}
