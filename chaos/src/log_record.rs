@@ -1,5 +1,6 @@
 //! The records of logs: who wrote each, its number, and filling of a length that follows from them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Writer and number of a record.
@@ -21,33 +22,43 @@ pub(crate) fn encode(writer: u32, number: u32) -> Vec<u8> {
     line.into_bytes()
 }
 
-/// A line that is no record.
+/// Bytes that are no record.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Malformed {
-    /// Where it begins.
+    /// Where they begin.
     pub(crate) at_bytes: usize,
-    /// It, or its beginning.
+    /// They, or their beginning.
     pub(crate) text: String,
+    /// The record that they are a beginning of.
+    pub(crate) half_of: Option<Name>,
 }
 
-/// The records of a log, each with the place behind it, and the lines that are none.
+/// The records of a log, each with the place behind it, and what is between them.
 pub(crate) fn decode(bytes: &[u8]) -> (Vec<(Name, usize)>, Vec<Malformed>) {
     let mut records = Vec::new();
     let mut malformed = Vec::new();
     let mut at = 0;
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        match name(line) {
-            Some(found) if encode(found.0, found.1) == line => {
-                records.push((found, at + line.len()));
-            }
-            _ => malformed.push(Malformed {
+        // A whole record may follow upon bytes that are none.
+        let start = (0..line.len()).find(|start| is_record(&line[*start..]));
+        let (damaged, record) = line.split_at(start.unwrap_or(line.len()));
+        if !damaged.is_empty() {
+            let half_of = name(damaged)
+                .filter(|(writer, number)| encode(*writer, *number).starts_with(damaged));
+            malformed.push(Malformed {
                 at_bytes: at,
-                text: String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned(),
-            }),
+                text: String::from_utf8_lossy(&damaged[..damaged.len().min(80)]).into_owned(),
+                half_of,
+            });
         }
         at += line.len();
+        records.extend(name(record).map(|name| (name, at)));
     }
     (records, malformed)
+}
+
+fn is_record(line: &[u8]) -> bool {
+    name(line).is_some_and(|(writer, number)| encode(writer, number) == line)
 }
 
 fn name(line: &[u8]) -> Option<Name> {
@@ -56,11 +67,29 @@ fn name(line: &[u8]) -> Option<Name> {
     Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
-/// A sum of bytes that tells versions of a log apart (FNV-1a).
+/// The sum of no bytes (FNV-1a).
+const SUM_OF_NONE: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// A sum of bytes that tells versions of a log apart.
 pub(crate) fn sum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    bytes.iter().fold(SUM_OF_NONE, add)
+}
+
+/// The sums of beginnings of these lengths.
+pub(crate) fn sums(bytes: &[u8], lengths: &BTreeSet<usize>) -> BTreeMap<usize, u64> {
+    let mut sum = SUM_OF_NONE;
+    let mut sums = BTreeMap::new();
+    let mut at = 0;
+    for length in lengths.range(..=bytes.len()) {
+        sum = bytes[at..*length].iter().fold(sum, add);
+        at = *length;
+        sums.insert(*length, sum);
+    }
+    sums
+}
+
+fn add(sum: u64, byte: &u8) -> u64 {
+    (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
 }
 
 #[cfg(test)]
@@ -87,7 +116,8 @@ mod tests {
 
         let (records, malformed) = decode(&log);
 
-        assert_eq!(records.len(), 1);
+        assert_eq!(records.len(), 2);
         assert_eq!(malformed.len(), 2);
+        assert_eq!(malformed[1].half_of, Some((1, 30)));
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::fault::Happened;
-use crate::log_record::{self, Name};
+use crate::log_record::{self, Malformed, Name};
 use crate::node::{Kind, Node};
 use crate::operation::{Operation, Outcome, Record};
 use crate::violation::Violation;
@@ -99,10 +99,26 @@ impl<'a> Checker<'a> {
 
     fn form(&mut self) {
         let (_, malformed) = log_record::decode(&self.log.bytes);
-        if let Some(first) = malformed.first() {
+        let appends = &self.appends;
+        let owner = |name| appends.get(&name).copied();
+        let (halves, damaged): (Vec<&Malformed>, Vec<&Malformed>) = malformed.iter().partition(
+            |it| matches!(it.half_of.and_then(owner), Some(record) if record.is_unknown()),
+        );
+        let shown: Vec<&Record> = halves
+            .iter()
+            .filter_map(|it| it.half_of.and_then(owner))
+            .collect();
+        if let Some(first) = halves.first() {
             let what = format!(
-                "{} lines that nobody appended, the first at byte {}: {:?}",
-                malformed.len(),
+                "appends that failed left a part of their record, the first at byte {}",
+                first.at_bytes
+            );
+            self.add("failed append half done", &what, shown);
+        }
+        if let Some(first) = damaged.first() {
+            let what = format!(
+                "{} times bytes that nobody appended, first at byte {}: {:?}",
+                damaged.len(),
                 first.at_bytes,
                 first.text
             );
@@ -215,15 +231,11 @@ impl<'a> Checker<'a> {
     }
 
     fn reads(&mut self) {
-        let mut ends: Vec<(usize, u64)> = vec![(0, log_record::sum(&[]))];
-        let mut running = 0;
-        let mut sum = ends[0].1;
-        for (_, end) in &self.found {
-            sum = continued(sum, &self.log.bytes[running..*end]);
-            running = *end;
-            ends.push((running, sum));
-        }
-        let by_length: HashMap<usize, u64> = ends.into_iter().collect();
+        let lengths = self.others.iter().filter_map(|read| match read.outcome {
+            Outcome::Log { bytes, .. } => usize::try_from(bytes).ok(),
+            _ => None,
+        });
+        let by_length = log_record::sums(&self.log.bytes, &lengths.collect());
         let mut not_a_beginning = Vec::new();
         let mut stale: Option<(&Record, &Record)> = None;
         let mut early: Option<(&Record, &Record)> = None;
@@ -265,12 +277,6 @@ impl<'a> Checker<'a> {
             );
         }
     }
-}
-
-fn continued(sum: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(sum, |sum, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]
@@ -410,6 +416,20 @@ mod tests {
         assert_eq!(kinds(&ALL, &stale, &[]), ["stale log read"]);
         assert_eq!(kinds(&ALL, &early, &[]), ["log read wrong"]);
         assert_eq!(kinds(&ALL, &forked, &[]), ["log read wrong"]);
+    }
+
+    #[test]
+    fn failed_append_that_was_half_done_is_told_from_damage() {
+        let mut records = history()[..5].to_vec();
+        records[3].outcome = Outcome::Hanging;
+        let half = &log_record::encode(1, 1)[..20];
+        let name = "l".to_owned();
+        let bytes = [&bytes(&ALL[..2]), half, &bytes(&ALL[3..])].concat();
+
+        let violations = check(&FinalLog { name, bytes }, &records[..5], &[]);
+
+        let kinds: Vec<&str> = violations.iter().map(|it| it.kind).collect();
+        assert_eq!(kinds, ["failed append half done"]);
     }
 
     #[test]
