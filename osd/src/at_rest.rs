@@ -36,6 +36,8 @@ struct State {
     /// Groups whose sums can't be believed, but for those made anew since.
     stale: Range<u64>,
     anew: BTreeSet<u64>,
+    /// The kernel may have given up some of its data for want of space.
+    given_up: bool,
 }
 
 impl AtRest {
@@ -60,6 +62,16 @@ impl AtRest {
     /// Takes note that no sums in a file of this length can be believed.
     pub(crate) fn set_stale(&self, file_bytes: u64) {
         self.lock().stale = 0..Group::count_in(file_bytes);
+    }
+
+    /// Takes note that the kernel may have given up data: until the next start nothing that is recorded
+    /// of the object would be true.
+    pub(crate) fn give_up(&self) {
+        self.lock().given_up = true;
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.lock().given_up
     }
 
     pub(crate) fn has_stale(&self) -> bool {

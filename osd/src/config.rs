@@ -240,6 +240,24 @@ pub(crate) const TABLES_MAX: usize = 1024;
 /// limit of a service once it is raised, and reopening costs a few microseconds.
 pub(crate) const DESCRIPTORS_MAX: usize = 1024;
 
+/// Part of the file system that new data leaves free, in percent: records, checksums, directories, the
+/// journal's metadata and the count of starts always find space in it. 5: that is 2 MB of a disk of 48 MB, which a few
+/// hundred directories and extents fit into.
+pub(crate) const RESERVE_PERCENT: u64 = 5;
+/// And that part at most. 64 MiB: more than what metadata servers on the same file system write between
+/// two looks, so that data is refused before the cluster's metadata is.
+pub(crate) const RESERVE_BYTES_MAX: u64 = 64 << 20;
+/// Inodes left free, at most. 64: new files of the servers on the file system, such as logs.
+pub(crate) const RESERVE_INODES_MAX: u64 = 64;
+/// How long what a look at the file system has granted may be used. 100 ms: others fill it, too, and in that
+/// time metadata servers write less than the reserve.
+pub(crate) const ROOM_INTERVAL: std::time::Duration = std::time::Duration::from_millis(100);
+/// Servers that may take room of one file system between two looks without touching the reserve. 8: more
+/// than one machine runs; each look grants a part in so many of what is left.
+pub(crate) const ROOM_SHARES: u64 = 8;
+/// Bytes that a new object takes: its header, and a directory or two above it.
+pub(crate) const CREATE_BYTES: u64 = 3 * types::BLOCK_BYTES;
+
 /// Addresses of metadata servers that are tried. 16: clusters have 1, 3 or 5 of them.
 pub(crate) const MRC_ADDRESSES_MAX: usize = 16;
 /// How long a metadata server may take to answer. 1 s: a frozen one is passed by before its lease

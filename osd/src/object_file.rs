@@ -251,6 +251,11 @@ impl ObjectFile {
         Ok(())
     }
 
+    /// Whether some of its data may be lost, since there was no space when it was to be made stable.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.rest.is_given_up()
+    }
+
     /// Makes a range read as zeros; whole blocks become holes. The object grows if need be.
     pub(crate) fn write_zeros(&mut self, offset: u64, length: u64) -> Result<(), FileError> {
         let end = offset.saturating_add(length);

@@ -19,6 +19,7 @@ use types::{Inode, ObjectId, PgKey};
 
 use crate::board::group_of;
 use crate::config::SYNC_DIRS_MAX;
+use crate::file_io::is_no_space;
 use crate::inbox::Inbox;
 use crate::quarantine::remove_aside;
 use crate::store_root::Root;
@@ -121,11 +122,19 @@ impl Scythe {
     }
 
     fn sync(&self, parents: &BTreeSet<PathBuf>) -> io::Result<()> {
-        let synced = match parents.len() > SYNC_DIRS_MAX {
-            true => self.root.sync_all(),
-            false => parents.iter().try_for_each(|dir| sync_dir(dir)),
-        };
-        synced.inspect_err(|error| self.root.poison(error))
+        if parents.len() > SYNC_DIRS_MAX {
+            return self
+                .root
+                .sync_all()
+                .inspect_err(|error| self.root.poison(error));
+        }
+        let synced = parents.iter().try_for_each(|dir| sync_dir(dir));
+        synced.inspect_err(|error| {
+            // Names are in the journal or not; none was given up for want of space.
+            if !is_no_space(error) {
+                self.root.poison(error);
+            }
+        })
     }
 
     /// Removes what is left of a group that this server has no part in, if that is nothing.

@@ -25,6 +25,7 @@ use crate::boot::{Boot, BootError};
 use crate::budget::Budget;
 use crate::cluster::Wall;
 use crate::config::{Config, ConfigError, MAPS_MAX, SHUTDOWN_TIME};
+use crate::file_io::is_no_space;
 use crate::heartbeats::Heartbeats;
 use crate::limits::raise_open_files;
 use crate::listing::Lister;
@@ -422,8 +423,13 @@ impl Running {
         };
         self.root.sync_all().map_err(failed("sync the store in"))?;
         if let Some(saved) = saved {
-            replace_file(&path.join(LEASES), &saved.encode())
-                .map_err(failed("save the leases in"))?;
+            match replace_file(&path.join(LEASES), &saved.encode()) {
+                // Without them the next start keeps quiet for a lease time.
+                Err(error) if is_no_space(&error) => {
+                    tracing::warn!(%error, "the leases are not saved");
+                }
+                saved => saved.map_err(failed("save the leases in"))?,
+            }
         }
         self.boot.mark_clean()?;
         Ok(())

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use osd_core::{Header, ObjectKey, ObjectStore, Record, StoreError, SyncJob};
-use types::{FILE_BYTES_MAX, ObjectId, PgKey, SUM_BYTES, blocks_of};
+use types::{BLOCK_BYTES, FILE_BYTES_MAX, ObjectId, PgKey, SUM_BYTES, blocks_of};
 
 use crate::config::DESCRIPTORS_MAX;
 use crate::file_io::is_no_space;
@@ -127,6 +127,9 @@ impl DirectoryStore {
     fn changed(&mut self, key: ObjectKey) -> Result<&mut Entry, StoreError> {
         self.check()?;
         let entry = self.entry(key)?;
+        if entry.file.is_given_up() {
+            return Err(StoreError::Poisoned);
+        }
         entry.changes += 1;
         Ok(entry)
     }
@@ -203,6 +206,9 @@ impl ObjectStore for DirectoryStore {
             // The reaper is about to remove the file by its name. Inode numbers are never used twice.
             return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
         }
+        if !self.root.take_object() {
+            return Err(StoreError::NoSpace { written_bytes: 0 });
+        }
         self.remove(key);
         self.spare_descriptors();
         let path = self.root.path(key);
@@ -224,8 +230,16 @@ impl ObjectStore for DirectoryStore {
     }
 
     fn write(&mut self, key: ObjectKey, offset: u64, data: &Bytes) -> Result<(), StoreError> {
-        check_end(offset, data.len() as u64)?;
+        let length = data.len() as u64;
+        check_end(offset, length)?;
+        let root = Arc::clone(&self.root);
         let entry = self.changed(key)?;
+        // A block more than the data: that of the sums.
+        let blocks = blocks_of(offset, length, BLOCK_BYTES);
+        let wanted = (blocks.end - blocks.start + 1) * BLOCK_BYTES;
+        if !root.take_bytes(wanted) && entry.file.has_holes(blocks)? {
+            return Err(StoreError::NoSpace { written_bytes: 0 });
+        }
         entry.file.write(offset, data).map_err(store_error)
     }
 
@@ -268,6 +282,9 @@ impl ObjectStore for DirectoryStore {
         let root = Arc::clone(&self.root);
         let path = root.path(key);
         let entry = self.entry(key)?;
+        if entry.file.is_given_up() {
+            return Err(StoreError::Poisoned);
+        }
         // "Clean" vouches for the sums, too.
         let scope = Scope {
             data: data || (record.clean && !entry.is_clean()),

@@ -1,4 +1,6 @@
-//! What all shards share of a directory store: paths, directories, the poison.
+//! What all shards share of a directory store: paths, directories, room, the poison.
+
+mod room;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -7,17 +9,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nix::sys::statvfs::statvfs;
 use osd_core::{Header, ObjectKey, Record};
 use types::{Inode, ObjectId, PgKey};
 
+use crate::config::CREATE_BYTES;
 use crate::header::Header as Slots;
 use crate::object_file::ObjectFile;
+use room::{Amount, Room};
 
 /// A store's directory.
 #[derive(Debug)]
 pub(crate) struct Root {
     pgs: PathBuf,
+    room: Room,
     /// Open from the start, so that `syncfs` on it reports every failed write-back since.
     handle: File,
     poisoned: AtomicBool,
@@ -37,6 +41,7 @@ impl Root {
         }
         Ok(Self {
             handle: File::open(&pgs)?,
+            room: Room::of(pgs.clone()),
             pgs,
             poisoned: AtomicBool::new(false),
             unnamed: Mutex::default(),
@@ -208,11 +213,22 @@ impl Root {
         Ok(())
     }
 
-    /// Bytes in all and bytes free of the file system.
+    /// Takes room for an object that is about to be made; false if the disk counts as full.
+    pub(crate) fn take_object(&self) -> bool {
+        self.room.take(Amount {
+            bytes: CREATE_BYTES,
+            inodes: 1,
+        })
+    }
+
+    /// Takes room for bytes that an object is about to grow by; false if the disk counts as full.
+    pub(crate) fn take_bytes(&self, bytes: u64) -> bool {
+        self.room.take(Amount { bytes, inodes: 0 })
+    }
+
+    /// Bytes in all of the file system, and bytes that new data may take.
     pub(crate) fn space(&self) -> io::Result<(u64, u64)> {
-        let stat = statvfs(&self.pgs).map_err(io::Error::from)?;
-        let unit = stat.fragment_size();
-        Ok((stat.blocks() * unit, stat.blocks_available() * unit))
+        self.room.space()
     }
 
     fn doomed(&self) -> MutexGuard<'_, HashSet<ObjectKey>> {

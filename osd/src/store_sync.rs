@@ -46,7 +46,7 @@ impl Job {
     }
 
     fn check(&self) -> Result<(), StoreError> {
-        match self.root.is_poisoned() {
+        match self.root.is_poisoned() || self.unwritten.rest.is_given_up() {
             true => Err(StoreError::Poisoned),
             false => Ok(()),
         }
@@ -61,10 +61,20 @@ impl Job {
         }
     }
 
-    /// A sync that fails poisons the store, whatever the reason: the kernel has given up what it could
-    /// not write, and the next sync would succeed without it.
+    /// After a sync that fails nothing more is recorded: the kernel has given up what it could not
+    /// write, and the next sync would succeed without it. Want of space is the matter of this file alone;
+    /// whatever else it is poisons the store.
     fn synced(&self, result: io::Result<()>) -> Result<(), StoreError> {
         result.map_err(|error| {
+            if is_no_space(&error) {
+                self.unwritten.rest.give_up();
+                tracing::error!(
+                    %error,
+                    "the disk is full, so that the kernel has given up data of an object: this copy of it \
+                     takes no changes until the server is restarted"
+                );
+                return StoreError::Poisoned;
+            }
             self.root.poison(&error);
             StoreError::Io(error)
         })
@@ -104,7 +114,8 @@ impl SyncJob for Job {
         if sync {
             self.synced(file.sync_data())?;
             if let Some(path) = &self.name {
-                self.synced(self.root.sync_name(path))?;
+                // Names are in the journal or not: the kernel gives up none for want of space.
+                self.written(self.root.sync_name(path))?;
             }
         }
         rest.record_written(self.unwritten.generation);

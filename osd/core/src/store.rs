@@ -50,7 +50,8 @@ pub enum StoreError {
         /// The block of [`types::BLOCK_BYTES`].
         block: u64,
     },
-    /// An earlier sync failed: nobody knows what is stable, so nothing is changed any more.
+    /// An earlier sync failed, of the object or of the store: nobody knows what is stable, so nothing is
+    /// changed any more.
     #[error("the store failed earlier and takes no changes until the server is restarted")]
     Poisoned,
     /// There is no such object.
@@ -86,14 +87,15 @@ pub trait SyncJob: Send + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// As [`SyncJob::prepare`]; [`StoreError::NoSpace`]; any other, and the store is poisoned then.
+    /// As [`SyncJob::prepare`]; [`StoreError::NoSpace`]; any other, and the store (for want of space, the
+    /// object) is poisoned then.
     fn write_data(&mut self, sync: bool) -> Result<(), StoreError>;
 
     /// Writes the record and, if `sync`, makes it stable. Only after the data is stable.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSpace`]; any other, and the store is poisoned then.
+    /// [`StoreError::NoSpace`]; any other, and the store or the object is poisoned then.
     fn write_record(&mut self, sync: bool) -> Result<(), StoreError>;
 
     /// Both steps, stable.

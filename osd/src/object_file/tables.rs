@@ -1,6 +1,7 @@
 //! The sums of an object's blocks while it is open.
 
 use std::io;
+use std::ops::Range;
 
 use types::{BLOCK_BYTES, blocks_of};
 
@@ -21,6 +22,17 @@ impl ObjectFile {
             .map(|block| self.sum(block))
             .collect::<Result<_, _>>()?;
         Ok(crc_of_blocks(sums.into_iter(), length as usize))
+    }
+
+    /// Whether any of these blocks may have no place in the file yet.
+    pub(crate) fn has_holes(&mut self, blocks: Range<u64>) -> io::Result<bool> {
+        self.bound_tables()?;
+        for block in blocks {
+            if self.sum(block)? == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The sums that blocks will have after `bytes` were written at `offset`. All their tables are in

@@ -19,7 +19,15 @@ impl Disk {
     pub(super) fn new(size_bytes: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
-        Self::on(dir, image, size_bytes, Vec::new())
+        Self::on(dir, image, (size_bytes, 256), Vec::new())
+    }
+
+    /// The same with inodes for many small files.
+    pub(super) fn for_small_files(size_bytes: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        let inodes = size_bytes / 8192;
+        Self::on(dir, image, (size_bytes, inodes), Vec::new())
     }
 
     /// One of this size whose device fails writes after so many bytes.
@@ -36,13 +44,13 @@ impl Disk {
             .arg("none")
             .arg(&under));
         let image = under.join("image");
-        Self::on(dir, image, size_bytes, vec![under])
+        Self::on(dir, image, (size_bytes, 256), vec![under])
     }
 
     fn on(
         dir: tempfile::TempDir,
         image: PathBuf,
-        size_bytes: u64,
+        (size_bytes, inodes): (u64, u64),
         under: Vec<PathBuf>,
     ) -> Option<Self> {
         if !is_root() {
@@ -51,8 +59,18 @@ impl Disk {
         let file = std::fs::File::create(&image).unwrap();
         file.set_len(size_bytes).unwrap();
         run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-m", "0", "-b", "4096", "-N", "256"])
-            .args(["-O", "^resize_inode"])
+            .args([
+                "-q",
+                "-F",
+                "-m",
+                "0",
+                "-b",
+                "4096",
+                "-O",
+                "^resize_inode",
+                "-N",
+            ])
+            .arg(inodes.to_string())
             .arg(&image));
         let mount = dir.path().join("mount");
         std::fs::create_dir(&mount).unwrap();

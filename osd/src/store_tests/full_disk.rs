@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use types::UnixNanos;
+
 use super::disks::Disk;
 use super::*;
+use crate::boot::Boot;
 
 /// What each object must hold.
 type Model = BTreeMap<u64, Vec<u8>>;
@@ -108,6 +111,90 @@ fn full_disk_refuses_changes_and_neither_poisons_nor_damages_anything() {
         assert!(header.record.clean, "object {inode}");
     }
     verify(&mut store, &model);
+}
+
+/// Makes objects of this size from `first` on until there is no space.
+fn make_until_full(store: &mut DirectoryStore, first: u64, size: usize, model: &mut Model) {
+    for inode in first.. {
+        let data = bytes(size, inode as u8);
+        let created = store.create(key(inode), &Record::default());
+        match created.and_then(|()| store.write(key(inode), 0, &data)) {
+            Ok(()) => drop(model.insert(inode, data.to_vec())),
+            Err(StoreError::NoSpace { .. }) => {
+                store.delete(key(inode)).unwrap();
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// As many waiting jobs are done.
+fn sweep(root: &Root, store: &mut DirectoryStore, model: &Model, seq: u64) {
+    let mut jobs: Vec<_> = model
+        .iter()
+        .map(|(inode, contents)| {
+            let record = record(seq, contents.len() as u64, true);
+            store.sync(key(*inode), true, &record).unwrap()
+        })
+        .collect();
+    for job in &mut jobs {
+        job.write_data(false).unwrap();
+    }
+    root.sync_all().unwrap();
+    for job in &mut jobs {
+        job.write_record(false).unwrap();
+    }
+    root.sync_all().unwrap();
+}
+
+/// New data is refused while there is room for all else; even on a disk that somebody else has filled to
+/// the last byte the server starts, syncs and deletes.
+#[test]
+fn disk_full_of_small_objects_syncs_restarts_and_deletes() {
+    let Some(disk) = Disk::for_small_files(48 << 20) else {
+        return;
+    };
+    let start = UnixNanos(99_000_000_000);
+    Boot::count(disk.path(), false, start).unwrap();
+    let root = disk.root();
+    let mut store = DirectoryStore::new(Arc::clone(&root));
+    let mut model = Model::new();
+
+    make_until_full(&mut store, 1, 4_900, &mut model);
+    assert!(model.len() > 2_000, "{}", model.len());
+    assert_eq!(root.space().unwrap().1 / (256 << 10), 0);
+    sweep(&root, &mut store, &model, 1);
+    let filler = disk.path().join("filler");
+    let filled = std::fs::write(&filler, vec![1; 64 << 20]);
+    assert_eq!(filled.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    assert_eq!(root.space().unwrap().1, 0);
+    store.write(key(1), 100, &bytes(50, 200)).unwrap();
+    model.get_mut(&1).unwrap()[100..150].copy_from_slice(&bytes(50, 200));
+    sync_all(&mut store, &Model::from([(1, model[&1].clone())]), 2, false);
+    drop(store);
+    drop(root);
+    disk.remount();
+
+    let boot = Boot::count(disk.path(), true, start).unwrap();
+    boot.mark_clean().unwrap();
+    let root = disk.root();
+    let mut store = DirectoryStore::new(Arc::clone(&root));
+    verify(&mut store, &model);
+    sweep(&root, &mut store, &model, 3);
+    for inode in (1..model.len() as u64).step_by(2) {
+        store.delete(key(inode)).unwrap();
+        model.remove(&inode);
+    }
+    make_until_full(&mut store, 100_001, 20_000, &mut model);
+    assert!(*model.last_key_value().unwrap().0 > 100_100);
+    sweep(&root, &mut store, &model, 4);
+    assert!(!root.is_poisoned());
+    drop(store);
+    drop(root);
+    disk.remount();
+
+    verify(&mut DirectoryStore::new(disk.root()), &model);
 }
 
 /// What a job could not write is written by the next one; nothing is lost or recorded meanwhile.
