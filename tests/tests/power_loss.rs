@@ -86,6 +86,57 @@ fn what_was_synced_is_there_after_everything_was_killed_at_once() -> Result<()> 
     Ok(())
 }
 
+/// The mount lives on while all object servers lose power: what it had written since the last fsync
+/// is gone, and the next fsync must say so.
+#[test]
+fn fsync_after_a_loss_of_power_does_not_hide_what_is_gone() -> Result<()> {
+    let mut cluster = Cluster::start()?;
+    let path = cluster.mount().join("file");
+    let mut file = File::create(&path)?;
+    file.write_all(&[1; 100_000])?;
+    file.sync_all()?;
+    // What is on the disks now is what will be found after the loss.
+    let stores: Vec<PathBuf> = servers_of(&cluster, "osd")?;
+    for dir in &stores {
+        run(dir, "cp", &["-a", "pgs", "stable"])?;
+    }
+    file.write_all(&[2; 100_000])?;
+    // Closing one of two descriptors waits until a majority has it, in memory.
+    drop(file.try_clone()?);
+
+    let names = cluster.names("osd")?;
+    for name in &names {
+        cluster.signal(name, libc::SIGKILL)?;
+    }
+    for dir in &stores {
+        run(dir, "rm", &["-r", "pgs"])?;
+        run(dir, "mv", &["stable", "pgs"])?;
+    }
+    for name in &names {
+        cluster.start_server(name)?;
+    }
+    let synced = file.sync_all();
+
+    let found = fs::read(&path)?;
+    let error = synced.err().and_then(|error| error.raw_os_error());
+    ensure!(
+        error == Some(libc::EIO),
+        "fsync said {error:?} although {} of 200000 bytes are left",
+        found.len()
+    );
+    // It is told once, and the file can be used again.
+    file.sync_all()?;
+    file.write_all(&[3; 10])?;
+    file.sync_all()?;
+    let found = fs::read(&path)?;
+    ensure!(
+        found.get(..100_000) == Some(&[1; 100_000][..]),
+        "synced bytes"
+    );
+    ensure!(found.get(200_000..) == Some(&[3; 10][..]), "later bytes");
+    cluster.down()
+}
+
 #[test]
 fn servers_whose_directories_were_wiped_are_rebuilt() -> Result<()> {
     let mut cluster = Cluster::start()?;
