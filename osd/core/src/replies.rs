@@ -7,6 +7,7 @@ use crate::event::{Call, CallKind, Payload, PeerFailure};
 use crate::faults;
 use crate::peer_state::PeerState;
 use crate::replica::{ObjectReplica, Step};
+use crate::waiting::Queued;
 use proto::peer;
 use proto::peer::Refusal;
 use proto::peer::response::Reply;
@@ -165,10 +166,28 @@ impl ObjectReplica {
             Refusal::NoSpace => {
                 peer.is_full = true;
                 self.leave_behind(step, index);
+                self.refuse_for_space(step);
             }
             _ => self.leave_behind(step, index),
         }
         self.call_failed(step, from, kind);
+    }
+
+    /// With too many full disks no change gets its quorum: a program learns that at once.
+    fn refuse_for_space(&mut self, step: &mut Step<'_>) {
+        let Some(tenure) = self.tenure.as_mut().filter(|tenure| tenure.lacks_space()) else {
+            return;
+        };
+        for change in &mut tenure.changes {
+            if let Some(request) = change.request.take() {
+                step.refuse(request, faults::no_space());
+            }
+        }
+        while self.waiting.front().is_some_and(Queued::is_change) {
+            if let Some(queued) = self.waiting.pop() {
+                step.refuse(queued.request, faults::no_space());
+            }
+        }
     }
 
     /// The metadata cluster has told others that the object is garbage.
