@@ -425,3 +425,21 @@ pub(crate) const BUFFER_BYTES_MAX: usize = 64 << 20;
 /// How long a pause of [`JANITOR_INTERVAL`] lasts when the server was frozen. 5 s: a busy machine is
 /// late by less.
 pub(crate) const JANITOR_LATE: Duration = Duration::from_secs(5);
+
+/// Bytes of one copy of a log's promises. 4096: a block of its own, so that a write torn by a power
+/// failure leaves the other copy alone.
+pub(crate) const PROMISES_COPY_BYTES: usize = 4096;
+
+/// Bytes kept free on the disk of a metadata server, at most; on a small disk it is an eighth.
+/// 256 MiB: what other programs write between two looks, and some segments of the log.
+pub(crate) const DISK_RESERVE_BYTES_MAX: u64 = 256 << 20;
+
+/// Time between two looks at the free space. 500 ms: a busy disk takes some ten megabytes in it.
+pub(crate) const DISK_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Bytes of the file that the index uses up when the disk is full, at most; on a small disk it is a
+/// sixteenth. 64 MiB: new pages for what is deleted between two flushes.
+pub(crate) const CUSHION_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes taken off that file at once. 1 MiB: pages of one batch of changes.
+pub(crate) const CUSHION_PIECE_BYTES: u64 = 1 << 20;

@@ -15,6 +15,7 @@ use types::{Fault, Inode, PgId, Rights, SessionId, VolumeId};
 use crate::admin;
 use crate::config::Config;
 use crate::consensus::LeaderId;
+use crate::disk::Disk;
 use crate::grants::Grants;
 use crate::node::{Node, NotNow, no_leader};
 use crate::osds::{MapCache, Osds};
@@ -28,6 +29,7 @@ pub(crate) struct Service {
     pub osds: Osds,
     pub map: MapCache,
     pub grants: Grants,
+    pub disk: Arc<Disk>,
 }
 
 /// On what grounds this server answers as the leader.
@@ -43,7 +45,12 @@ struct Leading {
 pub(crate) struct Door(pub Arc<Service>);
 
 impl Service {
-    pub(crate) fn new(node: Arc<Node>, config: Config, identity: &Identity) -> Arc<Self> {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        config: Config,
+        identity: &Identity,
+        disk: Arc<Disk>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             node,
             config,
@@ -51,6 +58,7 @@ impl Service {
             osds: Osds::default(),
             map: MapCache::default(),
             grants: Grants::new(identity),
+            disk,
         })
     }
 
@@ -68,6 +76,15 @@ impl Service {
     fn change(self: &Arc<Self>, leader: Leading, mut command: Command, responder: Responder) {
         let session = SessionId(command.session);
         let mut rights = Rights::Write;
+        if let Some(fault) = command.op.as_ref().and_then(|op| self.disk.refusal(op)) {
+            if matches!(command.op, Some(Change::VolumeCreate(_))) {
+                return responder.fault(fault);
+            }
+            // In the slot: the request may be a repetition of one that was carried out.
+            command.op = Some(Change::Refused(proto::index::Refused {
+                fault: Some((&fault).into()),
+            }));
+        }
         match &mut command.op {
             Some(Change::OpenSession(open)) => open.timeout_ms = self.config.session_timeout_ms,
             Some(Change::VolumeCreate(create)) => {

@@ -3,6 +3,7 @@
 //! Batches commit without reaching the disk; [`Index::flush`] is a commit that does. redb keeps
 //! the last flushed state whole until the next one is, so a crash at any point leaves exactly that.
 
+use std::fs::File;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,8 +11,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use mrc_core::keys;
 use mrc_core::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
+use redb::backends::FileBackend;
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, WriteTransaction,
+    Database, Durability, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition,
+    WriteTransaction,
 };
 
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("index");
@@ -36,11 +39,32 @@ impl RedbIndex {
     ///
     /// # Errors
     ///
-    /// [`IndexError::Engine`]: the file is no index, of a newer version, damaged, or in use.
+    /// As [`Self::open_on`].
+    #[allow(dead_code, reason = "the server puts something between index and file")]
     pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self, IndexError> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(IndexError::engine)?;
+        let file = FileBackend::new(file).map_err(IndexError::engine)?;
+        Self::open_on(file, cache_bytes)
+    }
+
+    /// Opens the index in something like a file, or makes an empty one.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError::Engine`]: the file is no index, of a newer version, damaged, or in use.
+    pub(crate) fn open_on(
+        file: impl StorageBackend,
+        cache_bytes: usize,
+    ) -> Result<Self, IndexError> {
         let database = Database::builder()
             .set_cache_size(cache_bytes)
-            .create(path)
+            .create_with_backend(file)
             .map_err(IndexError::engine)?;
         // Makes the table, so that a reader finds one.
         let write = begin(&database, Durability::Immediate)?;

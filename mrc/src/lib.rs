@@ -4,6 +4,8 @@ mod admin;
 mod checkpoint;
 mod config;
 mod consensus;
+mod cushion;
+mod disk;
 mod door;
 mod grants;
 mod heartbeats;
@@ -21,15 +23,18 @@ mod metrics;
 mod node;
 mod osd_links;
 mod osds;
+mod promises;
 mod raft_door;
 mod raft_link;
 mod server;
 mod sessions;
+mod spare;
 mod state_machine;
 
 pub use config::{Config, ConfigError, MemberAddress, MemberPart};
+pub use disk::{Space, SpaceProbe};
 pub use log_dir::LogError;
-pub use server::{Error, run, run_on};
+pub use server::{Error, run, run_on, run_on_disk};
 
 /// Draws a number that nobody else draws.
 pub(crate) fn draw() -> u64 {

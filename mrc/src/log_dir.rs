@@ -9,22 +9,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde::{Deserialize, Serialize};
-
-use crate::consensus::{Entry, LogId, Vote};
+use crate::consensus::Entry;
 use crate::log_record::{self, HEADER_BYTES, SegmentHeader};
-
-/// What must survive besides the entries.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) struct Promises {
-    /// This member's number in Raft, drawn when the log was made: whoever lost the log is someone
-    /// else to the other members.
-    pub number: u64,
-    pub vote: Option<Vote>,
-    pub purged: Option<LogId>,
-}
+use crate::promises::{Promises, PromisesFile, sync_dir};
+use crate::spare::Spare;
 
 /// A log directory that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +83,7 @@ pub(crate) struct Recovered {
 pub(crate) struct LogDir {
     path: PathBuf,
     segment_bytes: u32,
-    preparing: Arc<AtomicBool>,
+    spare: Spare,
     /// Locked while the log is open.
     lock: Option<File>,
 }
@@ -105,10 +94,11 @@ impl LogDir {
         std::fs::create_dir_all(path).map_err(|source| io_error(path, source))?;
         let dir = Self::at(path, 0);
         // Segments without promises are a loss, found when the log is opened.
-        if dir.promises_path().exists() || !dir.headers()?.is_empty() {
+        let file = PromisesFile::at(path);
+        if file.exists() || !dir.headers()?.is_empty() {
             return Ok(());
         }
-        dir.save(&Promises {
+        file.create(&Promises {
             number,
             ..Promises::default()
         })
@@ -118,9 +108,13 @@ impl LogDir {
         Self {
             path: path.to_owned(),
             segment_bytes,
-            preparing: Arc::default(),
+            spare: Spare::at(path, segment_bytes),
             lock: None,
         }
+    }
+
+    pub(crate) fn spare(&self) -> &Spare {
+        &self.spare
     }
 
     /// Keeps everybody else, and a writer of this process that is about to end, from the files.
@@ -137,28 +131,9 @@ impl LogDir {
         }
     }
 
-    /// Makes the promises durable.
+    /// Makes the promises durable; needs no room on the disk.
     pub(crate) fn save(&self, promises: &Promises) -> Result<(), LogError> {
-        let path = self.promises_path();
-        let mut bytes = postcard::to_stdvec(promises)
-            .map_err(|error| io_error(&path, io::Error::other(error)))?;
-        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-        shell::statedir::replace_file(&path, &bytes).map_err(|source| io_error(&path, source))
-    }
-
-    fn load(&self) -> Result<Promises, LogError> {
-        let path = self.promises_path();
-        let lost = || LogError::PromisesLost { path: path.clone() };
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(lost()),
-            Err(source) => return Err(io_error(&path, source)),
-        };
-        let (body, sum) = bytes.split_last_chunk::<4>().ok_or_else(lost)?;
-        if crc32c::crc32c(body) != u32::from_le_bytes(*sum) {
-            return Err(lost());
-        }
-        postcard::from_bytes(body).map_err(|_| lost())
+        PromisesFile::at(&self.path).save(promises)
     }
 
     /// Makes a segment ready for records and durable in the directory.
@@ -167,25 +142,18 @@ impl LogDir {
             self.path.join("segment.tmp"),
             self.segment_path(header.number),
         );
-        match std::fs::rename(self.path.join("spare"), &fresh) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                preallocate(&fresh, self.segment_bytes)?;
-            }
-            Err(error) => return Err(error),
-        }
-        let file = OpenOptions::new().read(true).write(true).open(&fresh)?;
+        let file = self.spare.take(&fresh)?;
         file.write_all_at(&header.encode(), 0)?;
         file.sync_all()?;
         std::fs::rename(&fresh, final_path)?;
         self.sync()?;
-        self.prepare_spare();
+        self.spare.prepare();
         Ok(Arc::new(file))
     }
 
     /// Removes a segment, keeping it as the spare if there is none.
     pub(crate) fn remove(&self, number: u64) -> io::Result<()> {
-        let (path, spare) = (self.segment_path(number), self.path.join("spare"));
+        let (path, spare) = (self.segment_path(number), self.spare.path());
         let whole = std::fs::metadata(&path)?.len() == u64::from(self.segment_bytes);
         if whole && !spare.exists() {
             std::fs::rename(path, spare)
@@ -205,12 +173,12 @@ impl LogDir {
 
     /// Makes renames and removals durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+        sync_dir(&self.path)
     }
 
     /// Reads everything, drops what a crash tore, refuses what is damaged.
     pub(crate) fn recover(&self) -> Result<Recovered, LogError> {
-        let promises = self.load()?;
+        let promises = PromisesFile::at(&self.path).load()?;
         let purged_next = promises.purged.map_or(0, |id| id.index + 1);
         let mut headers = self.headers()?;
         let next_number = headers.last().map_or(1, |last| last.number + 1);
@@ -333,35 +301,6 @@ impl LogDir {
         Ok(headers)
     }
 
-    /// Writes the next spare segment in the background, unless there is one.
-    fn prepare_spare(&self) {
-        let spare = self.path.join("spare");
-        if spare.exists() || self.preparing.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let (fresh, bytes) = (self.path.join("spare.tmp"), self.segment_bytes);
-        let preparing = Arc::clone(&self.preparing);
-        let prepare = move || {
-            if let Err(error) =
-                preallocate(&fresh, bytes).and_then(|()| std::fs::rename(&fresh, &spare))
-            {
-                tracing::debug!(%error, "no spare log segment; the next one is made when it is needed");
-            }
-            preparing.store(false, Ordering::Relaxed);
-        };
-        if std::thread::Builder::new()
-            .name("log-spare".into())
-            .spawn(prepare)
-            .is_err()
-        {
-            self.preparing.store(false, Ordering::Relaxed);
-        }
-    }
-
-    fn promises_path(&self) -> PathBuf {
-        self.path.join("promises")
-    }
-
     pub(crate) fn segment_path(&self, number: u64) -> PathBuf {
         self.path.join(format!("log-{number:016x}"))
     }
@@ -371,24 +310,9 @@ impl LogDir {
     }
 }
 
-fn io_error(path: &Path, source: io::Error) -> LogError {
+pub(crate) fn io_error(path: &Path, source: io::Error) -> LogError {
     LogError::Io {
         path: path.to_owned(),
         source,
     }
-}
-
-/// A file of zeros that are really written: extents that are only reserved cost a journal commit
-/// when the first write turns them into data.
-fn preallocate(path: &Path, bytes: u32) -> io::Result<()> {
-    const CHUNK: usize = 1 << 20;
-    let file = File::create(path)?;
-    let zeros = vec![0; CHUNK.min(bytes as usize)];
-    let mut at = 0;
-    while at < u64::from(bytes) {
-        let length = zeros.len().min((u64::from(bytes) - at) as usize);
-        file.write_all_at(zeros.get(..length).unwrap_or(&zeros), at)?;
-        at += length as u64;
-    }
-    file.sync_all()
 }

@@ -15,9 +15,11 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::{LOG_CACHE_BYTES_MAX, LOG_READ_BYTES_MAX};
 use crate::consensus::{Entry, LogId, TypeConfig, Vote};
-use crate::log_dir::{LogDir, LogError, Promises};
+use crate::log_dir::{LogDir, LogError};
 use crate::log_record::{self, HEADER_BYTES, SegmentHeader};
 use crate::log_writer::{Files, Job, LogWriter, lock};
+use crate::promises::Promises;
+use crate::spare::Spare;
 
 /// The log of one member; clones are handles of the same log.
 #[derive(Clone, Debug)]
@@ -25,6 +27,7 @@ pub(crate) struct LogStore {
     shared: Arc<Mutex<Log>>,
     files: Files,
     writer: LogWriter,
+    spare: Spare,
 }
 
 #[derive(Debug)]
@@ -100,6 +103,7 @@ impl LogStore {
         }
         let stable = log.tail;
         let files: Files = Arc::new(Mutex::new(recovered.segments.into_iter().collect()));
+        let spare = dir.spare().clone();
         let writer =
             LogWriter::start(dir, Arc::clone(&files), stable).map_err(|source| LogError::Io {
                 path: path.to_owned(),
@@ -109,12 +113,23 @@ impl LogStore {
             shared: Arc::new(Mutex::new(log)),
             files,
             writer,
+            spare,
         })
     }
 
     /// Becomes `Some` when the log can't be written any more; the server must stop then.
     pub(crate) fn failure(&self) -> watch::Receiver<Option<String>> {
         self.writer.failure()
+    }
+
+    /// The segment held for a full disk.
+    pub(crate) fn spare(&self) -> &Spare {
+        &self.spare
+    }
+
+    /// Whether purging can give back a segment.
+    pub(crate) fn has_older_segments(&self) -> bool {
+        lock(&self.shared).segments.len() > 1
     }
 
     /// This member's number in Raft.

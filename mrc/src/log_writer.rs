@@ -13,8 +13,9 @@ use openraft::storage::IOFlushed;
 use tokio::sync::{oneshot, watch};
 
 use crate::consensus::TypeConfig;
-use crate::log_dir::{LogDir, Promises};
+use crate::log_dir::LogDir;
 use crate::log_record::SegmentHeader;
+use crate::promises::Promises;
 
 /// Work for the thread, done in order.
 pub(crate) enum Job {
@@ -159,6 +160,7 @@ impl Thread {
                     let begun = self.dir.add(header).map(|file| {
                         lock(&self.files).insert(header.number, file);
                     });
+                    let begun = begun.map_err(|error| self.name(header.number, &error));
                     let _failed = self.check(begun);
                 }
             }
@@ -189,10 +191,14 @@ impl Thread {
         }
         for number in remove {
             lock(&self.files).remove(number);
-            self.dir.remove(*number)?;
+            self.dir
+                .remove(*number)
+                .map_err(|error| self.name(*number, &error))?;
         }
         if let Some((number, offset)) = cut {
-            self.dir.cut(number, offset)?;
+            self.dir
+                .cut(number, offset)
+                .map_err(|error| self.name(number, &error))?;
         }
         if remove.is_empty() {
             Ok(())
@@ -219,10 +225,18 @@ impl Thread {
         }
         let pending = std::mem::take(&mut self.pending);
         for (segment, offset, bytes) in pending {
-            let written = self.write(segment, offset, &bytes);
+            let written = self
+                .write(segment, offset, &bytes)
+                .map_err(|error| self.name(segment, &error));
             self.check(written)?;
         }
         Ok(())
+    }
+
+    /// The failure with the file it is about.
+    fn name(&self, segment: u64, error: &io::Error) -> io::Error {
+        let path = self.dir.segment_path(segment);
+        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
     }
 
     fn write(&self, segment: u64, offset: u32, bytes: &[u8]) -> io::Result<()> {

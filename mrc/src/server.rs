@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, DRAIN_INTERVAL};
+use crate::cushion::{Cushion, Cushioned};
+use crate::disk::{self, Disk, SpaceProbe};
 use crate::door::{Door, Service};
 use crate::index_buffer::BufferedIndex;
 use crate::index_redb::RedbIndex;
@@ -102,6 +104,20 @@ pub async fn run_on(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
+    run_on_disk(config, listener, disk::probe(), shutdown).await
+}
+
+/// As [`run_on`], told by `probe` how much of the disk is free.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_on_disk(
+    config: Config,
+    listener: TcpListener,
+    probe: SpaceProbe,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let config = config.validated()?;
     let cluster = config.cluster_id()?;
     let secret = shell::config::load_secret(&config.secret_file)?;
@@ -117,7 +133,8 @@ pub async fn run_on(
         role: Role::Mrc,
         id: config.id,
     };
-    let running = start(&config, &identity).await?;
+    let disk = Arc::new(Disk::new(&config.dir, probe));
+    let running = start(&config, &identity, disk).await?;
     running.serve(&config, identity, listener, shutdown).await
 }
 
@@ -125,9 +142,10 @@ pub async fn run_on(
 struct Running {
     node: Arc<Node>,
     silence: Silence,
+    disk: Arc<Disk>,
 }
 
-async fn start(config: &Config, identity: &Identity) -> Result<Running, Error> {
+async fn start(config: &Config, identity: &Identity, disk: Arc<Disk>) -> Result<Running, Error> {
     let log_path = config.dir.join("log");
     let log = LogStore::open(&log_path, config.log_segment_bytes, crate::draw())?;
     let (path, index) = open_index(config, log.number())?;
@@ -165,6 +183,7 @@ async fn start(config: &Config, identity: &Identity) -> Result<Running, Error> {
     Ok(Running {
         node: Node::new(raft, log, machine, peers, config),
         silence,
+        disk,
     })
 }
 
@@ -184,7 +203,9 @@ fn open_index(config: &Config, number: u64) -> Result<(PathBuf, Arc<BufferedInde
             let _kept = std::fs::remove_file(item.path());
         }
     }
-    let index = RedbIndex::open(&path, config.index_cache_bytes);
+    let index = Cushioned::open(&path, Cushion::at(&config.dir))
+        .map_err(IndexError::engine)
+        .and_then(|file| RedbIndex::open_on(file, config.index_cache_bytes));
     let index = index.map_err(|source| Error::Index {
         path: path.clone(),
         source,
@@ -201,7 +222,7 @@ impl Running {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), Error> {
         let node = self.node;
-        let service = Service::new(Arc::clone(&node), config.clone(), &identity);
+        let service = Service::new(Arc::clone(&node), config.clone(), &identity, self.disk);
         let raft_door = RaftDoor::new(Arc::clone(&node), config.dir.clone(), self.silence);
         let (stop, stopped) = watch::channel(false);
         let server = Server::new(identity.clone())
@@ -264,7 +285,8 @@ async fn background(
     let flushes = flush_regularly(&node, service.config.flush_ms);
     let janitor = janitor::run(Arc::clone(&service), identity, stopped);
     let drains = drain_regularly(&node);
-    tokio::join!(elections, flushes, drains, janitor);
+    let disk = disk::watch(Arc::clone(&node), Arc::clone(&service.disk));
+    tokio::join!(elections, flushes, drains, janitor, disk);
 }
 
 async fn drain_regularly(node: &Node) {

@@ -168,6 +168,7 @@ const fn is_slotted(op: &Op) -> bool {
             | Op::RemoveXattr(_)
             | Op::OpenWrite(_)
             | Op::Written(_)
+            | Op::Refused(_)
     )
 }
 
@@ -211,7 +212,13 @@ fn in_slot(
         )));
     }
 
-    let step = Namespace::new(work, volume, session, effects).change(op);
+    let step = match op {
+        Op::Refused(refused) => Err(Stop::Fault(refused.fault.clone().map_or_else(
+            || Fault::surface(errno::EPROTO, "refused without a reason"),
+            Fault::from,
+        ))),
+        op => Namespace::new(work, volume, session, effects).change(op),
+    };
     let reply = match &step {
         Ok(response) => StoredReply::Response(response.clone()),
         Err(Stop::Fault(fault)) => StoredReply::Fault(fault.into()),

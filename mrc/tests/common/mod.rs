@@ -13,9 +13,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use mrc::{Config, MemberAddress};
+use mrc::{Config, MemberAddress, Space, SpaceProbe};
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
 use proto::mrc::{self as wire, Request, Response};
@@ -40,6 +41,8 @@ pub(crate) struct Cluster {
     pub addresses: Vec<SocketAddr>,
     servers: Vec<Option<Running>>,
     tune: fn(&mut Config),
+    /// Bytes free on every server's disk, which has 1 TiB.
+    pub free_bytes: Arc<AtomicU64>,
 }
 
 struct Running {
@@ -98,6 +101,7 @@ impl Cluster {
             addresses,
             servers: (0..count).map(|_| None).collect(),
             tune,
+            free_bytes: Arc::new(AtomicU64::new(1 << 40)),
         };
         for (id, listener) in (1..).zip(listeners) {
             cluster.run(id, listener);
@@ -120,10 +124,17 @@ impl Cluster {
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let config = self.config(id);
+        let free_bytes = Arc::clone(&self.free_bytes);
+        let probe: SpaceProbe = Arc::new(move |_| {
+            Ok(Space {
+                capacity_bytes: 1 << 40,
+                free_bytes: free_bytes.load(Ordering::Relaxed),
+            })
+        });
         runtime.spawn(async move {
             listener.set_nonblocking(true).unwrap();
             let listener = TcpListener::from_std(listener).unwrap();
-            let result = mrc::run_on(config, listener, async {
+            let result = mrc::run_on_disk(config, listener, probe, async {
                 let _ = stopped.await;
             })
             .await;
