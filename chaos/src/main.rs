@@ -18,6 +18,8 @@ mod injector;
 mod linear;
 mod log_record;
 mod logs;
+#[cfg(test)]
+mod logs_tests;
 mod network;
 mod node;
 mod operation;

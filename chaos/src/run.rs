@@ -65,16 +65,19 @@ pub(crate) struct Outcome {
 ///
 /// # Errors
 ///
-/// If the cluster can't be made or used at all; violations are no errors.
+/// If the cluster can't be made; whatever goes wrong later is a violation, with the history so far.
 pub(crate) fn run(settings: &Settings, interrupted: &Arc<AtomicBool>) -> Result<Outcome> {
     command::check_tools()?;
     let mut run = Run::new(settings, interrupted)?;
     run.start()?;
-    run.start_clients()?;
-    run.inject()?;
-    run.wait_for_clients()?;
-    let logs = run.last_look()?;
-    let still_rotten = run.compare_replicas()?;
+    let finished = run.work_and_look();
+    run.check_interrupted()?;
+    let (logs, still_rotten) = finished.unwrap_or_else(|error| {
+        let what = format!("{error:#}");
+        run.violations
+            .push(Violation::new("run could not go on", what));
+        (Vec::new(), 0)
+    });
     Ok(Outcome {
         records: run.history.records(),
         logs,
@@ -124,6 +127,15 @@ impl<'a> Run<'a> {
         }
         let mut maker = self.clients(&["set-up", &self.point(Node::mount(1))])?;
         self.wait_for("the first files", |_| maker.has_ended())
+    }
+
+    /// Faults and clients, and what they left behind: the logs, and how many objects are rotten.
+    fn work_and_look(&mut self) -> Result<(Vec<FinalLog>, usize)> {
+        self.start_clients()?;
+        self.inject()?;
+        self.wait_for_clients()?;
+        let logs = self.last_look()?;
+        Ok((logs, self.compare_replicas()?))
     }
 
     fn mount(&mut self, mount: Node) -> Result<()> {

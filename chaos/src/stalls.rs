@@ -11,6 +11,9 @@ const AFTERMATH_NS: u64 = 3_000_000_000;
 /// Name of the time without faults.
 pub(crate) const CALM: &str = "calm";
 
+/// Name of the column with the longest operation that met no other fault.
+pub(crate) const ALONE: &str = "alone";
+
 /// Longest operation by name of fault and name of operation, in milliseconds. Where faults overlap,
 /// an operation counts for each of them.
 pub(crate) fn longest(
@@ -28,10 +31,13 @@ pub(crate) fn longest(
         if names.is_empty() {
             names.push(CALM);
         }
+        let alone = (names.len() == 1).then_some(ALONE);
         for name in names {
             let of_fault = longest.entry(name.to_owned()).or_default();
-            let most = of_fault.entry(record.operation.name()).or_default();
-            *most = taken_ms.max(*most);
+            for column in [Some(record.operation.name()), alone].into_iter().flatten() {
+                let most = of_fault.entry(column).or_default();
+                *most = taken_ms.max(*most);
+            }
         }
     }
     longest
@@ -76,5 +82,7 @@ mod tests {
         assert_eq!(longest[CALM]["read"], 500);
         assert_eq!(longest["a"]["read"], 2000);
         assert_eq!(longest["b"]["read"], 2000);
+        assert_eq!(longest["b"][ALONE], 1000);
+        assert!(!longest["a"].contains_key(ALONE));
     }
 }
