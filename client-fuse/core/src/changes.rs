@@ -1,7 +1,9 @@
 //! The changes of one open file that its primary has not acknowledged: gathered, ordered, repeated.
 //!
-//! Writes are gathered into chunks that end at multiples of the chunk size, and sent in order,
-//! many at a time. Four rules keep repetition harmless:
+//! A write is sent at once if nothing of the file is on its way. Meanwhile others are gathered into
+//! chunks that end at multiples of the chunk size, for a bounded time, and sent in order, many at
+//! a time; so a sync(2), which mounts are not told of, misses little. The idea is that of Nagle,
+//! RFC 896. Four rules keep repetition harmless:
 //!
 //! - Two changes that overlap are never in flight together; truncations, appends and syncs are in
 //!   flight alone.
@@ -449,6 +451,10 @@ impl Changes {
 
     /// Sends what may be sent now, oldest first.
     fn pump(&mut self, now: Instant, ids: &IdSource, out: &mut Vec<Effect>) {
+        if self.pending.is_empty() {
+            // To wait for more would only delay what is here.
+            self.cut(now);
+        }
         let (Gate::Open, Some(osd)) = (self.gate, self.route.target()) else {
             return;
         };

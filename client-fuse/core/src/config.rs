@@ -20,8 +20,9 @@ pub struct ChangeLimits {
     /// Largest write that is sent. Default 1 MiB: the kernel's largest write, and long enough
     /// that its round trip costs less than moving its bytes.
     pub chunk_bytes: u64,
-    /// How long bytes wait for more to be gathered with. Default 50 ms: short enough that a log
-    /// file followed from another mount does not lag for the eye.
+    /// How long bytes wait for more to be gathered with while others are on their way. Default 50 ms:
+    /// short enough that a log file followed from another mount does not lag for the eye, and
+    /// reached only if the primary takes as long to answer.
     pub gather_time: Duration,
     /// Bytes sent and not acknowledged, per file. Default 16 MiB: hides 10 ms at 1.6 GB/s.
     pub in_flight_bytes_max: u64,

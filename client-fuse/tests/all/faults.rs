@@ -290,7 +290,8 @@ async fn small_writes_are_gathered_and_leave_by_themselves() {
     })
     .await;
 
-    assert!(cluster.objects.writes.load(Ordering::Relaxed) < 10);
+    // As many as the primary answers meanwhile.
+    assert!(cluster.objects.writes.load(Ordering::Relaxed) < 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]
