@@ -113,7 +113,7 @@ impl Cluster {
                 words.extend(self.membership());
             }
         }
-        let log = self.home.join("logs").join(format!("{node}.log"));
+        let log = self.log(node);
         let output = File::options().create(true).append(true).open(log)?;
         // Should this program be killed, its processes go with it.
         let child = Command::new("setpriv")
@@ -157,6 +157,19 @@ impl Cluster {
         child.kill()?;
         child.wait()?;
         Ok(())
+    }
+
+    /// How much a node has written to its log so far.
+    pub(crate) fn log_bytes(&self, node: Node) -> u64 {
+        fs::metadata(self.log(node)).map_or(0, |log| log.len())
+    }
+
+    /// Whether a server asked its operator to be started again, in its log from a place on.
+    pub(crate) fn wants_restart(&self, node: Node, from_bytes: u64) -> bool {
+        let log = fs::read(self.log(node)).unwrap_or_default();
+        let from = usize::try_from(from_bytes).unwrap_or(usize::MAX);
+        let text = String::from_utf8_lossy(log.get(from..).unwrap_or_default()).into_owned();
+        text.contains("until the server is restarted")
     }
 
     /// Nodes that ended although nobody asked them to.
@@ -249,6 +262,10 @@ impl Cluster {
         }
         let point = self.dir(mount).display().to_string();
         Ok(is_mount_point(&point)?)
+    }
+
+    fn log(&self, node: Node) -> PathBuf {
+        self.home.join("logs").join(format!("{node}.log"))
     }
 
     fn secret(&self) -> PathBuf {

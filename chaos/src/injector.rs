@@ -64,6 +64,8 @@ pub(crate) struct Line {
 struct Active {
     planned: Planned,
     began_ns: u64,
+    /// Where the log of a server with a full disk begins to be about that.
+    log_bytes: u64,
     /// The tool that slows a server down.
     tracer: Option<Child>,
 }
@@ -97,6 +99,7 @@ impl Injector {
         let text = serde_json::to_string(&planned.fault)?;
         self.note(now_ns, format!("begin {text}"));
         let mut tracer = None;
+        let mut log_bytes = 0;
         match &planned.fault {
             Fault::Kill(_) | Fault::KillAll => {
                 for node in planned.fault.kills() {
@@ -111,6 +114,7 @@ impl Injector {
                     .disks
                     .get(node)
                     .context("a server without small disk")?;
+                log_bytes = self.cluster.log_bytes(*node);
                 disk.fill()?;
             }
             Fault::SlowSync(node, delay_ms) => tracer = self.slow_syncs(*node, *delay_ms)?,
@@ -124,6 +128,7 @@ impl Injector {
         self.active.push(Active {
             planned,
             began_ns: now_ns,
+            log_bytes,
             tracer,
         });
         self.filter()
@@ -149,15 +154,8 @@ impl Injector {
                 }
                 Fault::Freeze(node) => self.signal(*node, Signal::SIGCONT),
                 Fault::Full(node) => {
-                    let disk = self
-                        .disks
-                        .get(node)
-                        .context("a server without small disk")?;
-                    disk.free()?;
-                    if self.ended_full.contains(node) {
-                        self.ended_full.retain(|it| it != node);
-                        self.cluster.start(*node)?;
-                    }
+                    let (node, log_bytes) = (*node, over.log_bytes);
+                    self.make_room(node, log_bytes)?;
                 }
                 _ => {}
             }
@@ -204,6 +202,29 @@ impl Injector {
             ensure!(node.kind != Kind::Mount, "{what}");
             self.restarts += 1;
             ensure!(self.restarts <= RESTARTS_MAX, "{what} once more");
+            self.cluster.start(node)?;
+        }
+        Ok(())
+    }
+
+    /// Does what an operator does about a full disk.
+    fn make_room(&mut self, node: Node, log_bytes: u64) -> Result<()> {
+        let disk = self
+            .disks
+            .get(&node)
+            .context("a server without small disk")?;
+        disk.free()?;
+        if self.ended_full.contains(&node) {
+            self.ended_full.retain(|it| *it != node);
+            self.note(now_ns(), format!("{node} is started again"));
+            return self.cluster.start(node);
+        }
+        if self.cluster.wants_restart(node, log_bytes) {
+            self.note(
+                now_ns(),
+                format!("{node} is started again, as its log asks"),
+            );
+            self.cluster.stop(&[node])?;
             self.cluster.start(node)?;
         }
         Ok(())
