@@ -468,9 +468,21 @@ impl Filesystem for Door {
         self.serve(request, work, empty(reply));
     }
 
-    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
-        // The kernel then treats a file as data up to its end, which is always allowed.
-        reply.error(fuser::Errno::ENOSYS);
+    fn lseek(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move { fs.lseek(handle.0, offset, whence).await };
+        self.serve(request, work, move |outcome| match outcome {
+            Ok(found) => reply.offset(found),
+            Err(errno) => reply.error(errno.into()),
+        });
     }
 
     fn copy_file_range(

@@ -25,6 +25,7 @@ mod options;
 mod oxfs;
 mod peer;
 mod reply;
+mod seek;
 mod send;
 mod shared;
 mod stall;

@@ -1,4 +1,4 @@
-//! Reading a file's bytes from whoever is its primary.
+//! Asking whoever is a file's primary for its bytes.
 
 use bytes::Bytes;
 use client_core::{Failure, Next};
@@ -15,6 +15,18 @@ use crate::stall::Stall;
 impl File {
     /// Reads from the primary. Fewer bytes than asked for: the object ends there.
     pub(crate) async fn read_object(&self, offset: u64, length: u32) -> Result<Bytes, Errno> {
+        let op = osd::request::Op::Read(osd::Read {
+            offset,
+            length_bytes: length,
+        });
+        self.ask_object(op).await.map(|(_, bytes)| bytes)
+    }
+
+    /// Asks the primary for something that changes nothing.
+    pub(crate) async fn ask_object(
+        &self,
+        op: osd::request::Op,
+    ) -> Result<(osd::Response, Bytes), Errno> {
         let started = std::time::Instant::now();
         let mut stall = None;
         let mut renewed = 0;
@@ -23,11 +35,8 @@ impl File {
                 .read_route
                 .target()
                 .ok_or(Errno(libc::EIO))?;
-            let failure = match self
-                .read_from(target, offset, length, started, &mut stall)
-                .await
-            {
-                Ok((primary, bytes)) => {
+            let failure = match self.ask_from(target, &op, started, &mut stall).await {
+                Ok((primary, answer)) => {
                     let mut state = lock(&self.state);
                     state.read_route.found(primary);
                     state.read_route.answered();
@@ -35,7 +44,7 @@ impl File {
                     if state.changes.is_idle() {
                         state.changes.route().found(primary);
                     }
-                    return Ok(bytes);
+                    return Ok(answer);
                 }
                 Err(failure) => failure,
             };
@@ -55,20 +64,19 @@ impl File {
     }
 
     /// Asks `target`, and while it is silent others, too: one of them may have become the primary.
-    async fn read_from(
+    async fn ask_from(
         &self,
         target: OsdId,
-        offset: u64,
-        length: u32,
+        op: &osd::request::Op,
         started: std::time::Instant,
         stall: &mut Option<Stall>,
-    ) -> Result<(OsdId, Bytes), Failure> {
-        let first = self.read_once(target, offset, length);
+    ) -> Result<(OsdId, (osd::Response, Bytes)), Failure> {
+        let first = self.ask_once(target, op);
         tokio::pin!(first);
         let mut round = 0;
         loop {
             tokio::select! {
-                outcome = &mut first => return outcome.map(|bytes| (target, bytes)),
+                outcome = &mut first => return outcome.map(|answer| (target, answer)),
                 () = tokio::time::sleep(READ_PATIENCE) => {}
             }
             self.shared.servers.missed(target);
@@ -78,11 +86,11 @@ impl File {
             let other = lock(&self.state).read_route.other_than(target, round);
             round += 1;
             let Some(other) = other else { continue };
-            let second = tokio::time::timeout(READ_PATIENCE, self.read_once(other, offset, length));
+            let second = tokio::time::timeout(READ_PATIENCE, self.ask_once(other, op));
             tokio::select! {
-                outcome = &mut first => return outcome.map(|bytes| (target, bytes)),
+                outcome = &mut first => return outcome.map(|answer| (target, answer)),
                 outcome = second => match outcome {
-                    Ok(Ok(bytes)) => return Ok((other, bytes)),
+                    Ok(Ok(answer)) => return Ok((other, answer)),
                     Ok(Err(Failure::Redirect(Some(primary)))) if primary != target => {
                         return Err(Failure::Redirect(Some(primary)));
                     }
@@ -94,25 +102,26 @@ impl File {
         }
     }
 
-    async fn read_once(&self, osd: OsdId, offset: u64, length: u32) -> Result<Bytes, Failure> {
+    async fn ask_once(
+        &self,
+        osd: OsdId,
+        op: &osd::request::Op,
+    ) -> Result<(osd::Response, Bytes), Failure> {
         let server = self.shared.servers.get(osd).ok_or(Failure::Gone)?;
         if server.out_of_reach().is_some() {
             return Err(Failure::Gone);
         }
-        let op = osd::request::Op::Read(osd::Read {
-            offset,
-            length_bytes: length,
-        });
-        let request = self.request(op);
+        let request = self.request(op.clone());
         let reply = server
             .link
             .call::<_, osd::Response>(&request, Payload::none(), OBJECT_TIMEOUT)
             .await;
         server.hear(&reply);
-        let (_, payload) = reply.map_err(|error| self.failure(osd, &error))?;
-        payload.verified().map_err(|fault| {
+        let (response, payload) = reply.map_err(|error| self.failure(osd, &error))?;
+        let bytes = payload.verified().map_err(|fault| {
             tracing::warn!(inode = self.inode, server = self.shared.servers.name(osd), %fault, "bytes changed on their way");
             Failure::Retry
-        })
+        })?;
+        Ok((response, bytes))
     }
 }

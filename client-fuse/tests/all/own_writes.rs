@@ -5,7 +5,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::{Cluster, blocking};
+use bytes::Bytes;
+use client_fuse::Errno;
+
+use crate::common::{Cluster, blocking, create};
 
 fn new_file(path: &Path) -> File {
     OpenOptions::new()
@@ -80,4 +83,29 @@ async fn file_just_written_does_not_end_early() {
     })
     .await;
     mounted.unmount().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_and_holes_are_found_with_what_was_just_written() {
+    let cluster = Cluster::start().await;
+    let fs = cluster.client().await;
+    let (_, handle) = create(&fs, "sparse").await;
+    let block = Bytes::from(vec![1; 4096]);
+    for at in [0, 8 * 4096] {
+        let written = fs.write(handle, at, block.clone(), libc::O_RDWR).await;
+        assert_eq!(written, Ok(4096));
+    }
+    let seek = async |offset, whence| fs.lseek(handle, offset, whence).await;
+    let nothing = Err(Errno(libc::ENXIO));
+
+    assert_eq!(seek(0, libc::SEEK_DATA).await, Ok(0));
+    assert_eq!(seek(0, libc::SEEK_HOLE).await, Ok(4096));
+    assert_eq!(seek(5000, libc::SEEK_HOLE).await, Ok(5000));
+    assert_eq!(seek(5000, libc::SEEK_DATA).await, Ok(8 * 4096));
+    assert_eq!(seek(8 * 4096 + 1, libc::SEEK_HOLE).await, Ok(9 * 4096));
+    for whence in [libc::SEEK_DATA, libc::SEEK_HOLE] {
+        assert_eq!(seek(9 * 4096, whence).await, nothing);
+        assert_eq!(seek(-1, whence).await, nothing);
+    }
+    assert_eq!(seek(0, libc::SEEK_SET).await, Err(Errno(libc::EINVAL)));
 }
