@@ -174,7 +174,7 @@ impl Service {
 
     fn read(self: &Arc<Self>, leader: Leading, request: Request, responder: Responder) {
         match request.op {
-            Some(Op::OsdHeartbeat(beat)) => self.heartbeat(beat, responder),
+            Some(Op::OsdHeartbeat(beat)) => self.heartbeat(leader.id, beat, responder),
             // Long reads must not hold up what came behind them on the same connection.
             Some(Op::ReadDir(_) | Op::PgList(_) | Op::SessionList(_) | Op::OsdList(_)) => {
                 let service = Arc::clone(self);

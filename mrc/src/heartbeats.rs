@@ -2,17 +2,32 @@
 
 use std::sync::Arc;
 
-use mrc_core::{IndexError, Reply};
+use mrc_core::{IndexError, Reply, query};
 use proto::index::command::Op as Change;
 use proto::mrc::{self, Response, response};
 use shell::link::Responder;
+use types::OsdId;
 
+use crate::consensus::LeaderId;
 use crate::door::{Service, answer, index_fault};
 
 impl Service {
     /// Takes a report and answers with the map, if it has changed.
-    pub(crate) fn heartbeat(self: &Arc<Self>, beat: mrc::OsdHeartbeat, responder: Responder) {
+    pub(crate) fn heartbeat(
+        self: &Arc<Self>,
+        leader: LeaderId,
+        beat: mrc::OsdHeartbeat,
+        responder: Responder,
+    ) {
         let index = Arc::clone(self.node.index());
+        let known = match query::osd(&*index, OsdId(beat.osd)) {
+            Ok(known) => known,
+            Err(error) => return responder.fault(index_fault(&error)),
+        };
+        let timeout = self.config.osd_timeout();
+        if let Err(fault) = self.osds.admit(&beat, known.as_ref(), leader, timeout) {
+            return responder.fault(fault);
+        }
         let registration = match mrc_core::registration(&*index, &beat) {
             Ok(registration) => registration,
             Err(error) => return responder.fault(index_fault(&error)),

@@ -5,18 +5,24 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mrc_core::{IndexError, IndexRead, query};
+use proto::index::OsdRecord;
 use proto::mrc::{self, OsdHeartbeat, OsdMap, PgReport, PgState, Replica};
 use types::{Fault, OsdId, PgId, VolumeId};
 
+use crate::consensus::LeaderId;
 use crate::log_writer::lock;
 
 /// Object servers as the leader knows them.
 #[derive(Debug, Default)]
-pub(crate) struct Osds(Mutex<HashMap<OsdId, Soft>>);
+pub(crate) struct Osds(Mutex<HashMap<OsdId, Soft>>, Mutex<Option<Leadership>>);
+
+/// Who leads, and since when as far as this server has seen.
+type Leadership = (LeaderId, Instant);
 
 #[derive(Debug)]
 struct Soft {
     heard: Instant,
+    store_uuid: String,
     capacity_bytes: u64,
     free_bytes: u64,
     file_system: String,
@@ -43,6 +49,51 @@ pub(crate) struct PgHealth {
 }
 
 impl Osds {
+    /// Whether a server may take its id, which has been that of `known`: not while another store's
+    /// server is alive, which must listen somewhere else then.
+    pub(crate) fn admit(
+        &self,
+        beat: &OsdHeartbeat,
+        known: Option<&OsdRecord>,
+        leader: LeaderId,
+        timeout: Duration,
+    ) -> Result<(), Fault> {
+        let since = {
+            let mut leadership = lock(&self.1);
+            match *leadership {
+                Some((id, since)) if id == leader => since,
+                _ => leadership.insert((leader, Instant::now())).1,
+            }
+        };
+        let Some(known) = known
+            .filter(|known| known.store_uuid != beat.store_uuid && known.address != beat.address)
+        else {
+            return Ok(());
+        };
+        let osds = lock(&self.0);
+        let alive = osds.get(&OsdId(beat.osd)).is_some_and(|soft| {
+            soft.store_uuid == known.store_uuid && soft.heard.elapsed() < timeout
+        });
+        if alive {
+            let text = format!(
+                "object server {} is running already, at {} in {}; give this one another `id`, or \
+                 stop that one and start this one {} s later",
+                beat.osd,
+                known.address,
+                known.dir,
+                timeout.as_secs_f64()
+            );
+            return Err(Fault::surface(libc::EEXIST, text));
+        }
+        if since.elapsed() < timeout {
+            return Err(Fault::retry(format!(
+                "object server {} was known with another store, which may still be heard",
+                beat.osd
+            )));
+        }
+        Ok(())
+    }
+
     pub(crate) fn heard(&self, beat: &OsdHeartbeat) {
         let reports = beat
             .pgs
@@ -50,6 +101,7 @@ impl Osds {
             .map(|report| ((report.volume, report.pg), report.clone()));
         let soft = Soft {
             heard: Instant::now(),
+            store_uuid: beat.store_uuid.clone(),
             capacity_bytes: beat.capacity_bytes,
             free_bytes: beat.free_bytes,
             file_system: beat.file_system.clone(),
@@ -259,6 +311,38 @@ mod tests {
         assert_eq!(health(&osds, pg()), (1, false));
         osds.heard(&beat(2, report(4, PgState::PgFull)));
         assert_eq!(health(&osds, pg()), (2, true));
+    }
+
+    #[test]
+    fn another_store_takes_an_id_only_when_the_known_one_is_silent_or_gone_from_its_address() {
+        let leader = |term| LeaderId { term, node_id: 1 };
+        let beat = |store_uuid: &str, address: &str| OsdHeartbeat {
+            osd: 2,
+            store_uuid: store_uuid.to_owned(),
+            address: address.to_owned(),
+            ..OsdHeartbeat::default()
+        };
+        let known = OsdRecord {
+            store_uuid: "old".to_owned(),
+            address: "a:1".to_owned(),
+            dir: "/old".to_owned(),
+            ..OsdRecord::default()
+        };
+        let osds = Osds::default();
+        let admit = |beat: &OsdHeartbeat, term, timeout| {
+            let admitted = osds.admit(beat, Some(&known), leader(term), timeout);
+            admitted.map_err(|fault| fault.errno)
+        };
+        let new = beat("new", "a:2");
+        assert!(osds.admit(&new, None, leader(1), LONG).is_ok());
+
+        // The leader is too new to know.
+        assert_eq!(admit(&new, 1, LONG), Err(libc::EAGAIN));
+        osds.heard(&beat("old", "a:1"));
+        assert_eq!(admit(&new, 1, LONG), Err(libc::EEXIST));
+        assert_eq!(admit(&beat("old", "a:9"), 1, LONG), Ok(()));
+        assert_eq!(admit(&beat("new", "a:1"), 1, LONG), Ok(()));
+        assert_eq!(admit(&new, 2, Duration::ZERO), Ok(()));
     }
 
     #[test]
