@@ -15,12 +15,11 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nix::errno::Errno;
-use nix::unistd::{Whence, lseek};
-use types::SUM_BYTES;
+use types::{BLOCK_BYTES, SUM_BYTES};
 
 use crate::file_io::{is_no_space, read_up_to};
 use crate::file_layout::Group;
+use crate::object_file::seek_from;
 use crate::sums::Table;
 
 /// Generation, waiting sums and stale groups of one object.
@@ -128,13 +127,8 @@ impl AtRest {
     pub(crate) fn make_next_anew(&self, file: &File) -> io::Result<()> {
         let start = self.lock().stale.start;
         // A group without data or sums needs no look: what is written there later has its sums.
-        let at = libc::off_t::try_from(Group(start).begins_at()).map_err(io::Error::other)?;
-        let found = match lseek(file, at, Whence::SeekData) {
-            Ok(data) => Group::of_file_offset(data.unsigned_abs()).0,
-            Err(Errno::ENXIO) => u64::MAX,
-            // Not every file system can tell.
-            Err(_) => start,
-        };
+        let found = seek_from(file, Group(start).begins_at(), false)?;
+        let found = found.map_or(u64::MAX, |data| Group::of_file_offset(data).0);
         let next = self.lock().pass_to(found);
         match next {
             Some(group) => self.make_anew(file, group),
@@ -204,9 +198,18 @@ fn read_sums(file: &File, group: Group) -> io::Result<Vec<u8>> {
 fn sums_of_data(file: &File, group: Group) -> io::Result<Vec<u8>> {
     let mut table = Table::zeroed(group);
     let mut piece = vec![0; SUM_BYTES as usize];
-    let mut at = group.data_at();
     let mut index = 0;
     while index < group.len() {
+        let mut at = group.data_at() + index as u64 * BLOCK_BYTES;
+        let Some(data) = seek_from(file, at, false)? else {
+            break;
+        };
+        let holes = data.saturating_sub(at) / BLOCK_BYTES;
+        index = index.saturating_add(usize::try_from(holes).unwrap_or(usize::MAX));
+        if index >= group.len() {
+            break;
+        }
+        at += holes * BLOCK_BYTES;
         let read = read_up_to(file, &mut piece, at)?;
         if read == 0 {
             break;
@@ -215,7 +218,6 @@ fn sums_of_data(file: &File, group: Group) -> io::Result<Vec<u8>> {
             rest.fill(0);
         }
         index = table.set_from_data(index, &piece);
-        at += SUM_BYTES;
     }
     Ok(table.encode())
 }

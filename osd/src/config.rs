@@ -258,6 +258,10 @@ pub(crate) const ROOM_SHARES: u64 = 8;
 /// Bytes that a new object takes: its header, and a directory or two above it.
 pub(crate) const CREATE_BYTES: u64 = 3 * types::BLOCK_BYTES;
 
+/// Looks at a file for the next data or hole; what is not found then counts as data. 256: each costs a
+/// microsecond or two, and is needed for 4 MiB that have checksums but no data.
+pub(crate) const SEEK_STEPS_MAX: usize = 256;
+
 /// Addresses of metadata servers that are tried. 16: clusters have 1, 3 or 5 of them.
 pub(crate) const MRC_ADDRESSES_MAX: usize = 16;
 /// How long a metadata server may take to answer. 1 s: a frozen one is passed by before its lease

@@ -147,6 +147,11 @@ pub(crate) const fn object_length(file_bytes: u64) -> u64 {
     }
 }
 
+/// Where a byte of the object lies in the file.
+pub(crate) const fn place_of(offset_bytes: u64) -> u64 {
+    file_length(offset_bytes + 1) - 1
+}
+
 /// Pieces of `[offset, offset + length)` that are contiguous in the file.
 ///
 /// # Shape

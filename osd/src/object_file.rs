@@ -8,6 +8,7 @@
 //! made, a group's block of sums before its first data. So a full disk is noticed by a write, which can
 //! say so, and not by the job that makes earlier writes stable.
 
+mod seek;
 mod tables;
 
 use std::fs::{self, File, OpenOptions};
@@ -24,6 +25,7 @@ use crate::file_io::{read_up_to, write_up_to};
 use crate::file_layout::{Group, HEADER_BYTES, file_length, object_length, pieces};
 use crate::header::{Header, Slot};
 use crate::sums::{Tables, block_sum};
+pub(crate) use seek::seek_from;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 

@@ -252,8 +252,8 @@ fn operation(wire: Wire, payload: link::Payload) -> Result<Op, Fault> {
         }),
         Wire::Sync(osd::Sync { follows }) => Ok(Op::Sync { follows }),
         Wire::Stat(osd::Stat {}) => Ok(Op::Stat),
-        Wire::Seek(_)
-        | Wire::Delete(_)
+        Wire::Seek(osd::Seek { offset, hole }) => Ok(Op::Seek { offset, hole }),
+        Wire::Delete(_)
         | Wire::LeaseList(_)
         | Wire::LeaseShow(_)
         | Wire::LeaseHandOver(_)

@@ -272,6 +272,10 @@ impl ObjectStore for DirectoryStore {
             .collect()
     }
 
+    fn seek(&mut self, key: ObjectKey, offset: u64, hole: bool) -> Result<Option<u64>, StoreError> {
+        Ok(self.entry(key)?.file.seek(offset, hole)?)
+    }
+
     fn sync(
         &mut self,
         key: ObjectKey,

@@ -326,7 +326,9 @@ impl ObjectReplica {
                 .sums(self.copy.key, message.first_block, message.block_count)?,
             false => Vec::new(),
         };
+        let next = message.first_block.saturating_add(sums.len() as u64);
         plain(Reply::BlockSums(peer::BlockSums {
+            zero_blocks: self.copy.zero_blocks(next, &mut *step.store),
             sums,
             length_bytes: self.copy.length_bytes,
         }))

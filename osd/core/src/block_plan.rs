@@ -42,6 +42,17 @@ impl BlockPlan {
         Self { ranges }
     }
 
+    /// Passes by all blocks before this one.
+    pub(crate) fn skip_to(&mut self, block: u64) {
+        while let Some(range) = self.ranges.front_mut() {
+            range.start = range.start.max(block);
+            if !range.is_empty() {
+                return;
+            }
+            self.ranges.pop_front();
+        }
+    }
+
     /// Takes the next blocks: the first, and how many.
     pub(crate) fn next_window(&mut self) -> Option<(u64, u32)> {
         loop {
@@ -76,6 +87,20 @@ mod tests {
         }
         assert_eq!(next, 101);
         assert_eq!(BlockPlan::whole(0).next_window(), None);
+    }
+
+    #[test]
+    fn skipped_blocks_are_in_no_window() {
+        let b = SUM_BYTES;
+        let spans = [(0, 2 * b), (5 * b, 9 * b), (20 * b, 21 * b)];
+        let mut plan = BlockPlan::of_spans(&spans, 100 * b);
+
+        plan.skip_to(1);
+        assert_eq!(plan.next_window(), Some((1, 1)));
+        plan.skip_to(7);
+        assert_eq!(plan.next_window(), Some((7, 2)));
+        plan.skip_to(u64::MAX);
+        assert_eq!(plan.next_window(), None);
     }
 
     #[test]

@@ -246,13 +246,17 @@ impl ObjectReplica {
         step: &mut Step<'_>,
         index: usize,
         first: u64,
-        sums: &[u32],
+        theirs: &peer::BlockSums,
     ) {
         let key = self.key;
+        let sums = &theirs.sums;
+        let next = first + sums.len() as u64;
+        let zeros = self.copy.zero_blocks(next, &mut *step.store);
         let Some(catch_up) = self.catching_up(index) else {
             return;
         };
         catch_up.comparing = false;
+        catch_up.plan.skip_to(next + zeros.min(theirs.zero_blocks));
         let count = crate::config::SUMS_WINDOW;
         let own = match step.store.sums(key, first, count) {
             Ok(own) => own,

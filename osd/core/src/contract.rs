@@ -68,6 +68,7 @@ pub fn run(make: &mut Make<'_>) -> Result<(), StoreError> {
     truncated_bytes_do_not_come_back(&mut *make())?;
     sums_are_those_of_the_bytes(&mut *make())?;
     writing_nothing_moves_the_end_only_outwards(&mut *make())?;
+    seeking_finds_data_and_skips_holes(&mut *make())?;
     agrees_with_a_plain_array(&mut *make())?;
     record_is_found_after_a_job(&mut *make())?;
     objects_are_listed_in_order(&mut *make())
@@ -214,6 +215,45 @@ fn sums_are_those_of_the_bytes(store: &mut dyn ObjectStore) -> Result<(), StoreE
     Ok(())
 }
 
+fn seeking_finds_data_and_skips_holes(store: &mut dyn ObjectStore) -> Result<(), StoreError> {
+    let missing = store.seek(key(1), 0, false);
+    assert!(matches!(missing, Err(StoreError::Missing)), "{missing:?}");
+    store.create(key(1), &Record::default())?;
+    for hole in [false, true] {
+        assert_eq!(store.seek(key(1), 0, hole)?, None, "an empty object");
+    }
+    // Two pieces of data between three holes that are much longer than any block.
+    let (first, second, end) = (8 << 20, 24 << 20, 32 << 20);
+    let length = 1 << 20;
+    let data: Bytes = vec![7; length as usize].into();
+    store.write(key(1), first, &data)?;
+    store.write(key(1), second, &data)?;
+    store.truncate(key(1), end)?;
+    store.sync(key(1), true, &record(1, end, false))?.run()?;
+
+    for at in [0, 5, first - 1, first] {
+        let data = store.seek(key(1), at, false)?.unwrap_or(end);
+        assert!((at..=first).contains(&data), "data at {data} from {at}");
+        // A block of the file system may reach into the hole.
+        assert!(data + BLOCK_BYTES > first.min(at + BLOCK_BYTES), "{data}");
+    }
+    assert_eq!(store.seek(key(1), first + 77, false)?, Some(first + 77));
+    assert_eq!(store.seek(key(1), second + length, false)?, None);
+    assert_eq!(store.seek(key(1), 3, true)?, Some(3));
+    assert_eq!(store.seek(key(1), first, true)?, Some(first + length));
+    assert_eq!(store.seek(key(1), first + length, false)?, Some(second));
+    assert_eq!(store.seek(key(1), end - 1, true)?, Some(end - 1));
+    for at in [end, end + 1, u64::MAX] {
+        for hole in [false, true] {
+            assert_eq!(store.seek(key(1), at, hole)?, None, "behind the end");
+        }
+    }
+    store.truncate(key(1), second + length)?;
+    let hole = store.seek(key(1), second, true)?;
+    assert_eq!(hole, Some(second + length), "the end is a hole");
+    Ok(())
+}
+
 fn agrees_with_a_plain_array(store: &mut dyn ObjectStore) -> Result<(), StoreError> {
     let mut array: Vec<u8> = Vec::new();
     // A linear congruential generator: the same steps for every adapter.
@@ -256,6 +296,16 @@ fn agrees_with_a_plain_array(store: &mut dyn ObjectStore) -> Result<(), StoreErr
         let read = store.read(key(1), offset, length as u32)?;
         let present = array.len().min(end).max(start.min(array.len()));
         assert_eq!(read, array[start.min(present)..present], "round {round}");
+        let data = store.seek(key(1), offset, false)?;
+        let data = data.map_or(array.len(), |data| data as usize);
+        let skipped = array.get(start..data).unwrap_or_default();
+        assert!(skipped.iter().all(|byte| *byte == 0), "round {round}");
+        if let Some(hole) = store.seek(key(1), offset, true)? {
+            let hole = hole as usize;
+            let block = hole.next_multiple_of(BLOCK_BYTES as usize);
+            let zeros = array.get(hole..block.min(array.len())).unwrap_or_default();
+            assert!(zeros.iter().all(|byte| *byte == 0), "round {round}");
+        }
     }
     assert_eq!(read_all(store, key(1))?, array);
     Ok(())

@@ -1,6 +1,7 @@
 //! This server's copy of an object: its bytes in the store, and what they are worth.
 
 use bytes::Bytes;
+use types::{SUM_BYTES, blocks_of};
 
 use crate::config::{Config, OBJECT_BYTES_MAX};
 use crate::event::Membership;
@@ -228,6 +229,17 @@ impl LocalCopy {
             done?;
         }
         Ok(())
+    }
+
+    /// Number of blocks from `first` on that are known to hold nothing but zeros.
+    pub(crate) fn zero_blocks(&self, first: u64, store: &mut dyn ObjectStore) -> u64 {
+        let offset = first.saturating_mul(SUM_BYTES);
+        let end = match store.seek(self.key, offset, false) {
+            Ok(Some(data)) => blocks_of(data, 1, SUM_BYTES).start,
+            Ok(None) => blocks_of(0, store.length(self.key), SUM_BYTES).end,
+            Err(_) => 0,
+        };
+        end.saturating_sub(first)
     }
 
     /// Puts a block as another replica has it; `zero_bytes` stands for that many zeros.

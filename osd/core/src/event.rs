@@ -73,6 +73,13 @@ pub enum Op {
     },
     /// Length and position.
     Stat,
+    /// Where data or a hole begins; comes as the offset, or [`u64::MAX`].
+    Seek {
+        /// At or after this one.
+        offset: u64,
+        /// Look for a hole.
+        hole: bool,
+    },
 }
 
 impl Op {
@@ -82,7 +89,7 @@ impl Op {
             Self::Write { follows, .. }
             | Self::Truncate { follows, .. }
             | Self::Sync { follows } => *follows,
-            Self::Read { .. } | Self::Stat => 0,
+            Self::Read { .. } | Self::Stat | Self::Seek { .. } => 0,
         }
     }
 }

@@ -178,14 +178,18 @@ impl ObjectReplica {
         &mut self,
         step: &mut Step<'_>,
         (from, first): (OsdId, u64),
-        sums: &[u32],
+        theirs: &peer::BlockSums,
     ) {
         let key = self.key;
+        let sums = &theirs.sums;
+        let next = first + sums.len() as u64;
+        let zeros = self.copy.zero_blocks(next, &mut *step.store);
         let Some(fetching) = self.fetching().filter(|fetching| fetching.is_from(from)) else {
             return;
         };
         fetching.comparing = false;
         fetching.progress_at = step.now;
+        fetching.plan.skip_to(next + zeros.min(theirs.zero_blocks));
         let own = step.store.sums(key, first, sums.len() as u32);
         let own = own.unwrap_or_default();
         for (index, sum) in sums.iter().enumerate() {
@@ -210,7 +214,15 @@ impl ObjectReplica {
         fetching.fetches = fetching.fetches.saturating_sub(1);
         fetching.progress_at = step.now;
         if !bytes.is_empty() && bytes.len() as u64 <= SUM_BYTES {
-            let repaired = self.copy.repair(offset, bytes, 0, &mut *step.store);
+            // What is nothing but zeros there need not take space here.
+            let zeros = bytes.iter().all(|byte| *byte == 0);
+            let (bytes, zero_bytes) = match zeros {
+                true => (&Bytes::new(), bytes.len() as u64),
+                false => (bytes, 0),
+            };
+            let repaired = self
+                .copy
+                .repair(offset, bytes, zero_bytes, &mut *step.store);
             if repaired.is_err() {
                 self.fail(step);
                 return;

@@ -420,6 +420,26 @@ impl ObjectStore for MemoryStore {
         Ok(blocks.map(crc32c::crc32c).collect())
     }
 
+    fn seek(&mut self, key: ObjectKey, offset: u64, hole: bool) -> Result<Option<u64>, StoreError> {
+        let mut inner = self.inner();
+        let object = inner.object(key)?;
+        let length = object.bytes.len() as u64;
+        if offset >= length {
+            return Ok(None);
+        }
+        for block in blocks_of(offset, length - offset, BLOCK_BYTES) {
+            let start = to_index(block * BLOCK_BYTES)?;
+            let end = object.bytes.len().min(start + BLOCK_BYTES as usize);
+            let bytes = object.bytes.get(start..end).unwrap_or_default();
+            // Damage makes no holes.
+            let zeros = !object.damaged.contains_key(&block) && bytes.iter().all(|byte| *byte == 0);
+            if zeros == hole {
+                return Ok(Some(offset.max(block * BLOCK_BYTES)));
+            }
+        }
+        Ok(hole.then_some(length))
+    }
+
     fn sync(
         &mut self,
         key: ObjectKey,

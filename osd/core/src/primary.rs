@@ -85,6 +85,10 @@ impl ObjectReplica {
                 self.sync_client(step, queued.request, queued.deadline);
                 Progress::Done
             }
+            Op::Seek { offset, hole } => {
+                self.seek(step, &queued, offset, hole);
+                Progress::Done
+            }
             Op::Stat => {
                 let done = self.done(0, Bytes::new());
                 let newest = self.newest_pending();
@@ -178,6 +182,21 @@ impl ObjectReplica {
         Progress::Done
     }
 
+    fn seek(&mut self, step: &mut Step<'_>, queued: &Queued, offset: u64, hole: bool) {
+        let found = match self.copy.exists {
+            true => step.store.seek(self.key, offset, hole),
+            false => Ok(None),
+        };
+        let Ok(found) = found else {
+            self.fail(step);
+            step.refuse(queued.request, faults::elsewhere());
+            return;
+        };
+        let done = self.done(found.unwrap_or(u64::MAX), Bytes::new());
+        let newest = self.newest_pending();
+        self.reply_after(step, newest, (queued.request, queued.deadline), done);
+    }
+
     /// The newest change without quorum that a read may have seen.
     fn newest_seen(&self, offset: u64, asked: u32, got: usize) -> Option<u64> {
         let tenure = self.tenure.as_ref()?;
@@ -246,7 +265,9 @@ impl ObjectReplica {
                 let change = Change::Truncate { length_bytes };
                 (change, mark, Payload::default())
             }
-            Op::Read { .. } | Op::Sync { .. } | Op::Stat => return Progress::Wait(queued),
+            Op::Read { .. } | Op::Sync { .. } | Op::Stat | Op::Seek { .. } => {
+                return Progress::Wait(queued);
+            }
         };
         mark.session = queued.session;
         let delayed = queued.session != SessionId(0) && mark.change_id <= known.change_id;

@@ -77,9 +77,9 @@ impl ObjectReplica {
                 if sums.sums.len() > crate::config::SUMS_WINDOW as usize {
                     self.malformed_reply(step, index);
                 } else if self.is_catching_up(index) {
-                    self.peer_sums(step, index, first, &sums.sums);
+                    self.peer_sums(step, index, first, &sums);
                 } else {
-                    self.source_sums(step, (from, first), &sums.sums);
+                    self.source_sums(step, (from, first), &sums);
                 }
             }
             (CallKind::Fetch { offset }, Some(Reply::Fetched(_))) => {

@@ -182,6 +182,15 @@ pub trait ObjectStore: Send {
     /// [`StoreError::Missing`] or [`StoreError::Io`].
     fn sums(&mut self, key: ObjectKey, first: u64, count: u32) -> Result<Vec<u32>, StoreError>;
 
+    /// Where data begins at or after an offset, or with `hole` a hole; none if that is not before the
+    /// object's end, but an offset before it is followed by a hole there at the latest. Holes read as
+    /// zeros; what is not known to be a hole counts as data.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Missing`] or [`StoreError::Io`].
+    fn seek(&mut self, key: ObjectKey, offset: u64, hole: bool) -> Result<Option<u64>, StoreError>;
+
     /// Makes the job that records `record` and, with `data`, first makes stable all that was
     /// written so far.
     ///

@@ -76,6 +76,40 @@ fn holes_need_no_look() {
     assert_eq!(read, bytes(4_096, 1));
 }
 
+/// What a primary does after a crash of all: it looks at every block that is not known to be a hole.
+#[test]
+fn comparing_a_sparse_object_of_a_tebibyte_looks_at_its_data_only() {
+    let mut bed = Bed::new();
+    let length = 1 << 40;
+    let places = [0, 300 << 30, (700 << 30) + 12_345];
+    bed.store.create(key(1), &Record::default()).unwrap();
+    for at in places {
+        bed.store.write(key(1), at, &bytes(4_096, 1)).unwrap();
+    }
+    bed.store.truncate(key(1), length).unwrap();
+    bed.sync(key(1), &record(1, length, false));
+    bed.crash();
+    let begun = std::time::Instant::now();
+
+    let mut blocks = 0;
+    let mut at = 0;
+    while let Some(data) = bed.store.seek(key(1), at, false).unwrap() {
+        let first = data / SUM_BYTES;
+        let sums = bed.store.sums(key(1), first, 32).unwrap();
+        blocks += sums.len();
+        at = (first + 32) * SUM_BYTES;
+    }
+
+    assert_eq!(blocks, places.len() * 32);
+    for at in places {
+        assert_eq!(bed.store.read(key(1), at, 4_096).unwrap(), bytes(4_096, 1));
+        let hole = bed.store.seek(key(1), at, true).unwrap().unwrap();
+        assert!((at + 4_096..at + 3 * 4_096).contains(&hole), "{hole}");
+    }
+    // Half a minute by the most hasty way of reading holes.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(2));
+}
+
 /// A suspect object's tables need not stay, however many are looked at.
 #[test]
 fn memory_for_sums_is_bounded() {

@@ -16,6 +16,7 @@ mod effects;
 mod failures;
 mod faults;
 mod hand_over;
+mod holes;
 mod lease_model;
 #[cfg(feature = "mutants")]
 mod mutants;

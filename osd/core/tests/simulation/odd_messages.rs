@@ -132,6 +132,7 @@ fn odd_reply(rng: &mut Rng) -> Result<(peer::Response, Payload), PeerFailure> {
         5 => Some(Reply::BlockSums(peer::BlockSums {
             sums: vec![0; rng.below(100) as usize],
             length_bytes: odd_number(rng),
+            zero_blocks: odd_number(rng),
         })),
         _ => Some(Reply::CaughtUp(peer::CaughtUp::default())),
     };

@@ -149,6 +149,7 @@ pub(crate) fn serves_before_quorum(config: Config) -> bool {
     let block = Reply::BlockSums(peer::BlockSums {
         sums: vec![1],
         length_bytes: 3,
+        zero_blocks: 0,
     });
     let effects = bench.reply(source, call, block);
     let fetches = calls(&effects, |kind| matches!(kind, CallKind::Fetch { .. }));
