@@ -133,6 +133,12 @@ pub enum ConfigError {
     /// No metadata server is named.
     #[error("`mrc` names no metadata server; give at least one address")]
     NoMrc,
+    /// The address of a metadata server has no host or no port.
+    #[error("`mrc` names {address:?}; give HOST:PORT, such as \"10.0.0.1:7000\" or \"[::1]:7000\"")]
+    MrcAddress {
+        /// Text found.
+        address: String,
+    },
     /// Messages would travel in the clear over a network.
     #[error(
         "`{key}` is {listen}, which is not loopback, and there is no TLS yet; set `insecure_network = true` to accept that anyone on the network can read and forge messages"
@@ -183,6 +189,11 @@ impl Config {
         if self.mrc.is_empty() {
             return Err(ConfigError::NoMrc);
         }
+        if let Some(address) = self.mrc.iter().find(|address| !is_host_and_port(address)) {
+            return Err(ConfigError::MrcAddress {
+                address: address.clone(),
+            });
+        }
         let addresses = [
             ("listen", Some(self.listen)),
             ("metrics_listen", self.metrics_listen),
@@ -232,6 +243,21 @@ impl Config {
             ..osd_core::Config::default()
         }
     }
+}
+
+/// Whether a text is `HOST:PORT`; an IPv6 address stands in brackets.
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let name = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let sound = match name {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains([':', '[', ']', '/', ' ']),
+    };
+    sound && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// Tables of sums an object may keep in memory. 1024 of 4 KiB: 4 GiB of a file at a time.
@@ -376,5 +402,20 @@ mod tests {
         assert!(error.contains("cluster"), "{error}");
         let error = parse(&TEXT.replace("[\"127.0.0.1:7000\"]", "[]")).unwrap_err();
         assert!(error.contains("mrc"), "{error}");
+        for address in [
+            "x",
+            "x:",
+            ":7000",
+            "x:0",
+            "x:70000",
+            "::1:7000",
+            "http://x:7000",
+        ] {
+            let error = parse(&TEXT.replace("127.0.0.1:7000", address)).unwrap_err();
+            assert!(error.contains("HOST:PORT"), "{error}");
+        }
+        for address in ["x:1", "mrc-1.example.org:7000", "[::1]:7000"] {
+            parse(&TEXT.replace("127.0.0.1:7000", address)).unwrap();
+        }
     }
 }
