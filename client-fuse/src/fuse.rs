@@ -439,12 +439,9 @@ impl Filesystem for Door {
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let fs = self.fs.clone();
-        self.serve(
-            request,
-            async move { fs.listxattr(ino.0).await },
-            sized(reply, size),
-        );
+        let (fs, caller) = (self.fs.clone(), caller_of(request));
+        let work = async move { fs.listxattr(ino.0, caller).await };
+        self.serve(request, work, sized(reply, size));
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -7,7 +7,7 @@ use proto::mrc::response::Reply;
 
 use crate::errno::Errno;
 use crate::names::MISFIT;
-use crate::oxfs::OxFs;
+use crate::oxfs::{Caller, OxFs};
 
 /// Namespaces that are kept. `system` holds access control lists, which are not supported: programs
 /// that copy them (`cp -a`, `ls -l`) are told so at once.
@@ -60,16 +60,18 @@ impl OxFs {
         Ok(())
     }
 
-    /// Names of all extended attributes, each with a 0 byte after it.
+    /// Names of the extended attributes, each with a 0 byte after it; those of `trusted` only for
+    /// root, who alone may read them.
     ///
     /// # Errors
     ///
     /// ENOENT if the inode is gone.
-    pub async fn listxattr(&self, inode: u64) -> Result<Bytes, Errno> {
+    pub async fn listxattr(&self, inode: u64, caller: Caller) -> Result<Bytes, Errno> {
         match self.ask(Op::ListXattr(mrc::ListXattr { inode })).await? {
             Reply::Names(names) => {
                 let mut list = Vec::new();
-                for name in names.names {
+                let listed = |name: &Bytes| caller.uid == 0 || !name.starts_with(b"trusted.");
+                for name in names.names.into_iter().filter(listed) {
                     list.extend_from_slice(&name);
                     list.push(0);
                 }
