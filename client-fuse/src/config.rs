@@ -65,3 +65,8 @@ pub(crate) const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long unmounting waits until what was written is acknowledged. 20 s: several fail-overs.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the writes of a file are not taken before the primary has them, after it had no space
+/// left. 10 s: a program that goes on writing learns from write(2) itself, and space that somebody
+/// made is soon used at full speed.
+pub(crate) const WRITE_THROUGH: types::Duration = types::Duration::from_secs(10);

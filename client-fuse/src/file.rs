@@ -17,7 +17,7 @@ use shell::clock::{boottime, wall};
 use tokio::sync::{Notify, oneshot};
 use types::{Capability, Instant, OsdId};
 
-use crate::config::{GRANT_RENEW_DIVISOR, METADATA_BACKOFF_MAX};
+use crate::config::{GRANT_RENEW_DIVISOR, METADATA_BACKOFF_MAX, WRITE_THROUGH};
 use crate::errno::Errno;
 use crate::lock;
 use crate::oxfs::to_its_end;
@@ -62,6 +62,8 @@ pub(crate) struct State {
     pub(crate) mtime: Option<i64>,
     /// Failed writes, counted, and the last errno.
     error: (u64, i32),
+    /// Until then a write is acknowledged before it is taken: there was no space left.
+    write_through_until: Instant,
     /// When the timer will wake the machine.
     armed: Option<Instant>,
     /// Bytes of ours in the mount's account.
@@ -109,6 +111,7 @@ impl File {
                 written_end: 0,
                 mtime: None,
                 error: (0, 0),
+                write_through_until: Instant::ZERO,
                 armed: None,
                 accounted: 0,
                 stall: None,
@@ -217,7 +220,7 @@ impl File {
         }
         let now = boottime();
         self.step(|state, out| {
-            if !state.registered_write || state.changes.is_full() {
+            if !state.registered_write || state.changes.is_full() || state.writes_through(now) {
                 return false;
             }
             state
@@ -337,6 +340,9 @@ impl File {
                 outcome,
                 end,
             } => {
+                if outcome == Err(libc::ENOSPC) {
+                    state.write_through_until = boottime() + WRITE_THROUGH;
+                }
                 match outcome {
                     Ok(_) => {
                         state.written_end = state.written_end.max(end);
@@ -444,6 +450,11 @@ impl State {
     pub(crate) fn known_size(&self) -> u64 {
         let end = self.written_end.max(self.changes.pending_end());
         self.size.max(end)
+    }
+
+    /// Whether a write has to wait for the primary.
+    pub(crate) fn writes_through(&self, now: Instant) -> bool {
+        now < self.write_through_until
     }
 
     /// Something is written now.

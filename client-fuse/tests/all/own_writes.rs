@@ -3,10 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use client_fuse::Errno;
+use client_fuse::{Caller, Errno};
 
 use crate::common::{Cluster, blocking, create};
 
@@ -108,4 +109,52 @@ async fn data_and_holes_are_found_with_what_was_just_written() {
         assert_eq!(seek(-1, whence).await, nothing);
     }
     assert_eq!(seek(0, libc::SEEK_SET).await, Err(Errno(libc::EINVAL)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn program_learns_of_a_full_disk_from_its_next_writes() {
+    let cluster = Cluster::start().await;
+    let fs = cluster.client().await;
+    let (inode, handle) = create(&fs, "file").await;
+    let full = Err(Errno(libc::ENOSPC));
+    let write = async |at, text: &'static [u8]| {
+        let bytes = Bytes::from_static(text);
+        fs.write(handle, at, bytes, libc::O_RDWR).await
+    };
+    let errno = &cluster.objects.write_errno;
+
+    errno.store(libc::ENOSPC as u64, Ordering::Relaxed);
+    assert_eq!(write(0, b"lost").await, Ok(4));
+    assert_eq!(fs.fsync(handle, false).await, Err(Errno(libc::ENOSPC)));
+    for _ in 0..2 {
+        let now = fs.write_now(handle, 0, b"told", libc::O_RDWR);
+        assert_eq!(now, Ok(false), "nothing is promised");
+        assert_eq!(write(0, b"told").await, full);
+    }
+    errno.store(0, Ordering::Relaxed);
+    assert_eq!(write(0, b"kept").await, Ok(4));
+
+    assert_eq!(cluster.objects.bytes(inode).unwrap(), b"kept");
+    assert_eq!(fs.flush(handle).await, Ok(()), "each error is told once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trusted_attributes_are_listed_for_root_only() {
+    let cluster = Cluster::start().await;
+    let fs = cluster.client().await;
+    let (inode, _) = create(&fs, "file").await;
+    for name in ["trusted.secret", "user.open"] {
+        let (name, value) = (
+            Bytes::from_static(name.as_bytes()),
+            Bytes::from_static(b"v"),
+        );
+        fs.setxattr(inode, name, value, 0).await.unwrap();
+    }
+    let list = async |uid| {
+        let caller = Caller { uid, gid: 0 };
+        fs.listxattr(inode, caller).await.unwrap()
+    };
+
+    assert_eq!(list(0).await, &b"trusted.secret\0user.open\0"[..]);
+    assert_eq!(list(1000).await, &b"user.open\0"[..]);
 }
