@@ -377,6 +377,11 @@ pub(crate) const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
 /// Least pause between two rounds. 100 ms: what many unlinks leave is collected together.
 pub(crate) const JANITOR_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a removed file can still be opened by who had looked up its name before. 1 s: opening a
+/// name that others replace all the time never fails then, as on a local file system, unless the
+/// two requests of an open(2) are further apart.
+pub(crate) const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+
 /// Pages of one kind in one round. 16: after some 16,000 orphans other work gets its turn.
 pub(crate) const JANITOR_ROUNDS_MAX: usize = 16;
 

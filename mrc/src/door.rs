@@ -288,7 +288,9 @@ impl Service {
     ) -> Reply {
         let record = query::inode(&**self.node.index(), volume, inode)
             .map_err(|error| index_fault(&error))?
-            .ok_or_else(|| Fault::surface(libc::ENOENT, "the file does not exist any more"))?;
+            .ok_or_else(|| {
+                Fault::surface(libc::ESTALE, "the file is gone; look its path up again")
+            })?;
         let grant = if record.mode & mrc_core::S_IFMT == mrc_core::S_IFREG {
             Some(self.grant((session, volume), inode, PgId(record.pg), rights)?)
         } else {

@@ -9,19 +9,19 @@ mod settling;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mrc_core::{Effects, IndexError, janitor};
 use proto::index::command::Op;
 use shell::link::Identity;
 use tokio::sync::watch;
-use types::{Inode, VolumeId};
+use types::{Inode, UnixNanos, VolumeId};
 
 use self::garbage::Cursors;
 use self::settling::Settling;
 use crate::config::{
-    JANITOR_INTERVAL, JANITOR_LATE, JANITOR_PAUSE, JANITOR_ROUNDS_MAX, REAP_INODES_MAX,
-    SETTLE_ROUND_TIMEOUT,
+    JANITOR_INTERVAL, JANITOR_LATE, JANITOR_PAUSE, JANITOR_ROUNDS_MAX, ORPHAN_GRACE,
+    REAP_INODES_MAX, SETTLE_ROUND_TIMEOUT,
 };
 use crate::door::Service;
 use crate::membership;
@@ -84,6 +84,16 @@ struct Progress {
     garbage: Cursors,
 }
 
+/// Whether a program may be between looking up the name of an orphan and opening it.
+fn is_young(since: UnixNanos, now: UnixNanos) -> bool {
+    // The time was another leader's, whose clock may be ahead.
+    let age = now
+        .0
+        .checked_sub(since.0)
+        .and_then(|age| u64::try_from(age).ok());
+    age.is_some_and(|age| Duration::from_nanos(age) < ORPHAN_GRACE)
+}
+
 impl Janitor {
     /// Everything once, if this server leads. The effects only say what is worth looking at first;
     /// all of it is looked at, because another leader may have seen them.
@@ -138,7 +148,11 @@ impl Janitor {
                 break;
             }
             let mut unused: BTreeMap<VolumeId, Vec<u64>> = BTreeMap::new();
+            let now = self.service.node.now();
             for orphan in page {
+                if is_young(orphan.since, now) {
+                    continue;
+                }
                 if !janitor::is_open_for_writing(index, orphan.volume, orphan.inode)?
                     && sessions.reap(orphan.volume, orphan.inode)
                 {

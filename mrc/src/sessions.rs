@@ -140,7 +140,10 @@ impl Sessions {
         };
         let volume = soft.volume;
         if table.reaping.contains(&(volume, inode)) {
-            return Err(Fault::surface(libc::ENOENT, "the file was removed"));
+            return Err(Fault::surface(
+                libc::ESTALE,
+                "the file was removed; look its path up again",
+            ));
         }
         table
             .readers
@@ -304,7 +307,7 @@ mod tests {
         let late = sessions.open(ONE, FILE).unwrap_err();
         sessions.reaped(VOLUME, FILE);
 
-        assert_eq!(late.errno, libc::ENOENT);
+        assert_eq!(late.errno, libc::ESTALE);
         assert!(!sessions.has_readers(VOLUME, FILE));
         assert_eq!(sessions.open(ONE, FILE), Ok(true));
     }

@@ -186,7 +186,7 @@ fn removed_file_lives_while_it_is_read_and_its_object_is_deleted_afterwards() {
         inode,
         renew_write: false,
     }));
-    assert_eq!(late.unwrap_err().errno, libc::ENOENT);
+    assert_eq!(late.unwrap_err().errno, libc::ESTALE);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
 use tests::{Cluster, shell};
@@ -137,5 +139,43 @@ fn appends_from_both_mounts_keep_every_record() -> Result<()> {
             .count()
             == 100
     );
+    cluster.down()
+}
+
+#[test]
+fn name_that_is_replaced_all_the_time_can_always_be_opened() -> Result<()> {
+    const REPLACED: u32 = 400;
+    let mut cluster = Cluster::start()?;
+    let (here, there) = (cluster.mount(), cluster.mount_again("second")?);
+    fs::write(here.join("name"), "0")?;
+
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = [here.join("name"), there.join("name")]
+        .into_iter()
+        .map(|name| {
+            let done = Arc::clone(&done);
+            std::thread::spawn(move || {
+                let mut opened = 0;
+                while !done.load(Ordering::Relaxed) || opened == 0 {
+                    let text = fs::read_to_string(&name)?;
+                    ensure!(text.parse::<u32>().is_ok(), "read {text:?}");
+                    opened += 1;
+                }
+                Ok(opened)
+            })
+        })
+        .collect();
+    for number in 1..=REPLACED {
+        let new = here.join(format!("new-{number}"));
+        fs::write(&new, number.to_string())?;
+        fs::rename(&new, here.join("name"))?;
+    }
+    done.store(true, Ordering::Relaxed);
+    for reader in readers {
+        let opened = reader
+            .join()
+            .map_err(|_| anyhow::anyhow!("a reader panicked"))??;
+        println!("opened {opened} times while it was replaced {REPLACED} times");
+    }
     cluster.down()
 }
