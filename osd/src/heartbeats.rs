@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::mrc;
+use shell::link::CallError;
 use tokio::sync::{Notify, mpsc};
 
 use crate::board::Board;
@@ -29,8 +30,13 @@ pub(crate) struct Heartbeats {
 }
 
 impl Heartbeats {
-    /// Reports for ever; new maps go to `maps`.
-    pub(crate) async fn run(self, mut client: MetadataClient, maps: mpsc::Sender<mrc::OsdMap>) {
+    /// Reports until the id turns out to be another server's, and returns why; new maps go to
+    /// `maps`.
+    pub(crate) async fn run(
+        self,
+        mut client: MetadataClient,
+        maps: mpsc::Sender<mrc::OsdMap>,
+    ) -> String {
         let file_system = file_system(&self.dir);
         let mut quiet = false;
         loop {
@@ -43,8 +49,11 @@ impl Heartbeats {
                         && map.changed
                         && maps.send(map).await.is_err()
                     {
-                        return;
+                        return "nobody takes maps any more".to_owned();
                     }
+                }
+                Err(CallError::Fault(fault)) if fault.errno == libc::EEXIST => {
+                    return fault.message;
                 }
                 Err(error) if !quiet => {
                     quiet = true;

@@ -43,6 +43,10 @@ impl MetadataClient {
             };
             match link.call(request, Payload::none(), MRC_TIMEOUT).await {
                 Ok((response, _)) => return Ok(response),
+                // Nobody else says anything else.
+                Err(CallError::Fault(fault)) if fault.remedy == Remedy::Surface => {
+                    return Err(CallError::Fault(fault));
+                }
                 Err(error) => {
                     self.turn(&error);
                     last = error;

@@ -76,6 +76,9 @@ pub enum Error {
         /// Why it failed.
         cause: io::Error,
     },
+    /// The metadata servers don't take this server.
+    #[error("{0}")]
+    Refused(String),
     /// A thread can't be started.
     #[error("can't start a thread: {0}; check the limits of the service")]
     Thread(#[source] io::Error),
@@ -129,11 +132,24 @@ pub(crate) async fn run_with(
     };
     let listeners = (listener, metrics_listener);
     let running = Running::start(&config, identity, secret, listeners, maps)?;
-    tokio::select! {
-        () = shutdown => {}
-        () = running.failed() => {}
+    let failure = tokio::select! {
+        () = shutdown => None,
+        failure = running.failed() => failure,
+    };
+    let stopped = running.stop().await;
+    match failure {
+        Some(Failure::Refused(why)) => Err(Error::Refused(why)),
+        Some(Failure::Socket) | None => stopped,
     }
-    running.stop().await
+}
+
+/// Why a server can't go on.
+#[derive(Clone, Debug)]
+enum Failure {
+    /// The listening socket failed; it says why when it is asked to end.
+    Socket,
+    /// The metadata servers don't want it.
+    Refused(String),
 }
 
 /// Everything that runs. Dropped without [`Running::stop`], it ends at once, as in a crash.
@@ -148,7 +164,7 @@ struct Running {
     tasks: Vec<Task<()>>,
     server: Task<Result<(), shell::link::LinkError>>,
     stop_server: Option<oneshot::Sender<()>>,
-    failed: watch::Receiver<bool>,
+    failed: watch::Receiver<Option<Failure>>,
     /// Last: the directory is unlocked when nothing uses it any more.
     dir: StateDir,
 }
@@ -265,6 +281,7 @@ impl Running {
             map: Map::default(),
             incomplete: BTreeSet::new(),
         };
+        let (failing, failed) = watch::channel(None);
         let (map_sender, map_receiver) = mpsc::channel(MAPS_MAX);
         let republish = Arc::new(Notify::new());
         let on_recovered = {
@@ -295,7 +312,11 @@ impl Running {
                     wanted: Arc::clone(&map_wanted),
                 };
                 let client = MetadataClient::new(identity.clone(), &config.mrc);
-                tasks.push(tokio::spawn(heartbeats.run(client, map_sender)));
+                let refused = failing.clone();
+                tasks.push(tokio::spawn(async move {
+                    let why = heartbeats.run(client, map_sender).await;
+                    let _ = refused.send(Some(Failure::Refused(why)));
+                }));
             }
             #[cfg(test)]
             MapSource::Channel { mut maps, .. } => tasks.push(tokio::spawn(async move {
@@ -320,7 +341,6 @@ impl Running {
             }));
         }
         let (stop_server, stopped) = oneshot::channel::<()>();
-        let (failing, failed) = watch::channel(false);
         let serving = server
             .service(
                 ServiceKind::Osd,
@@ -351,7 +371,7 @@ impl Running {
                     let _ = stopped.await;
                 })
                 .await;
-            let _ = failing.send(true);
+            let _ = failing.send(Some(Failure::Socket));
             result
         });
         tracing::info!(osd = %me, boot = boot.number(), clean = boot.was_clean(), "object server runs");
@@ -371,10 +391,11 @@ impl Running {
         })
     }
 
-    /// Returns once the listening socket has failed.
-    async fn failed(&self) {
+    /// Returns once the server can't go on.
+    async fn failed(&self) -> Option<Failure> {
         let mut failed = self.failed.clone();
-        let _ = failed.wait_for(|failed| *failed).await;
+        let failure = failed.wait_for(Option::is_some).await;
+        failure.ok().and_then(|failure| failure.clone())
     }
 
     async fn stop(mut self) -> Result<(), Error> {
