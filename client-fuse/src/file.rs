@@ -62,6 +62,8 @@ pub(crate) struct State {
     pub(crate) mtime: Option<i64>,
     /// Failed writes, counted, and the last errno.
     error: (u64, i32),
+    /// The file may have capabilities of programs (`security.capability`), which a write takes away.
+    pub(crate) may_have_capabilities: bool,
     /// Until then a write is acknowledged before it is taken: there was no space left.
     write_through_until: Instant,
     /// When the timer will wake the machine.
@@ -111,6 +113,7 @@ impl File {
                 written_end: 0,
                 mtime: None,
                 error: (0, 0),
+                may_have_capabilities: true,
                 write_through_until: Instant::ZERO,
                 armed: None,
                 accounted: 0,
@@ -220,7 +223,11 @@ impl File {
         }
         let now = boottime();
         self.step(|state, out| {
-            if !state.registered_write || state.changes.is_full() || state.writes_through(now) {
+            if !state.registered_write
+                || state.may_have_capabilities
+                || state.changes.is_full()
+                || state.writes_through(now)
+            {
                 return false;
             }
             state

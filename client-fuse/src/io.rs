@@ -121,6 +121,7 @@ impl OxFs {
             let _gate = file.gate.lock().await;
             file.opened(&opened, write);
             let mut state = lock(&file.state);
+            state.may_have_capabilities &= opened.existed;
             if write {
                 state.registered_write = true;
                 state.writers += 1;

@@ -255,6 +255,7 @@ async fn enter_write(file: &Arc<File>) -> Result<(), Errno> {
 async fn write(file: &Arc<File>, offset: u64, data: &[u8]) -> Result<(), Errno> {
     while !file.try_write(offset, data) {
         register_again(file).await?;
+        file.drop_capabilities().await?;
         if lock(&file.state).writes_through(boottime()) {
             return write_through(file, offset, data).await;
         }
@@ -314,6 +315,7 @@ async fn object_length(file: &Arc<File>) -> Result<u64, Errno> {
 
 async fn append(file: &Arc<File>, data: Bytes) -> Result<(), Errno> {
     register_again(file).await?;
+    file.drop_capabilities().await?;
     let append_id = file.shared.ids.draw();
     lock(&file.state).touch();
     let change = Change::Append {

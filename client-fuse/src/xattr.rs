@@ -1,13 +1,17 @@
 //! Extended attributes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use proto::mrc;
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
 
 use crate::errno::Errno;
+use crate::file::File;
+use crate::lock;
 use crate::names::MISFIT;
-use crate::oxfs::{Caller, OxFs};
+use crate::oxfs::{Caller, OxFs, to_its_end};
 
 /// Namespaces that are kept. `system` holds access control lists, which are not supported: programs
 /// that copy them (`cp -a`, `ls -l`) are told so at once.
@@ -15,6 +19,42 @@ fn is_kept(name: &[u8]) -> bool {
     [&b"user."[..], b"trusted.", b"security."]
         .iter()
         .any(|prefix| name.starts_with(prefix))
+}
+
+/// What a program gains when it is run from the file.
+const CAPABILITIES: &[u8] = b"security.capability";
+
+impl File {
+    /// Takes the file's capabilities away, as every write must, also one by root. Asked for once per
+    /// open file that was there before.
+    pub(crate) async fn drop_capabilities(self: &Arc<Self>) -> Result<(), Errno> {
+        if !lock(&self.state).may_have_capabilities {
+            return Ok(());
+        }
+        let file = self.clone();
+        to_its_end(async move {
+            let (inode, name) = (file.inode, Bytes::from_static(CAPABILITIES));
+            let get = mrc::GetXattr {
+                inode,
+                name: name.clone(),
+            };
+            let outcome = match file.shared.metadata.ask(Op::GetXattr(get)).await {
+                Ok(_) => {
+                    let remove = Op::RemoveXattr(mrc::RemoveXattr { inode, name });
+                    file.shared.metadata.change(remove).await
+                }
+                Err(errno) => Err(errno),
+            };
+            match outcome {
+                Ok(_) | Err(Errno(libc::ENODATA)) => {
+                    lock(&file.state).may_have_capabilities = false;
+                    Ok(())
+                }
+                Err(errno) => Err(errno),
+            }
+        })
+        .await
+    }
 }
 
 impl OxFs {
@@ -49,6 +89,7 @@ impl OxFs {
         if !is_kept(&name) {
             return Err(Errno(libc::EOPNOTSUPP));
         }
+        let capabilities = name == CAPABILITIES;
         let op = Op::SetXattr(mrc::SetXattr {
             inode,
             name,
@@ -57,6 +98,9 @@ impl OxFs {
             replace: flags & libc::XATTR_REPLACE != 0,
         });
         self.change(op).await?;
+        if capabilities && let Some(file) = self.inner.files.get(inode) {
+            lock(&file.state).may_have_capabilities = true;
+        }
         Ok(())
     }
 

@@ -158,3 +158,34 @@ async fn trusted_attributes_are_listed_for_root_only() {
     assert_eq!(list(0).await, &b"trusted.secret\0user.open\0"[..]);
     assert_eq!(list(1000).await, &b"user.open\0"[..]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_takes_capabilities_of_programs_away() {
+    let cluster = Cluster::start().await;
+    let fs = cluster.client().await;
+    let (inode, handle) = create(&fs, "program").await;
+    let name = Bytes::from_static(b"security.capability");
+    let give = async || {
+        let value = Bytes::from_static(b"cap");
+        fs.setxattr(inode, name.clone(), value, 0).await.unwrap();
+    };
+    let left = async || fs.getxattr(inode, name.clone()).await;
+    let gone = Err(Errno(libc::ENODATA));
+    let write = async |handle, flags| {
+        let bytes = Bytes::from_static(b"code");
+        fs.write(handle, 0, bytes, flags).await.unwrap();
+    };
+
+    give().await;
+    write(handle, libc::O_RDWR).await;
+    assert_eq!(left().await, gone, "given to an open file");
+    fs.release(handle).await.unwrap();
+    for flags in [libc::O_RDWR, libc::O_RDWR | libc::O_APPEND] {
+        give().await;
+        let handle = fs.open(inode, flags).await.unwrap();
+        assert!(left().await.is_ok(), "opening takes nothing away");
+        write(handle, flags).await;
+        assert_eq!(left().await, gone);
+        fs.release(handle).await.unwrap();
+    }
+}
