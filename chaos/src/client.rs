@@ -159,22 +159,20 @@ impl Client {
         Ok(Outcome::Done)
     }
 
+    /// With `O_SYNC`: of a plain write and a sync, other programs on the same mount see the write
+    /// before the sync, and those on other mounts after it.
     fn write(&mut self, file: &str, offset: u64, bytes: &[u8], manner: Manner) -> Answer {
         let path = self.root.join(file);
-        let flags = if manner.o_sync { libc::O_SYNC } else { 0 };
         let mut options = OpenOptions::new();
-        options.write(true).custom_flags(flags);
+        options.write(true).custom_flags(libc::O_SYNC);
         let fresh;
         let file = if manner.held {
-            self.hold(&path, manner.o_sync, &options)?
+            self.hold(&path, true, &options)?
         } else {
             fresh = options.open(&path).during("open")?;
             &fresh
         };
         file.write_all_at(bytes, offset).during("write")?;
-        if !manner.o_sync {
-            file.sync_data().during("fsync")?;
-        }
         Ok(Outcome::Done)
     }
 

@@ -33,7 +33,7 @@ pub(crate) struct Manner {
     pub(crate) held: bool,
     /// With `O_DIRECT`.
     pub(crate) direct: bool,
-    /// With `O_SYNC`, instead of a sync afterwards.
+    /// Appends with `O_SYNC`, instead of a sync afterwards.
     pub(crate) o_sync: bool,
 }
 
