@@ -26,9 +26,7 @@ pub(crate) fn take(dir: &Path) -> Result<Option<Lock>> {
             metadata.is_dir(),
             "{shown} is not a directory; give a directory"
         ),
-        Err(_) => {
-            fs::create_dir_all(dir).with_context(|| format!("can't make directory {shown}"))?
-        }
+        Err(_) => make_private(dir)?,
     }
     let lock = OpenOptions::new()
         .create(true)
@@ -53,14 +51,29 @@ pub(crate) fn open_or_make(dir: &Path, single: bool) -> Result<LocalCluster> {
         refuse_foreign(dir)?;
         make(dir, if single { 1 } else { SERVERS_PER_ROLE })?
     };
+    // Only now it is known to be ours.
+    make_private(dir)?;
     for folder in ["config", "logs", "run"] {
-        let path = cluster.dir().join(folder);
-        fs::create_dir_all(&path).with_context(|| format!("can't make {}", path.display()))?;
+        make_private(&cluster.dir().join(folder))?;
     }
     for server in cluster.servers() {
         write_config(&cluster, &server)?;
     }
     Ok(cluster)
+}
+
+/// Makes a directory for its owner only; one that others could enter is closed, and that is said.
+fn make_private(dir: &Path) -> Result<()> {
+    let shown = dir.display();
+    let closed = shell::statedir::make_private(dir)
+        .with_context(|| format!("can't make {shown} a directory of yours alone"))?;
+    if closed {
+        let _ = writeln!(
+            std::io::stdout(),
+            "others could read {shown}; it is closed to them now"
+        );
+    }
+    Ok(())
 }
 
 fn refuse_foreign(dir: &Path) -> Result<()> {
@@ -207,6 +220,10 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
+        for closed in ["", "config", "logs", "run"] {
+            let mode = fs::metadata(dir.join(closed)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{closed}");
+        }
         assert!(made.identity(Role::Admin).is_ok());
     }
 

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ pub const FORMAT: u32 = 1;
 
 const IDENTITY: &str = "IDENTITY";
 const LOCK: &str = "LOCK";
+
+/// Mode of the directories: nobody but the owner.
+const PRIVATE: u32 = 0o700;
 
 /// Whose a state directory is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -110,7 +114,9 @@ impl StateDir {
     /// Each variant of [`StateDirError`]; nothing was changed then, except that an empty directory
     /// or its lock file may have been made.
     pub fn open(path: &Path, owner: Owner) -> Result<Self, StateDirError> {
-        fs::create_dir_all(path).map_err(|cause| failed("make directory", path, cause))?;
+        if !path.is_dir() {
+            make_private(path).map_err(|cause| failed("make directory", path, cause))?;
+        }
         let lock_path = path.join(LOCK);
         let lock = OpenOptions::new()
             .create(true)
@@ -135,6 +141,10 @@ impl StateDir {
             }
             Err(cause) => return Err(failed("read", &file, cause)),
         };
+        // Only now it is known to be ours.
+        if make_private(path).map_err(|cause| failed("close to others", path, cause))? {
+            tracing::warn!(dir = %path.display(), "others could read the directory; it is closed to them now");
+        }
         Ok(Self {
             path: path.to_owned(),
             store_uuid,
@@ -223,6 +233,30 @@ fn failed(doing: &'static str, path: &Path, cause: io::Error) -> StateDirError {
     }
 }
 
+/// Makes a directory that only its owner may enter, or closes one that others could enter: what it
+/// holds is readable for each file's owner only, and no mode here says whose that is. Missing
+/// directories above it are made as usual. Returns whether it had to be closed.
+///
+/// # Errors
+///
+/// Of the file system.
+pub fn make_private(path: &Path) -> io::Result<bool> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::DirBuilder::new().mode(PRIVATE).create(path) {
+        Ok(()) => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        Err(error) => return Err(error),
+    }
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(false);
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE))?;
+    Ok(true)
+}
+
 /// Replaces a small file so that a crash at any moment leaves the old or the new content, and the
 /// new one is on stable storage on return.
 ///
@@ -267,6 +301,21 @@ mod tests {
         assert!(!second.is_new());
         assert_eq!(second.store_uuid(), uuid);
         assert_eq!(uuid.len(), 32);
+    }
+
+    #[test]
+    fn directory_is_closed_to_others_whoever_made_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a/b");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+
+        drop(StateDir::open(&path, OWNER).unwrap());
+        assert_eq!(mode(), 0o700);
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(make_private(&path).unwrap());
+        assert_eq!(mode(), 0o700);
+        assert!(!make_private(&path).unwrap());
     }
 
     #[test]
@@ -322,8 +371,11 @@ mod tests {
         assert!(matches!(damaged, StateDirError::Damaged { .. }));
 
         fs::rename(&file, dir.path().join("precious")).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let foreign = StateDir::open(dir.path(), OWNER).unwrap_err();
         assert!(matches!(foreign, StateDirError::Foreign { .. }));
+        let mode = fs::metadata(dir.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "what is not ours stays as it is");
     }
 
     #[test]
