@@ -47,23 +47,42 @@ pub(crate) fn server(cluster: &LocalCluster, server: &LocalServer) -> Result<Sta
     let config = cluster.config_file(&name);
     let mut command = this_program()?;
     command.arg(server.role.name()).arg("--config").arg(config);
-    let (child, log, log_start) =
+    let (mut child, log, log_start) =
         spawn(command, cluster.log_file(&name)).with_context(|| format!("can't start {name}"))?;
-    let process = Process {
-        name,
-        role: server.role.name().to_owned(),
-        id: server.id,
-        address: server.address.clone(),
-        dir: cluster.state_dir(&server.name()),
-        process: ProcessId::of(child.id())?,
-    };
-    cluster.remember(&process)?;
+    let dir = cluster.state_dir(&name);
+    let recorded = ProcessId::of(child.id()).and_then(|process| {
+        let process = Process {
+            name: name.clone(),
+            role: server.role.name().to_owned(),
+            id: server.id,
+            address: server.address.clone(),
+            dir,
+            process,
+        };
+        cluster.remember(&process).map(|()| process)
+    });
+    let process = recorded.or_else(|error| {
+        // Nobody could end later what is recorded nowhere.
+        end_at_once(&mut child);
+        let run = cluster.dir().join("run");
+        let unrecorded = format!(
+            "{name} was ended again: can't record it in {}",
+            run.display()
+        );
+        Err(error).context(unrecorded)
+    })?;
     Ok(Started {
         process,
         child,
         log,
         log_start,
     })
+}
+
+fn end_at_once(child: &mut Child) {
+    // Fails only if it has ended.
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// Starts a mount in the background; its owner remembers it.
