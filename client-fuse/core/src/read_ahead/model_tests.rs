@@ -232,7 +232,7 @@ impl Run {
             Step::ReadOn(length) => self.read(self.position, length),
             Step::ReadAt(offset, length) => self.read(offset, length),
             Step::Time(ms) => {
-                self.now = self.now + Duration::from_millis(ms);
+                self.now += Duration::from_millis(ms);
                 self.changes.tick(self.now, &self.ids, &mut out);
             }
             Step::Apply => self.apply(),
