@@ -332,7 +332,11 @@ impl Running {
         let server = Server::new(identity.clone());
         let metrics: shell::metrics::Source = {
             let (leases, refusals) = (Arc::clone(&leases), server.refusals());
-            Arc::new(move || [lease_shell::metrics(&leases), refusals.metrics()].concat())
+            let root = Arc::clone(&root);
+            Arc::new(move || {
+                let damage = root.damage().metrics();
+                [lease_shell::metrics(&leases), refusals.metrics(), damage].concat()
+            })
         };
         if let Some(listener) = metrics_listener {
             let source = Arc::clone(&metrics);

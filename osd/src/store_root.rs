@@ -1,5 +1,6 @@
 //! What all shards share of a directory store: paths, directories, room, the poison.
 
+mod damage;
 mod room;
 
 use std::collections::HashSet;
@@ -15,6 +16,7 @@ use types::{Inode, ObjectId, PgKey};
 use crate::config::CREATE_BYTES;
 use crate::header::Header as Slots;
 use crate::object_file::ObjectFile;
+use damage::Damage;
 use room::{Amount, Room};
 
 /// A store's directory.
@@ -22,6 +24,7 @@ use room::{Amount, Room};
 pub(crate) struct Root {
     pgs: PathBuf,
     room: Room,
+    damage: Damage,
     /// Open from the start, so that `syncfs` on it reports every failed write-back since.
     handle: File,
     poisoned: AtomicBool,
@@ -42,6 +45,7 @@ impl Root {
         Ok(Self {
             handle: File::open(&pgs)?,
             room: Room::of(pgs.clone()),
+            damage: Damage::default(),
             pgs,
             poisoned: AtomicBool::new(false),
             unnamed: Mutex::default(),
@@ -224,6 +228,11 @@ impl Root {
     /// Takes room for bytes that an object is about to grow by; false if the disk counts as full.
     pub(crate) fn take_bytes(&self, bytes: u64) -> bool {
         self.room.take(Amount { bytes, inodes: 0 })
+    }
+
+    /// Damaged blocks found.
+    pub(crate) const fn damage(&self) -> &Damage {
+        &self.damage
     }
 
     /// Bytes in all of the file system, and bytes that new data may take.

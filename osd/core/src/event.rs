@@ -354,6 +354,13 @@ pub enum Effect {
         /// Who is behind.
         replicas: Vec<OsdId>,
     },
+    /// A block of this copy was found damaged at rest: somebody should look at the disk.
+    Damaged {
+        /// The block of [`types::BLOCK_BYTES`].
+        block: u64,
+        /// Whose copy has replaced it; none if no other replica could help.
+        mended_from: Option<OsdId>,
+    },
     /// [`Input::Recover`] is done: this copy was brought up, at this position.
     Recovered {
         /// Where it is now.

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use types::{BLOCK_BYTES, Instant, OsdId};
 
-use crate::event::{CallKind, Payload};
+use crate::event::{CallKind, Effect, Payload};
 use crate::faults;
 use crate::peer_state::Peer;
 use crate::replica::{ObjectReplica, Step};
@@ -125,6 +125,10 @@ impl ObjectReplica {
             return;
         };
         tenure.given_up = Some(mend.block);
+        step.effects.push(Effect::Damaged {
+            block: mend.block,
+            mended_from: None,
+        });
         if let Some(queued) = mend.culprit {
             let fault = match mend.damaged == tenure.peers.len() {
                 true => faults::damaged(mend.block),
@@ -168,8 +172,14 @@ impl ObjectReplica {
             self.fail(step);
             return;
         }
-        if let Some(queued) = tenure.mending.take().and_then(|mend| mend.culprit) {
-            self.waiting.push_front(queued);
+        if let Some(mend) = tenure.mending.take() {
+            step.effects.push(Effect::Damaged {
+                block: mend.block,
+                mended_from: mend.asked,
+            });
+            if let Some(queued) = mend.culprit {
+                self.waiting.push_front(queued);
+            }
         }
         let peers = self.tenure.as_ref().map_or(0, |tenure| tenure.peers.len());
         for index in 0..peers {

@@ -71,6 +71,9 @@ impl Shard {
                 self.around.board.done(key);
             }
             Effect::NotRecovered => self.around.board.put_back(key),
+            Effect::Damaged { block, mended_from } => {
+                self.around.root.damage().note(key, block, mended_from);
+            }
             Effect::Deleted => {
                 self.tombstones.insert(object, boottime());
                 self.around.board.forget(key);

@@ -113,7 +113,7 @@ impl World {
                 self.nodes[node].incomplete = false;
                 self.tell_membership(node);
             }
-            Effect::Deleted | Effect::NotRecovered => {}
+            Effect::Deleted | Effect::NotRecovered | Effect::Damaged { .. } => {}
         }
     }
 

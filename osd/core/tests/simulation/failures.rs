@@ -287,3 +287,31 @@ fn client(request: u64, op: Op) -> Input {
         op,
     }
 }
+
+/// Nobody would notice a disk that rots otherwise.
+#[test]
+fn damaged_block_is_reported_with_the_replica_that_replaced_it() {
+    let (mut bench, _) = serving();
+    assert!(bench.store.damage(KEY, 0));
+
+    let effects = bench.client(2, read());
+    let fetches = calls(&effects, |kind| matches!(kind, CallKind::Fetch { .. }));
+    let (source, call) = fetches[0];
+    let response = peer::Response {
+        view: 1,
+        reply: Some(Reply::Fetched(peer::Fetched { length_bytes: 3 })),
+        ..peer::Response::default()
+    };
+    let effects = bench.settle(Input::PeerReply {
+        from: osd(source),
+        call,
+        reply: Ok((response, Payload::of(Bytes::from_static(b"one")))),
+    });
+
+    let reports = effects.iter().filter_map(|effect| match effect {
+        Effect::Damaged { block, mended_from } => Some((*block, *mended_from)),
+        _ => None,
+    });
+    assert_eq!(reports.collect::<Vec<_>>(), [(0, Some(osd(source)))]);
+    assert_eq!(replies(&effects), [(2, Ok(Bytes::from_static(b"one")))]);
+}
