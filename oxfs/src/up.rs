@@ -33,10 +33,11 @@ pub(crate) fn run(arguments: &UpArguments) -> Result<()> {
         return already_running(arguments);
     };
     let Some(point) = &arguments.mount else {
-        bail!(
-            "{} is not running; give --mount MNT to start it",
-            arguments.dir.display()
-        );
+        let shown = arguments.dir.display();
+        if arguments.dir.join("cluster.toml").exists() {
+            clear_remains(&LocalCluster::open(&arguments.dir)?)?;
+        }
+        bail!("{shown} is not running; give --mount MNT to start it");
     };
     if arguments.dir.join("cluster.toml").exists() {
         clear_remains(&LocalCluster::open(&arguments.dir)?)?;
@@ -63,17 +64,30 @@ fn already_running(arguments: &UpArguments) -> Result<()> {
              `oxfs down --dir {shown}`, or start dead servers with `oxfs up --restart --dir {shown}`"
         );
     }
-    let mut started = 0;
-    for server in cluster.servers() {
-        if cluster.running(&server.name()).is_none() {
-            start::run(cluster.dir(), &server.name())?;
-            started += 1;
+    let servers = cluster.servers();
+    let dead = servers
+        .iter()
+        .map(LocalServer::name)
+        .filter(|name| cluster.running(name).is_none());
+    let (mut tried, mut failed) = (0, Vec::new());
+    for name in dead {
+        tried += 1;
+        // The others are tried all the same.
+        if let Err(error) = start::run(cluster.dir(), &name) {
+            failed.push(format!("{name}: {error:#}"));
         }
     }
-    if started == 0 {
+    if tried == 0 {
         say!("all servers of {shown} are running");
     }
-    Ok(())
+    if failed.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{} of {tried} servers did not start: {}",
+        failed.len(),
+        failed.join("; ")
+    )
 }
 
 /// What an `up` that was killed left running must end first; what it left lying is cleared away.
@@ -208,8 +222,11 @@ impl Up {
         );
         say!("  cp -r /etc/. {point}/ ; ls -l {point}");
         say!("  xfs-admin --dir {dir} status");
-        say!("  kill -9 {}      # nothing stops", self.example_pid());
-        say!("  oxfs start --dir {dir} osd-1");
+        // The only one is missed.
+        if self.cluster.servers().len() > 2 {
+            say!("  kill -9 {}      # nothing stops", self.example_pid());
+            say!("  oxfs start --dir {dir} osd-1");
+        }
         say!("Ctrl-C or `oxfs down --dir {dir}` ends it.");
     }
 
