@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,8 @@ pub struct Entry {
     pub links: u64,
     /// Device number of a device.
     pub device: u64,
+    /// Whole mebibytes of a file without data.
+    pub holes: u64,
     /// Contents of a file, target of a symbolic link.
     pub contents: Vec<u8>,
 }
@@ -112,7 +115,17 @@ impl Tree {
                     found.contents.len()
                 );
             }
+            // A copy may have more: some programs make holes of zeros.
+            if found.holes < entry.holes {
+                bail!(
+                    "{}: {} of {} MiB of holes are left",
+                    path.display(),
+                    found.holes,
+                    entry.holes
+                );
+            }
             let plain = |entry: &Entry| Entry {
+                holes: 0,
                 contents: Vec::new(),
                 ..entry.clone()
             };
@@ -152,6 +165,38 @@ fn entry(path: &Path) -> Result<Entry> {
         },
         links: if kind.is_dir() { 0 } else { meta.nlink() },
         device: if is_device { meta.rdev() } else { 0 },
+        holes: if kind.is_file() { holes(path)? } else { 0 },
         contents,
     })
+}
+
+/// Mebibytes, from multiples of a mebibyte on, that hold no data, as lseek(2) says.
+fn holes(path: &Path) -> Result<u64> {
+    const MIB: i64 = 1 << 20;
+    let file = fs::File::open(path)?;
+    let seek = |offset: i64, whence: i32| {
+        #[expect(unsafe_code, reason = "std can't ask for holes")]
+        // SAFETY: lseek(2) touches no memory of this process; the descriptor is open.
+        let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
+        if found >= 0 {
+            return Ok(Some(found));
+        }
+        let error = std::io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ENXIO) => Ok(None),
+            _ => Err(error),
+        }
+    };
+    let size = i64::try_from(file.metadata()?.len())?;
+    let (mut holes, mut at) = (0, 0);
+    while at < size {
+        let data = seek(at, libc::SEEK_DATA)?.unwrap_or(size);
+        let (first, end) = ((at + MIB - 1) / MIB, data / MIB);
+        holes += u64::try_from(end - first).unwrap_or(0);
+        at = match seek(data, libc::SEEK_HOLE)? {
+            Some(hole) => hole,
+            None => size,
+        };
+    }
+    Ok(holes)
 }
