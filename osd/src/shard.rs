@@ -173,7 +173,12 @@ impl Shard {
                 if event == LeaseEvent::Offered {
                     self.open_offered(object);
                 }
+                let me = self.around.me;
+                let elsewhere = matches!(event, LeaseEvent::HeldBy { member, .. } if member != me);
                 self.step(object, Input::Lease(event));
+                if elsewhere {
+                    self.leave_to_holder(object);
+                }
             }
             Item::Stalls { limit, batch } => batch.add(self.stalls(limit)),
             Item::HandOver {
@@ -260,6 +265,19 @@ impl Shard {
             tracing::debug!(%key, %fault, "other copies can't be brought up now");
         } else if let Some(slot) = self.replicas.get_mut(&key.object) {
             slot.bringing_up = true;
+        }
+    }
+
+    /// Somebody else is primary: it found out by itself who is behind, and brings them up. What this
+    /// server noted as a former primary may be over by now, and would never be taken back while the
+    /// other one keeps the lease.
+    fn leave_to_holder(&mut self, object: ObjectId) {
+        if let Some(slot) = self.replicas.get_mut(&object)
+            && slot.bringing_up
+            && !slot.replica.is_bringing_up()
+        {
+            slot.bringing_up = false;
+            self.around.board.note_behind(slot.key, &[]);
         }
     }
 

@@ -171,6 +171,12 @@ impl ObjectReplica {
         self.follow_up(step);
     }
 
+    /// Whether it wants the lease in order to bring up the others.
+    #[must_use]
+    pub fn is_bringing_up(&self) -> bool {
+        self.bring_up
+    }
+
     /// What the object's record and memory say.
     #[must_use]
     pub fn status(&self) -> Status {

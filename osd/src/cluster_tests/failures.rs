@@ -148,3 +148,35 @@ async fn request_for_which_there_is_no_memory_is_to_be_repeated() {
     }
     assert_eq!(client.read(1, 0, 5_000).await, bytes(900, 1));
 }
+
+/// A primary that froze while it changed an object takes the others for behind when it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_former_primary_noted_is_over_once_another_serves() {
+    let bed = Bed::new(3).await;
+    let client = bed.client();
+    let data = bytes(1_000, 1);
+    client.write(1, 0, &data).await;
+    let key = ObjectKey {
+        pg: PG.pg,
+        object: object(1),
+    };
+    let holder = *client.last.lock().unwrap();
+
+    let others: Vec<u64> = (1..=3).filter(|id| OsdId(*id) != holder).collect();
+    let [former, third] = others[..] else {
+        panic!("{holder} is none of the three");
+    };
+    let former = &bed.nodes[former as usize - 1].board;
+    former.note_behind(key, &[OsdId(third)]);
+    former.note_left(key);
+
+    let writing = async {
+        loop {
+            client.write(1, 0, &data).await;
+        }
+    };
+    tokio::select! {
+        () = bed.until_full() => {}
+        () = writing => {}
+    }
+}
