@@ -33,6 +33,16 @@ impl OxFs {
     }
 }
 
+/// The next data or hole of the file's object at or after `offset`.
+pub(crate) async fn next(
+    descriptor: Arc<Descriptor>,
+    offset: u64,
+    hole: bool,
+) -> Result<Option<u64>, Errno> {
+    let found = ask(descriptor, offset, hole).await?.offset;
+    Ok((found != NONE).then_some(found))
+}
+
 async fn ask(descriptor: Arc<Descriptor>, offset: u64, hole: bool) -> Result<osd::Response, Errno> {
     let file = &descriptor.file;
     file.drain().await;

@@ -15,6 +15,7 @@ use crate::file::File;
 use crate::io::Descriptor;
 use crate::lock;
 use crate::oxfs::{OxFs, to_its_end};
+use crate::seek;
 
 impl OxFs {
     /// Takes a write if that needs no waiting; the common case of small writes.
@@ -224,18 +225,25 @@ impl OxFs {
         self.softly_done(work).await
     }
 
-    async fn zero(&self, descriptor: &Descriptor, offset: u64, end: u64) -> Result<(), Errno> {
+    /// Writes zeros where there is data; what is a hole stays one.
+    async fn zero(&self, descriptor: &Arc<Descriptor>, offset: u64, end: u64) -> Result<(), Errno> {
         if end.saturating_sub(offset) > PUNCH_BYTES_MAX {
             return Err(Errno(libc::EOPNOTSUPP));
         }
+        let next = |at, hole| self.softly(seek::next(Arc::clone(descriptor), at, hole));
         let zeros = Bytes::from(vec![0; KERNEL_IO_BYTES as usize]);
         let mut at = offset;
-        while at < end {
-            let part = (end - at).min(u64::from(KERNEL_IO_BYTES));
-            let part = zeros.slice(..usize::try_from(part).unwrap_or(0));
-            at += part.len() as u64;
-            self.softly(write(&descriptor.file, at - part.len() as u64, &part))
-                .await?;
+        while let Some(data) = next(at, false).await?.filter(|data| *data < end) {
+            let hole = next(data, true).await?.map_or(end, |hole| hole.min(end));
+            at = data;
+            while at < hole {
+                let part = (hole - at).min(u64::from(KERNEL_IO_BYTES));
+                let part = zeros.slice(..usize::try_from(part).unwrap_or(0));
+                self.softly(write(&descriptor.file, at, &part)).await?;
+                at += part.len() as u64;
+            }
+            // Never twice the same, whatever the answers were.
+            at = at.max(data + 1);
         }
         Ok(())
     }
