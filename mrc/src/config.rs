@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+use shell::config::{PublicAddress, check_listen};
 use types::{ClusterId, IdError};
 
 /// Settings read once at start-up; unknown keys are refused.
@@ -153,15 +154,8 @@ pub enum ConfigError {
         what: MemberPart,
     },
     /// Messages would travel in the clear over a network.
-    #[error(
-        "`{key}` is {listen}, which is not loopback, and there is no TLS yet; set `insecure_network = true` to accept that anyone on the network can read and forge messages"
-    )]
-    Network {
-        /// The setting.
-        key: &'static str,
-        /// Address found.
-        listen: SocketAddr,
-    },
+    #[error(transparent)]
+    Network(#[from] PublicAddress),
 }
 
 /// What of a member is repeated.
@@ -245,14 +239,7 @@ impl Config {
             ("listen", Some(self.listen)),
             ("metrics_listen", self.metrics_listen),
         ];
-        for (key, listen) in addresses {
-            if let Some(listen) = listen
-                && !listen.ip().is_loopback()
-                && !self.insecure_network
-            {
-                return Err(ConfigError::Network { key, listen });
-            }
-        }
+        check_listen(&addresses, self.insecure_network)?;
         Ok(self)
     }
 

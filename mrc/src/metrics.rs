@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use openraft::async_runtime::WatchReceiver;
 use shell::link::Refusals;
-use shell::metrics::{Kind, Metric, Source};
+use shell::metrics::{Metric, Source};
 
 use crate::node::Node;
 
@@ -19,41 +19,31 @@ fn of_node(node: &Node) -> Vec<Metric> {
     let metrics = metrics.borrow_watched();
     let leads = metrics.current_leader == Some(metrics.id);
     vec![
-        gauge(
+        Metric::gauge(
             "oxfs_mrc_leads",
             "1 if this server believes to lead",
             u64::from(leads),
         ),
-        gauge(
+        Metric::gauge(
             "oxfs_mrc_leader_known",
             "1 if this server knows who leads",
             u64::from(metrics.current_leader.is_some()),
         ),
-        gauge("oxfs_mrc_term", "Term of the log", metrics.current_term),
-        gauge(
+        Metric::gauge("oxfs_mrc_term", "Term of the log", metrics.current_term),
+        Metric::gauge(
             "oxfs_mrc_log_index",
             "Last entry of the log",
             metrics.last_log_index.unwrap_or(0),
         ),
-        gauge(
+        Metric::gauge(
             "oxfs_mrc_applied_index",
             "Last entry applied to the index",
             metrics.last_applied.map_or(0, |id| id.index),
         ),
-        gauge(
+        Metric::gauge(
             "oxfs_mrc_checkpoint_index",
             "Last entry of the newest checkpoint",
             metrics.snapshot.map_or(0, |id| id.index),
         ),
     ]
-}
-
-const fn gauge(name: &'static str, help: &'static str, value: u64) -> Metric {
-    Metric {
-        name,
-        help,
-        kind: Kind::Gauge,
-        label: None,
-        value,
-    }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use shell::config::{PublicAddress, check_listen};
 use types::{ClusterId, Duration, IdError, OsdId};
 
 /// Settings read once at start-up; unknown keys are refused.
@@ -140,15 +141,8 @@ pub enum ConfigError {
         address: String,
     },
     /// Messages would travel in the clear over a network.
-    #[error(
-        "`{key}` is {listen}, which is not loopback, and there is no TLS yet; set `insecure_network = true` to accept that anyone on the network can read and forge messages"
-    )]
-    Network {
-        /// The setting.
-        key: &'static str,
-        /// Address found.
-        listen: SocketAddr,
-    },
+    #[error(transparent)]
+    Network(#[from] PublicAddress),
 }
 
 impl Config {
@@ -198,14 +192,7 @@ impl Config {
             ("listen", Some(self.listen)),
             ("metrics_listen", self.metrics_listen),
         ];
-        for (key, listen) in addresses {
-            if let Some(listen) = listen
-                && !listen.ip().is_loopback()
-                && !self.insecure_network
-            {
-                return Err(ConfigError::Network { key, listen });
-            }
-        }
+        check_listen(&addresses, self.insecure_network)?;
         Ok(self)
     }
 

@@ -141,27 +141,34 @@ pub fn cluster_id(text: &str, path: &Path) -> Result<ClusterId, ConfigError> {
         })
 }
 
-/// Refuses an address that others can reach: the traffic is not encrypted yet.
+/// An address that others can reach, although traffic is not encrypted yet.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "`{key}` is {listen}, which is not loopback, and there is no TLS yet; set `insecure_network = true` to accept that anyone on the network can read and forge messages"
+)]
+pub struct PublicAddress {
+    /// The setting.
+    pub key: &'static str,
+    /// Its value.
+    pub listen: SocketAddr,
+}
+
+/// Refuses addresses that others can reach, unless the configuration accepts that.
 ///
 /// # Errors
 ///
-/// [`ConfigError::Unusable`].
+/// [`PublicAddress`], the first one.
 pub fn check_listen(
-    listen: SocketAddr,
+    addresses: &[(&'static str, Option<SocketAddr>)],
     insecure_network: bool,
-    path: &Path,
-) -> Result<(), ConfigError> {
-    if listen.ip().is_loopback() || insecure_network {
-        return Ok(());
+) -> Result<(), PublicAddress> {
+    let mut given = addresses
+        .iter()
+        .filter_map(|(key, listen)| Some((*key, (*listen)?)));
+    match given.find(|(_, listen)| !listen.ip().is_loopback()) {
+        Some((key, listen)) if !insecure_network => Err(PublicAddress { key, listen }),
+        _ => Ok(()),
     }
-    Err(ConfigError::Unusable {
-        path: path.to_owned(),
-        key: "listen",
-        reason: format!(
-            "{listen} is not a loopback address, and traffic is not encrypted yet; listen on \
-             127.0.0.1, or set insecure_network = true if everyone on that network is trusted"
-        ),
-    })
 }
 
 #[cfg(test)]
@@ -248,11 +255,14 @@ mod tests {
 
     #[test]
     fn open_network_must_be_asked_for() {
-        let public = "192.0.2.1:80".parse().unwrap();
+        let local = ("listen", Some("[::1]:80".parse().unwrap()));
+        let public = ("metrics_listen", Some("192.0.2.1:80".parse().unwrap()));
+        let absent = ("metrics_listen", None);
 
-        assert!(check_listen("[::1]:80".parse().unwrap(), false, Path::new("x")).is_ok());
-        assert!(check_listen(public, true, Path::new("x")).is_ok());
-        let refused = check_listen(public, false, Path::new("x")).unwrap_err();
+        assert_eq!(check_listen(&[local, absent], false), Ok(()));
+        assert_eq!(check_listen(&[local, public], true), Ok(()));
+        let refused = check_listen(&[local, public], false).unwrap_err();
+        assert_eq!(refused.key, "metrics_listen");
         assert!(refused.to_string().contains("insecure_network"));
     }
 }

@@ -52,6 +52,36 @@ pub struct Metric {
 }
 
 impl Metric {
+    /// Of a number that goes up and down.
+    #[must_use]
+    pub const fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self {
+            name,
+            help,
+            kind: Kind::Gauge,
+            label: None,
+            value,
+        }
+    }
+
+    /// Of a number that only grows.
+    #[must_use]
+    pub const fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self {
+            kind: Kind::Counter,
+            ..Self::gauge(name, help, value)
+        }
+    }
+
+    /// The same, told apart from others of its name.
+    #[must_use]
+    pub const fn with(self, label: &'static str, value: &'static str) -> Self {
+        Self {
+            label: Some((label, value)),
+            ..self
+        }
+    }
+
     /// Name and label, as in `oxfs_lease_refused{reason="held"}`.
     #[must_use]
     pub fn full_name(&self) -> String {
@@ -174,20 +204,10 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     fn source() -> Source {
-        let refused = |reason, value| Metric {
-            name: "oxfs_lease_refused",
-            help: "Votes refused",
-            kind: Kind::Counter,
-            label: Some(("reason", reason)),
-            value,
+        let refused = |reason, value| {
+            Metric::counter("oxfs_lease_refused", "Votes refused", value).with("reason", reason)
         };
-        let held = Metric {
-            name: "oxfs_lease_held",
-            help: "Leases held",
-            kind: Kind::Gauge,
-            label: None,
-            value: 7,
-        };
+        let held = Metric::gauge("oxfs_lease_held", "Leases held", 7);
         Arc::new(move || vec![refused("held", 2), refused("epoch", 0), held])
     }
 

@@ -7,10 +7,6 @@ pub const BLOCK_BYTES: u64 = 4 << 10;
 /// for 64 KiB of data, so comparing costs a sixteen-thousandth of copying.
 pub const SUM_BYTES: u64 = 64 << 10;
 
-/// Granularity at which a primary remembers what a backup lacks, as in FreeBSD's HAST. 1 MiB: a
-/// bitmap of a 1 TiB object stays at 128 KiB.
-pub const EXTENT_BYTES: u64 = 1 << 20;
-
 /// Largest file. 15 TiB: what a directory store on ext4 can hold, whose files end at 16 TiB (4 KiB
 /// blocks, ext4(5)), together with checksums.
 pub const FILE_BYTES_MAX: u64 = 15 << 40;

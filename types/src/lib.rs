@@ -15,6 +15,6 @@ pub use fault::{Fault, Remedy};
 pub use ids::{
     CellId, ClusterId, IdError, Inode, MemberId, ObjectId, OsdId, PgId, PgKey, SessionId, VolumeId,
 };
-pub use layout::{BLOCK_BYTES, EXTENT_BYTES, FILE_BYTES_MAX, SUM_BYTES, blocks_of};
+pub use layout::{BLOCK_BYTES, FILE_BYTES_MAX, SUM_BYTES, blocks_of};
 pub use machine::Machine;
 pub use time::{Duration, Instant, UnixNanos};

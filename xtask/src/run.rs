@@ -7,7 +7,10 @@ use anyhow::{Context, Result, bail};
 
 /// The folder of the workspace's manifest.
 pub(crate) fn workspace_root() -> Result<PathBuf> {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    // Cargo says it at run time, too: a target folder shared by working trees may hold the program
+    // of another one.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     manifest
         .parent()
         .map(PathBuf::from)

@@ -21,6 +21,18 @@ pub(crate) fn test() -> Result<()> {
     let mut total = Tally::default();
     // The crates' own tests first; they need no mount.
     total.add(counted(&["test", "--workspace", "--exclude", "tests"])?);
+    // Wrong edits on purpose, which the simulation has to find. The feature is off otherwise: what
+    // the mounted tests run must not have them.
+    total.add(counted(&[
+        "test",
+        "-p",
+        "osd-core",
+        "--features",
+        "mutants",
+        "--test",
+        "simulation",
+        "mutants",
+    ])?);
     // Mounted tests share two cores and the FUSE device: one after the other.
     total.add(counted(&[
         "test",

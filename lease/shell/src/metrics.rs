@@ -1,6 +1,6 @@
 //! A lease host in numbers.
 
-use shell::metrics::{Kind, Metric};
+use shell::metrics::Metric;
 
 use crate::LeaseShell;
 
@@ -11,44 +11,47 @@ pub fn metrics(leases: &LeaseShell) -> Vec<Metric> {
     let traffic = leases.traffic();
     let quarantine = leases.quarantine_remaining();
     let counters = stats.counters;
-    let ended = |what, value| labelled(ENDED, ENDED_HELP, ("how", what), value);
-    let failed = |reason, value| labelled(FAILED, FAILED_HELP, ("reason", reason), value);
-    let refused = |reason, value| labelled(REFUSED, REFUSED_HELP, ("reason", reason), value);
-    let dropped = |reason, value| labelled(DROPPED, DROPPED_HELP, ("reason", reason), value);
-    let bad = |reason, value| labelled(BAD_FRAMES, BAD_FRAMES_HELP, ("reason", reason), value);
+    let ended = |what, value| Metric::counter(ENDED, ENDED_HELP, value).with("how", what);
+    let failed = |reason, value| Metric::counter(FAILED, FAILED_HELP, value).with("reason", reason);
+    let refused =
+        |reason, value| Metric::counter(REFUSED, REFUSED_HELP, value).with("reason", reason);
+    let dropped =
+        |reason, value| Metric::counter(DROPPED, DROPPED_HELP, value).with("reason", reason);
+    let bad =
+        |reason, value| Metric::counter(BAD_FRAMES, BAD_FRAMES_HELP, value).with("reason", reason);
     vec![
-        gauge("oxfs_lease_held", "Leases held by this server", stats.held),
-        gauge(
+        Metric::gauge("oxfs_lease_held", "Leases held by this server", stats.held),
+        Metric::gauge(
             "oxfs_lease_cells",
             "Lease cells in memory, own and foreign",
             stats.cells as u64,
         ),
-        gauge(
+        Metric::gauge(
             "oxfs_lease_cells_max",
             "Most lease cells that may be in memory",
             stats.cells_max as u64,
         ),
-        gauge(
+        Metric::gauge(
             "oxfs_lease_quarantine_ms",
             "Time in ms for which this server still keeps silent because it forgot its votes",
             quarantine.map_or(0, types::Duration::as_millis),
         ),
-        counter(
+        Metric::counter(
             "oxfs_lease_acquired",
             "Leases gained, extensions not counted",
             counters.gained,
         ),
-        counter(
+        Metric::counter(
             "oxfs_lease_acquired_new",
             "Leases of new objects gained in one round trip",
             counters.shortcuts,
         ),
-        counter(
+        Metric::counter(
             "oxfs_lease_renewals",
             "Extensions of held leases",
             counters.renewals,
         ),
-        counter(
+        Metric::counter(
             "oxfs_lease_renewals_withheld",
             "Extensions not asked for because the lease's user showed no sign of life",
             traffic.renewals_withheld,
@@ -70,32 +73,32 @@ pub fn metrics(leases: &LeaseShell) -> Vec<Metric> {
         dropped("cells_full", counters.cells_full),
         bad("broken", traffic.frames_broken),
         bad("overfull", traffic.frames_overfull),
-        counter(
+        Metric::counter(
             "oxfs_lease_frames_sent",
             "Frames of lease messages sent",
             traffic.frames_sent,
         ),
-        counter(
+        Metric::counter(
             "oxfs_lease_frames_received",
             "Frames of lease messages received",
             traffic.frames_received,
         ),
-        counter(
+        Metric::counter(
             "oxfs_lease_frames_unsent",
             "Frames that no connection took",
             traffic.frames_dropped,
         ),
-        counter(
+        Metric::counter(
             "oxfs_lease_messages_sent",
             "Lease messages sent",
             traffic.messages_sent,
         ),
-        counter(
+        Metric::counter(
             "oxfs_lease_messages_received",
             "Lease messages received",
             traffic.messages_received,
         ),
-        counter(
+        Metric::counter(
             "oxfs_lease_sent_bytes",
             "Bytes of the frames sent",
             traffic.bytes_sent,
@@ -113,32 +116,3 @@ const DROPPED: &str = "oxfs_lease_messages_dropped";
 const DROPPED_HELP: &str = "Lease messages that were not looked at";
 const BAD_FRAMES: &str = "oxfs_lease_bad_frames";
 const BAD_FRAMES_HELP: &str = "Lease frames that were dropped as a whole";
-
-const fn gauge(name: &'static str, help: &'static str, value: u64) -> Metric {
-    Metric {
-        name,
-        help,
-        kind: Kind::Gauge,
-        label: None,
-        value,
-    }
-}
-
-const fn counter(name: &'static str, help: &'static str, value: u64) -> Metric {
-    Metric {
-        kind: Kind::Counter,
-        ..gauge(name, help, value)
-    }
-}
-
-const fn labelled(
-    name: &'static str,
-    help: &'static str,
-    label: (&'static str, &'static str),
-    value: u64,
-) -> Metric {
-    Metric {
-        label: Some(label),
-        ..counter(name, help, value)
-    }
-}

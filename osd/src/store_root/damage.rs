@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use osd_core::ObjectKey;
-use shell::metrics::{Kind, Metric};
+use shell::metrics::Metric;
 use types::{BLOCK_BYTES, OsdId};
 
 /// Counts since the start.
@@ -38,12 +38,11 @@ impl Damage {
 
     /// The counts, for collectors.
     pub(crate) fn metrics(&self) -> Vec<Metric> {
-        let metric = |outcome, count: &AtomicU64| Metric {
-            name: "oxfs_osd_damaged_blocks",
-            help: "Blocks that did not fit their checksum, found by reading, by what became of them",
-            kind: Kind::Counter,
-            label: Some(("outcome", outcome)),
-            value: count.load(Ordering::Relaxed),
+        let help =
+            "Blocks that did not fit their checksum, found by reading, by what became of them";
+        let metric = |outcome, count: &AtomicU64| {
+            let value = count.load(Ordering::Relaxed);
+            Metric::counter("oxfs_osd_damaged_blocks", help, value).with("outcome", outcome)
         };
         vec![metric("mended", &self.mended), metric("left", &self.left)]
     }

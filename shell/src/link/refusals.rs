@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tonic::Status;
 
-use crate::metrics::{Kind, Metric};
+use crate::metrics::Metric;
 
 /// Why a caller is turned away.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -69,12 +69,10 @@ impl Refusals {
             ("greeting", Reason::Greeting),
         ];
         reasons
-            .map(|(name, reason)| Metric {
-                name: "oxfs_link_refused",
-                help: "Connections refused",
-                kind: Kind::Counter,
-                label: Some(("reason", name)),
-                value: self.of(reason),
+            .map(|(name, reason)| {
+                let value = self.of(reason);
+                Metric::counter("oxfs_link_refused", "Connections refused", value)
+                    .with("reason", name)
             })
             .to_vec()
     }
