@@ -53,6 +53,10 @@ pub(crate) const LIST_PAGE: u32 = 1_000;
 /// Open inodes told to a new leader, in one message. 400,000: at most 4 MiB, the largest message.
 pub(crate) const REGISTER_MAX: usize = 400_000;
 
+/// How often the metadata cluster is told a file's size, if another mount truncated it meanwhile.
+/// 32: each time another mount has been faster than two round trips.
+pub(crate) const SIZE_TRIES_MAX: u32 = 32;
+
 /// Largest range whose hole is punched by writing zeros. 1 GiB: more would take too long for a
 /// call that programs expect to be cheap.
 pub(crate) const PUNCH_BYTES_MAX: u64 = 1 << 30;

@@ -56,6 +56,11 @@ pub(crate) struct State {
     pub(crate) mode: u32,
     pub(crate) group: u32,
     pub(crate) size: u64,
+    pub(crate) data_version: u64,
+    pub(crate) truncate_epoch: u64,
+    /// The truncate epoch that was known when the first change was taken that the metadata cluster
+    /// has not been told of.
+    pub(crate) owed_since: Option<u64>,
     /// End of acknowledged writes that the metadata cluster has not been told; 0 if there is none.
     pub(crate) written_end: u64,
     /// Time of the last write, if the metadata cluster has not been told.
@@ -110,6 +115,9 @@ impl File {
                 mode: 0,
                 group: 0,
                 size: 0,
+                data_version: 0,
+                truncate_epoch: 0,
+                owed_since: None,
                 written_end: 0,
                 mtime: None,
                 error: (0, 0),
@@ -181,18 +189,13 @@ impl File {
 
     /// Remembers what later calls need of fresh attributes.
     pub(crate) fn look(&self, attr: &mrc::Attr) {
-        let mut state = lock(&self.state);
-        state.mode = attr.mode;
-        state.group = attr.gid;
-        state.size = attr.size_bytes;
+        lock(&self.state).know(attr);
     }
 
     /// Attributes as programs of this mount must see them.
     pub(crate) fn adorn(&self, attr: &mut mrc::Attr) {
         let mut state = lock(&self.state);
-        state.mode = attr.mode;
-        state.group = attr.gid;
-        state.size = attr.size_bytes;
+        state.know(attr);
         let end = state.written_end.max(state.changes.pending_end());
         attr.size_bytes = attr.size_bytes.max(end);
         if let Some(mtime) = state.mtime {
@@ -283,6 +286,7 @@ impl File {
         let (sender, receiver) = oneshot::channel();
         let now = boottime();
         self.step(|state, out| {
+            state.owe();
             let token = state.changes.add(now, &self.shared.ids, change, out);
             state.waiters.insert(token, sender);
         });
@@ -346,13 +350,16 @@ impl File {
                 token,
                 outcome,
                 end,
+                truncates,
             } => {
                 if outcome == Err(libc::ENOSPC) {
                     state.write_through_until = boottime() + WRITE_THROUGH;
                 }
                 match outcome {
                     Ok(_) => {
-                        state.written_end = state.written_end.max(end);
+                        // Nothing was under way beside a truncation.
+                        let before = if truncates { 0 } else { state.written_end };
+                        state.written_end = before.max(end);
                         state.renewals = 0;
                     }
                     Err(errno) if !state.waiters.contains_key(&token) => {
@@ -466,6 +473,7 @@ impl State {
 
     /// Something is written now.
     pub(crate) fn touch(&mut self) {
+        self.owe();
         self.mtime = Some(wall().0);
     }
 }

@@ -148,47 +148,6 @@ impl File {
         }
     }
 
-    /// Tells the metadata cluster the size and time of what was written; with `close`, that we
-    /// write no more.
-    pub(crate) async fn report(&self, close: bool) -> Result<(), Errno> {
-        let read_only = {
-            let state = lock(&self.state);
-            state.readers > 0 && !state.registered_read
-        };
-        if close && read_only {
-            // Else an unlinked file that programs still read could go.
-            self.register_read().await?;
-        }
-        let (end, mtime, close) = {
-            let mut state = lock(&self.state);
-            let close = close && state.changes.is_idle();
-            // From here on a write registers again, after this.
-            state.registered_write &= !close;
-            (state.written_end, state.mtime, close)
-        };
-        if !close && end == 0 && mtime.is_none() {
-            return Ok(());
-        }
-        let op = Op::Written(mrc::Written {
-            inode: self.inode,
-            size_at_least_bytes: end,
-            mtime_ns: mtime,
-            close,
-        });
-        let reply = self.shared.metadata.change(op).await?;
-        let mut state = lock(&self.state);
-        if state.written_end == end {
-            state.written_end = 0;
-        }
-        if state.mtime == mtime {
-            state.mtime = None;
-        }
-        if let Reply::Entry(mrc::Entry { attr: Some(attr) }) = reply {
-            state.size = attr.size_bytes;
-        }
-        Ok(())
-    }
-
     /// Makes everything acknowledged stable on a quorum.
     pub(crate) async fn sync_objects(&self) -> Result<(), Errno> {
         // Also if this descriptor wrote nothing: what was written through others counts, too,

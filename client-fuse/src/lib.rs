@@ -28,6 +28,7 @@ mod reply;
 mod seek;
 mod send;
 mod shared;
+mod size;
 mod stall;
 mod timer;
 mod write;

@@ -149,14 +149,16 @@ impl Metadata {
         let mut pace = Pace::new(&self.stalls);
         loop {
             match self.attempt(&request, &mut pace, report).await {
-                Some(Ok(Reply::SessionOpened(opened))) => {
+                Attempt::Answer(Ok(Reply::SessionOpened(opened))) => {
                     *write_lock(&self.session) = Some(Arc::new(Session::of(&opened)));
                     return Ok(());
                 }
-                Some(Ok(_)) => return Err(unexpected()),
-                Some(Err(fault)) if fault.remedy == Remedy::Surface => return Err(fault),
-                Some(Err(_)) => pace.wait().await,
-                None => {}
+                Attempt::Answer(Ok(_)) => return Err(unexpected()),
+                Attempt::Answer(Err(fault)) if fault.remedy == Remedy::Surface => {
+                    return Err(fault);
+                }
+                Attempt::Answer(Err(_)) => pace.wait().await,
+                Attempt::Vain { .. } => {}
             }
         }
     }
@@ -169,9 +171,46 @@ impl Metadata {
 
     /// Asks for a change, which is done exactly once.
     pub(crate) async fn change(&self, op: Op) -> Result<Reply, Errno> {
+        let writes = match &op {
+            Op::Create(create) => create.write,
+            op => matches!(op, Op::OpenWrite(_)),
+        };
+        let reply = self.change_once(op).await?;
+        match reply {
+            Reply::Opened(made) if is_without_right(&made) => self.open_made(made, writes).await,
+            reply => Ok(reply),
+        }
+    }
+
+    async fn change_once(&self, op: Op) -> Result<Reply, Errno> {
         let session = self.session()?;
         let slot = session.take().await?;
         self.drive(session, Some(slot), op).await
+    }
+
+    /// Opens in the new session what was created in one that has ended.
+    async fn open_made(&self, made: proto::mrc::Opened, writes: bool) -> Result<Reply, Errno> {
+        let inode = made.attr.map_or(0, |attr| attr.inode);
+        let reply = if writes {
+            self.change_once(Op::OpenWrite(proto::mrc::OpenWrite { inode }))
+                .await?
+        } else {
+            let open = proto::mrc::Open {
+                inode,
+                renew_write: false,
+            };
+            self.ask(Op::Open(open)).await?
+        };
+        match reply {
+            Reply::Opened(opened) if !is_without_right(&opened) => {
+                Ok(Reply::Opened(proto::mrc::Opened {
+                    existed: made.existed,
+                    ..opened
+                }))
+            }
+            // The session has ended once more.
+            _ => Err(Errno(libc::EIO)),
+        }
     }
 
     async fn drive(
@@ -187,9 +226,14 @@ impl Metadata {
             op: Some(op),
         };
         let mut pace = Pace::new(&self.stalls);
+        let mut may_be_done = false;
         loop {
-            let Some(outcome) = self.attempt(&request, &mut pace, &mut |_| true).await else {
-                continue;
+            let outcome = match self.attempt(&request, &mut pace, &mut |_| true).await {
+                Attempt::Answer(outcome) => outcome,
+                Attempt::Vain { unanswered } => {
+                    may_be_done |= unanswered;
+                    continue;
+                }
             };
             let fault = match outcome {
                 Ok(reply) => {
@@ -203,6 +247,16 @@ impl Metadata {
             match fault.remedy {
                 Remedy::Refresh => {
                     let changing = slot.is_some();
+                    if changing && may_be_done && is_forgotten(&fault) && !is_repeatable(&request) {
+                        tracing::error!(
+                            session = session.id,
+                            "a change of a name or attribute was under way when this mount lost \
+                             the cluster for so long that nobody knows whether it was done; its \
+                             program is told EIO"
+                        );
+                        return Err(Errno(libc::EIO));
+                    }
+                    may_be_done = false;
                     session = self.renew_session(session.id).await?;
                     slot = if changing {
                         Some(session.take().await?)
@@ -224,23 +278,23 @@ impl Metadata {
         }
     }
 
-    /// One request to the believed leader. Nothing: another server is to be asked, waits included.
+    /// One request to the believed leader, waits included.
     async fn attempt(
         &self,
         request: &Request,
         pace: &mut Pace,
         report: &mut (dyn FnMut(Trouble) -> bool + Send),
-    ) -> Option<Result<Reply, Fault>> {
+    ) -> Attempt {
         let Some((address, peer)) = self.leader_link() else {
-            return Some(Err(Fault::surface(
-                libc::EIO,
-                "no metadata server is known",
-            )));
+            let text = "no metadata server is known";
+            return Attempt::Answer(Err(Fault::surface(libc::EIO, text)));
         };
         pace.notice(&address);
+        let mut unanswered = false;
         let outcome = if peer.reach.is_down() {
             Err(CallError::Disconnected(peer.reach.why()))
         } else {
+            unanswered = true;
             peer.link
                 .call::<_, Response>(request, Payload::none(), METADATA_PATIENCE)
                 .await
@@ -249,9 +303,10 @@ impl Metadata {
         let (hint, text) = match outcome {
             Ok((response, _)) => {
                 self.heard(&address);
-                return Some(response.reply.ok_or_else(unexpected));
+                return Attempt::Answer(response.reply.ok_or_else(unexpected));
             }
             Err(CallError::Fault(fault)) if fault.remedy == Remedy::Redirect => {
+                unanswered = false;
                 (fault.hint.clone(), fault.message)
             }
             // It knows no leader or can't prove that it is one: cut off from the others it would
@@ -259,12 +314,13 @@ impl Metadata {
             Err(CallError::Fault(fault)) if fault.remedy == Remedy::Retry => (None, fault.message),
             Err(CallError::Fault(fault)) => {
                 self.heard(&address);
-                return Some(Err(fault));
+                return Attempt::Answer(Err(fault));
             }
             Err(CallError::Full) => {
-                return Some(Err(Fault::retry("too many requests are waiting")));
+                return Attempt::Answer(Err(Fault::retry("too many requests are waiting")));
             }
             Err(CallError::Refused(text)) => {
+                unanswered = false;
                 refused = Some(text.clone());
                 (None, text)
             }
@@ -277,12 +333,12 @@ impl Metadata {
             text,
         };
         if !report(trouble) {
-            return Some(Err(Fault::surface(libc::EACCES, "given up")));
+            return Attempt::Answer(Err(Fault::surface(libc::EACCES, "given up")));
         }
         if lock(&self.leader).failed(&address, hint.as_deref()) {
             pace.wait().await;
         }
-        None
+        Attempt::Vain { unanswered }
     }
 
     fn heard(&self, address: &str) {
@@ -374,6 +430,35 @@ impl Metadata {
         // Answered or not: the next beat asks again whether something is missing.
         let _ = self.ask(Op::KeepAlive(all)).await;
     }
+}
+
+/// What came of one attempt at a request.
+enum Attempt {
+    Answer(Result<Reply, Fault>),
+    /// Another server is to be asked; if this one was asked and left it open, the request may have
+    /// been done or may be done yet.
+    Vain {
+        unanswered: bool,
+    },
+}
+
+/// Whether the metadata cluster has forgotten what became of the session's requests.
+fn is_forgotten(fault: &Fault) -> bool {
+    fault.errno == libc::EIO
+}
+
+/// Whether a request may be done twice.
+fn is_repeatable(request: &Request) -> bool {
+    matches!(
+        &request.op,
+        Some(Op::OpenWrite(_) | Op::Written(_) | Op::SetAttr(_))
+    )
+}
+
+/// Whether a file is told as opened that was opened in a session that has ended since.
+fn is_without_right(opened: &proto::mrc::Opened) -> bool {
+    let grant = opened.grant.as_ref();
+    grant.is_some_and(|grant| grant.capability.is_empty())
 }
 
 fn unexpected() -> Fault {

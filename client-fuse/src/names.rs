@@ -32,6 +32,18 @@ impl OxFs {
     /// ESTALE or ENOENT if it is gone.
     pub async fn getattr(&self, inode: u64) -> Result<Attr, Errno> {
         let reply = self.ask(Op::GetAttr(mrc::GetAttr { inode })).await?;
+        if let Reply::Entry(mrc::Entry { attr: Some(attr) }) = &reply
+            && let Some(file) = self.inner.files.get(inode)
+            && file.is_outdated(attr)
+        {
+            let work = async move {
+                let _gate = file.gate.lock().await;
+                file.report(false).await
+            };
+            self.softly_done(work).await?;
+            let reply = self.ask(Op::GetAttr(mrc::GetAttr { inode })).await?;
+            return self.entry(reply);
+        }
         self.entry(reply)
     }
 
@@ -53,12 +65,13 @@ impl OxFs {
         Ok(self.adorned(attr))
     }
 
-    /// The metadata half of [`OxFs::setattr`]; attributes as the metadata cluster has them.
+    /// The metadata half of [`OxFs::setattr`]; attributes as the metadata cluster has them. With a
+    /// size comes the data version that was known before the object was truncated.
     pub(crate) async fn set_attr(
         &self,
         inode: u64,
         set: SetAttributes,
-        size: Option<u64>,
+        size: Option<(u64, u64)>,
     ) -> Result<Attr, Errno> {
         let at = |time: Option<SetTime>| match time {
             Some(SetTime::At(nanos)) => Some(nanos),
@@ -70,7 +83,8 @@ impl OxFs {
                 mode: set.mode,
                 uid: set.uid,
                 gid: set.gid,
-                size_bytes: size,
+                size_bytes: size.map(|(size, _)| size),
+                data_version: size.map(|(_, known)| known),
                 atime_ns: at(set.atime),
                 mtime_ns: at(set.mtime),
                 atime_now: set.atime == Some(SetTime::Now),

@@ -61,6 +61,9 @@ impl OxFs {
         let file = &descriptor.file;
         if flags & libc::O_APPEND != 0 {
             self.softly(append(file, data)).await?;
+        } else if flags & libc::O_DSYNC != 0 {
+            self.softly(write_synchronously(file, offset, &data))
+                .await?;
         } else {
             self.softly(write(file, offset, &data)).await?;
         }
@@ -165,16 +168,18 @@ impl OxFs {
         set: SetAttributes,
     ) -> Result<Attr, Errno> {
         file.drain().await;
-        // Also to nothing and of a file nobody has written here: another mount may have.
-        file.alone(Change::Truncate { length: size }).await?;
-        {
+        let data_version = {
             let mut state = lock(&file.state);
             // Older than what SetAttr sets.
-            state.written_end = 0;
             state.mtime = None;
-        }
-        let attr = self.set_attr(file.inode, set, Some(size)).await?;
-        Ok(self.adorned(attr))
+            state.data_version
+        };
+        // Also to nothing and of a file nobody has written here: another mount may have.
+        file.alone(Change::Truncate { length: size }).await?;
+        let attr = self.record_truncation(file, set, size, data_version);
+        let attr = self.adorned(attr.await?);
+        lock(&file.state).forget_settled_debt();
+        Ok(attr)
     }
 
     /// fallocate(2): extends a file, or writes zeros in place of a hole.
@@ -270,6 +275,14 @@ async fn write(file: &Arc<File>, offset: u64, data: &[u8]) -> Result<(), Errno> 
         file.wait_for_room().await;
     }
     Ok(())
+}
+
+/// Writes what nobody reads before the primary has answered for it: until then it may fail.
+async fn write_synchronously(file: &Arc<File>, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    register_again(file).await?;
+    file.drop_capabilities().await?;
+    file.wait_for_room().await;
+    write_through(file, offset, data).await
 }
 
 /// Writes what the primary answers for before the program hears of it.

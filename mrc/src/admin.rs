@@ -172,7 +172,8 @@ fn pgs(service: &Service, volume: Option<VolumeId>) -> Result<Vec<mrc::Pg>, Inde
 
 fn sessions(service: &Service) -> Result<Vec<mrc::SessionInfo>, IndexError> {
     let known = query::sessions(&**service.node.index())?;
-    let shown = known.into_iter().map(|(SessionId(session), record)| {
+    let shown = known.into_iter().filter(|(_, record)| !record.settled);
+    let shown = shown.map(|(SessionId(session), record)| {
         let activity = service.sessions.activity(SessionId(session));
         let state = match (record.ended, record.expired) {
             (false, _) => "active",

@@ -109,6 +109,7 @@ impl Janitor {
         if let Ok(settled) = tokio::time::timeout(SETTLE_ROUND_TIMEOUT, settling).await {
             settled?;
         }
+        self.forget_answers().await?;
         self.reap_orphans(&mut progress.orphans_after).await?;
         self.collect_garbage(&mut progress.garbage).await?;
         self.purge_volumes().await

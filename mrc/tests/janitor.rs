@@ -106,7 +106,8 @@ fn file_of_a_silent_writer_gets_the_size_of_its_object_and_the_session_ends() {
         config.session_timeout_ms = 300;
         config.osd_timeout_ms = 600_000;
     });
-    let inode = inode_of(setup.client.change(create("a", true)).unwrap());
+    let made = setup.client.next(create("a", true));
+    let inode = inode_of(setup.client.ask(&made).unwrap());
     let silent = setup.client.session;
     assert_eq!(attributes(&setup.client, inode).unwrap().size_bytes, 0);
 
@@ -131,6 +132,12 @@ fn file_of_a_silent_writer_gets_the_size_of_its_object_and_the_session_ends() {
     });
     let refused = setup.client.change(create("b", true)).unwrap_err();
     assert_eq!(refused.remedy, types::Remedy::Refresh);
+    // What became of the last request of the session is known, but gives no right any more.
+    let Ok(Reply::Opened(again)) = setup.client.ask(&made) else {
+        panic!("forgotten");
+    };
+    assert_eq!(again.attr.unwrap().inode, inode);
+    assert!(again.grant.unwrap().capability.is_empty());
 }
 
 #[test]
@@ -149,6 +156,7 @@ fn removed_file_lives_while_it_is_read_and_its_object_is_deleted_afterwards() {
         size_at_least_bytes: 10,
         mtime_ns: None,
         close: true,
+        truncate_epoch: 0,
     };
     client.change(Op::Written(written)).unwrap();
     let unlink = wire::Unlink {

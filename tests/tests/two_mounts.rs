@@ -179,3 +179,57 @@ fn name_that_is_replaced_all_the_time_can_always_be_opened() -> Result<()> {
     }
     cluster.down()
 }
+
+#[test]
+fn sizes_are_true_whoever_writes_and_truncates() -> Result<()> {
+    let mut cluster = Cluster::start()?;
+    let mounts = [cluster.mount(), cluster.mount_again("second")?];
+    let [here, there] = &mounts;
+
+    // One mount has told nobody yet what it wrote, and closes after the other's truncation.
+    let mut writer = File::create(here.join("truncated"))?;
+    writer.write_all(&[7; 1 << 20])?;
+    cluster.wait_for("the bytes to arrive", |_| {
+        Ok(fs::read(there.join("truncated"))?.len() == 1 << 20)
+    })?;
+    File::options()
+        .write(true)
+        .open(there.join("truncated"))?
+        .set_len(10)?;
+    ensure!(writer.metadata()?.len() == 10, "the writer's own fstat");
+    drop(writer);
+    for root in &mounts {
+        let path = root.join("truncated");
+        let size = fs::metadata(&path)?.len();
+        ensure!(size == 10, "{}: {size} bytes", path.display());
+        ensure!(fs::read(&path)? == [7; 10], "{}", path.display());
+    }
+
+    // In any order: when both are done, size and contents agree.
+    for round in 0..60_usize {
+        let name = format!("raced-{}", round % 4);
+        let (written, cut) = (here.join(&name), there.join(&name));
+        File::options().create(true).append(true).open(&written)?;
+        let writer = std::thread::spawn(move || {
+            let mut file = File::options().write(true).open(&written)?;
+            file.write_all(&vec![7; 1000 * (1 + round)])
+        });
+        let cutter = std::thread::spawn(move || {
+            let file = File::options().write(true).open(&cut)?;
+            file.set_len(round as u64 % 3 * 500)
+        });
+        for thread in [writer, cutter] {
+            let done = thread.join();
+            done.map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        }
+        for root in &mounts {
+            let path = root.join(&name);
+            let (size, read) = (fs::metadata(&path)?.len(), fs::read(&path)?.len());
+            ensure!(
+                size == read as u64,
+                "round {round}: {size} bytes, {read} can be read"
+            );
+        }
+    }
+    cluster.down()
+}

@@ -41,6 +41,8 @@ struct Pending {
     sent: Option<Instant>,
     /// Id under which it was sent first; 0 if it was not.
     first_id: u64,
+    /// Somebody waits for its outcome: nobody is shown it before.
+    awaited: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -155,7 +157,10 @@ impl Changes {
         self.next_token - 1
     }
 
-    /// Adds a change that stands alone, after everything so far. Returns its token.
+    /// Adds a change whose outcome somebody waits for, after everything so far. Returns its token.
+    ///
+    /// It is not read before it is settled: until then it may fail, and other mounts read what was
+    /// there before.
     pub fn add(
         &mut self,
         now: Instant,
@@ -164,7 +169,7 @@ impl Changes {
         out: &mut Vec<Effect>,
     ) -> u64 {
         self.cut(now);
-        let token = self.push(now, change);
+        let token = self.push(now, change, true);
         self.pump(now, ids, out);
         token
     }
@@ -373,7 +378,7 @@ impl Changes {
         &mut self.route
     }
 
-    fn push(&mut self, now: Instant, change: Change) -> u64 {
+    fn push(&mut self, now: Instant, change: Change, awaited: bool) -> u64 {
         let token = self.next_token;
         self.next_token += 1;
         self.version += u64::from(change.alters());
@@ -384,6 +389,7 @@ impl Changes {
             since: now,
             sent: None,
             first_id: 0,
+            awaited,
         });
         token
     }
@@ -416,7 +422,7 @@ impl Changes {
         if let Some(gather) = self.gather.take() {
             let offset = gather.offset;
             let bytes = gather.into_bytes();
-            self.push(now, Change::Write { offset, bytes });
+            self.push(now, Change::Write { offset, bytes }, false);
         }
     }
 
@@ -445,6 +451,7 @@ impl Changes {
                 token: pending.token,
                 outcome,
                 end,
+                truncates: matches!(pending.change, Change::Truncate { .. }),
             });
         }
     }

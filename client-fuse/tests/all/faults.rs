@@ -421,3 +421,54 @@ async fn changes_given_up_by_a_soft_mount_lose_no_slots() {
         assert!(std::time::Instant::now() < deadline, "no slot is free");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_is_done_once_although_its_session_expired_meanwhile() {
+    let cluster = Cluster::start().await;
+    let fs = cluster.client().await;
+    cluster.metadata.expire_lost.store(true, Ordering::Relaxed);
+    let lose = || cluster.metadata.lose_replies.store(1, Ordering::Relaxed);
+
+    lose();
+    let dir = fs.mkdir(ROOT, name("dir"), 0o755, Caller::default()).await;
+    assert!(dir.is_ok(), "{dir:?}");
+    lose();
+    fs.rename((ROOT, name("dir")), (ROOT, name("moved")), 0)
+        .await
+        .unwrap();
+    lose();
+    fs.rmdir(ROOT, name("moved")).await.unwrap();
+    for exclusive in [0, libc::O_EXCL] {
+        let new = NewFile {
+            mode: 0o644,
+            flags: RW | libc::O_CREAT | exclusive,
+            owner: Caller::default(),
+        };
+        let file = name(&format!("file{exclusive}"));
+        lose();
+        let (attr, handle) = fs.create(ROOT, file, new).await.unwrap();
+        // In the new session it is open for writing, too.
+        assert!(cluster.metadata.is_open_for_writing(attr.inode));
+        write(&fs, handle, 0, b"text").await.unwrap();
+        fs.flush(handle).await.unwrap();
+        fs.release(handle).await.unwrap();
+        let size = cluster.client().await.getattr(attr.inode).await;
+        assert_eq!(size.unwrap().size_bytes, 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_of_which_nobody_knows_any_more_is_an_error_and_not_done_again() {
+    let cluster = Cluster::start().await;
+    let fs = cluster.client().await;
+    cluster.metadata.expire_lost.store(true, Ordering::Relaxed);
+    cluster.metadata.forget_lost.store(true, Ordering::Relaxed);
+
+    cluster.metadata.lose_replies.store(1, Ordering::Relaxed);
+    let dir = fs.mkdir(ROOT, name("dir"), 0o755, Caller::default()).await;
+
+    assert_eq!(dir.err(), Some(Errno(libc::EIO)));
+    assert!(fs.lookup(ROOT, name("dir")).await.is_ok(), "it was done");
+    let next = fs.mkdir(ROOT, name("next"), 0o755, Caller::default()).await;
+    assert!(next.is_ok(), "the mount goes on");
+}

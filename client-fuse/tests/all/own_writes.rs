@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use client_fuse::{Caller, Errno};
 
-use crate::common::{Cluster, blocking, create};
+use crate::common::{Cluster, Mood, blocking, create, eventually};
 
 fn new_file(path: &Path) -> File {
     OpenOptions::new()
@@ -188,4 +188,41 @@ async fn write_takes_capabilities_of_programs_away() {
         assert_eq!(left().await, gone);
         fs.release(handle).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn synchronous_write_is_read_only_once_the_replicas_have_it() {
+    let cluster = Cluster::start().await;
+    let fs = cluster.client().await;
+    let (inode, handle) = create(&fs, "register").await;
+    let flags = libc::O_RDWR | libc::O_DSYNC;
+    let old = Bytes::from_static(b"old");
+    fs.write(handle, 0, old.clone(), flags).await.unwrap();
+    assert_eq!(fs.read(handle, 0, 3).await.unwrap(), old);
+    let objects = &cluster.objects;
+    let primary = objects.primary.load(Ordering::Relaxed);
+
+    objects.set_mood(primary, Mood::Frozen);
+    let write = tokio::spawn({
+        let (fs, new) = (fs.clone(), Bytes::from_static(b"newer"));
+        async move { fs.write(handle, 0, new, flags).await }
+    });
+    eventually("the write is under way", || objects.unanswered() > 0).await;
+    let read = fs.read(handle, 0, 5);
+    tokio::pin!(read);
+    tokio::select! {
+        biased;
+        bytes = &mut read => panic!("{bytes:?} may still be lost"),
+        () = std::future::ready(()) => {}
+    }
+    assert_eq!(fs.getattr(inode).await.unwrap().size_bytes, 3);
+    // It never happens: another primary refuses it.
+    objects
+        .write_errno
+        .store(libc::EIO as u64, Ordering::Relaxed);
+    objects.primary.store(1 + primary % 3, Ordering::Relaxed);
+
+    assert_eq!(write.await.unwrap(), Err(Errno(libc::EIO)));
+    assert_eq!(read.await.unwrap(), old);
+    assert_eq!(fs.flush(handle).await, Ok(()), "the error was told");
 }

@@ -83,3 +83,96 @@ async fn syncing_an_own_new_file_syncs_what_others_wrote() {
 
     assert_eq!(cluster.objects.syncs.load(Ordering::Relaxed), 1);
 }
+
+/// What anybody else is told of a file's size, beside what the object has.
+async fn shown(cluster: &Cluster, inode: u64) -> (u64, usize) {
+    let anybody = cluster.client().await;
+    let size = anybody.getattr(inode).await.unwrap().size_bytes;
+    (size, cluster.objects.bytes(inode).unwrap().len())
+}
+
+fn to_length(size: u64) -> SetAttributes {
+    SetAttributes {
+        size: Some(size),
+        ..SetAttributes::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_does_not_undo_another_mounts_truncation() {
+    for later in [&b""[..], b"later"] {
+        let cluster = Cluster::start().await;
+        let (writer, other) = (cluster.client().await, cluster.client().await);
+        let (inode, handle) = create(&writer, "file").await;
+        let write = async |at, bytes: &'static [u8]| {
+            let bytes = Bytes::from_static(bytes);
+            writer.write(handle, at, bytes, RW).await.unwrap();
+        };
+        write(0, &[7; 100_000]).await;
+        let objects = cluster.objects.clone();
+        eventually("the bytes arrive", || {
+            objects
+                .bytes(inode)
+                .is_some_and(|found| found.len() == 100_000)
+        })
+        .await;
+
+        let attr = other.setattr(inode, to_length(10)).await.unwrap();
+        assert_eq!(attr.size_bytes, 10);
+        if !later.is_empty() {
+            write(1000, later).await;
+        }
+        writer.flush(handle).await.unwrap();
+
+        let length = if later.is_empty() { 10 } else { 1005 };
+        assert_eq!(shown(&cluster, inode).await, (length, length as usize));
+        writer.release(handle).await.unwrap();
+        assert_eq!(shown(&cluster, inode).await, (length, length as usize));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writer_sees_the_length_that_another_mount_set() {
+    let cluster = Cluster::start().await;
+    let (writer, other) = (cluster.client().await, cluster.client().await);
+    let (inode, handle) = create(&writer, "file").await;
+    let bytes = Bytes::from_static(&[7; 5000]);
+    writer.write(handle, 0, bytes, RW).await.unwrap();
+    let objects = cluster.objects.clone();
+    eventually("the bytes arrive", || {
+        objects
+            .bytes(inode)
+            .is_some_and(|found| found.len() == 5000)
+    })
+    .await;
+
+    other.setattr(inode, to_length(10)).await.unwrap();
+
+    assert_eq!(writer.getattr(inode).await.unwrap().size_bytes, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truncation_cuts_nothing_off_that_was_closed_behind_it() {
+    let cluster = Cluster::start().await;
+    let (writer, other) = (cluster.client().await, cluster.client().await);
+    let (inode, handle) = create(&writer, "file").await;
+    let write = async |bytes: &'static [u8]| {
+        let bytes = Bytes::from_static(bytes);
+        writer.write(handle, 0, bytes, RW).await.unwrap();
+        writer.flush(handle).await.unwrap();
+    };
+    write(b"before").await;
+    let metadata = cluster.metadata.clone();
+    metadata.hold_truncations.store(true, Ordering::Relaxed);
+
+    let truncation = tokio::spawn({
+        let other = other.clone();
+        async move { other.setattr(inode, to_length(0)).await }
+    });
+    eventually("the object is truncated", || metadata.held() > 0).await;
+    write(b"behind the truncation").await;
+    metadata.release();
+
+    assert_eq!(truncation.await.unwrap().unwrap().size_bytes, 21);
+    assert_eq!(shown(&cluster, inode).await, (21, 21));
+}

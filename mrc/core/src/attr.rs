@@ -42,6 +42,7 @@ pub fn of(inode: Inode, record: &InodeRecord) -> Attr {
         ctime_ns: record.ctime_ns,
         rdev: record.rdev,
         data_version: record.data_version,
+        truncate_epoch: record.truncate_epoch,
     }
 }
 

@@ -211,24 +211,29 @@ impl Checker<'_> {
 
     fn sessions(&mut self) -> Result<(), IndexError> {
         let sequences: SequencesRecord = self.read(&keys::sequences())?.unwrap_or_default();
-        if sequences.session_count != self.sessions.len() as u64 {
+        let counted = self.sessions.values().filter(|session| !session.settled);
+        let count = counted.count() as u64;
+        if sequences.session_count != count {
             let text = format!(
-                "counts {} sessions, there are {}",
-                sequences.session_count,
-                self.sessions.len()
+                "counts {} sessions, there are {count}",
+                sequences.session_count
             );
             self.problem(7, keys::sequences(), text);
         }
         for (session, record) in self.sessions.clone() {
+            if session.0 >= sequences.next_session {
+                self.problem(7, keys::session(session), "numbered beyond the counter");
+            }
+            if record.settled {
+                // Only its answers are kept, whatever became of its volume.
+                continue;
+            }
             let nonce: Option<NonceRecord> = self.read(&keys::nonce(record.nonce))?;
             if nonce.is_none_or(|nonce| nonce.session != session.0) {
                 self.problem(7, keys::session(session), "its nonce does not lead to it");
             }
             if !self.volumes.contains_key(&VolumeId(record.volume)) {
                 self.problem(7, keys::session(session), "its volume does not exist");
-            }
-            if session.0 >= sequences.next_session {
-                self.problem(7, keys::session(session), "numbered beyond the counter");
             }
         }
         self.each(keys::all(b'k'), |this, key, record: NonceRecord| {
@@ -400,7 +405,7 @@ impl Checker<'_> {
         let session_count = self
             .sessions
             .values()
-            .filter(|session| session.volume == volume.0)
+            .filter(|session| session.volume == volume.0 && !session.settled)
             .count() as u64;
         let counted = CountersRecord {
             next_inode: counters.next_inode,

@@ -9,7 +9,7 @@ use proto::index::command::Op;
 use proto::index::slot_record::Reply as StoredReply;
 use proto::index::{Command, SlotRecord};
 use proto::mrc::{self, request};
-use types::{Fault, SessionId, UnixNanos, VolumeId};
+use types::{Fault, Remedy, SessionId, UnixNanos, VolumeId};
 
 use crate::config;
 use crate::errno;
@@ -179,15 +179,12 @@ fn in_slot(
     effects: &mut Effects,
 ) -> Step<mrc::Response> {
     let session = SessionId(command.session);
-    let volume = match records::session(work, session)? {
-        Some(record) if !record.ended => VolumeId(record.volume),
-        _ => {
-            return Err(Fault::refresh(format!(
-                "session {session} is unknown or has ended; open a new one"
-            ))
-            .into());
-        }
+    let Some(record) = records::session(work, session)? else {
+        // EIO: nobody knows any more whether the request was carried out.
+        let text = format!("session {session} is unknown or ended long ago; open a new one");
+        return Err(Fault::new(Remedy::Refresh, errno::EIO, text).into());
     };
+    let volume = VolumeId(record.volume);
     if command.slot >= config::SLOT_COUNT {
         return Err(protocol_fault(format!(
             "slot {} is out of range; a session has {}",
@@ -204,6 +201,11 @@ fn in_slot(
             StoredReply::Response(response) => Ok(response),
             StoredReply::Fault(fault) => Err(Stop::Fault(fault.into())),
         };
+    }
+    if record.ended {
+        // Nothing else will be done in this slot, so the request is not done, now or later.
+        let text = format!("session {session} has ended; open a new one");
+        return Err(Fault::refresh(text).into());
     }
     if command.slot_seq != newest.seq + 1 {
         return Err(protocol_fault(format!(
@@ -240,7 +242,7 @@ fn unslotted(work: &mut Work<'_>, op: &Op, effects: &mut Effects) -> Step<mrc::R
         Op::CloseSession(close) => session::end(work, SessionId(close.session), false, effects),
         Op::ExpireSession(expire) => session::end(work, SessionId(expire.session), true, effects),
         Op::SettleSize(settle) => session::settle(work, settle),
-        Op::ForgetSession(forget) => session::forget(work, SessionId(forget.session)),
+        Op::ForgetSession(forget) => session::forget(work, forget),
         Op::RegisterOsd(register) => registry::register(work, register, effects),
         Op::PgFull(full) => registry::pg_full(work, full, effects),
         Op::VolumeCreate(create) => volume::create(work, create, effects),

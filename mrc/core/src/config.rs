@@ -78,6 +78,13 @@ pub const OSDS_MAX: usize = 1024;
 /// mounts on each of a few hundred machines.
 pub const SESSIONS_MAX: u64 = 16_384;
 
+/// How long the answers of an expired session are kept, in nanoseconds. 1 h: a machine that was
+/// suspended or cut off for longer rarely had a change under way.
+pub const ANSWERS_KEPT_NS: i64 = 3_600_000_000_000;
+
+/// Expired sessions whose answers are kept. 1024: at most 8 MiB of the index.
+pub const ANSWERS_KEPT_MAX: usize = 1024;
+
 /// Bytes of one text a mount or server says of itself (host, directory). 4096: PATH_MAX.
 pub const TEXT_BYTES_MAX: usize = 4096;
 

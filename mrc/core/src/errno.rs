@@ -35,6 +35,8 @@ errnos! {
     EPERM = 1, "operation not permitted";
     /// No such name, or the directory itself was removed.
     ENOENT = 2, "no such file or directory";
+    /// Nobody knows whether it was done.
+    EIO = 5, "nobody knows whether it was done";
     /// Not now.
     EAGAIN = 11, "try again";
     /// In use.

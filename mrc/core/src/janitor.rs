@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proto::index::{GarbageRecord, OrphanRecord, SessionRecord, VolumeRecord};
 use types::{Inode, OsdId, SessionId, UnixNanos, VolumeId};
 
-use crate::config::JANITOR_PAGE_MAX;
+use crate::config::{ANSWERS_KEPT_NS, JANITOR_PAGE_MAX};
 use crate::index::{IndexError, IndexRead, Visit};
 use crate::keys::{self, Key};
 use crate::records::{self, corrupt};
@@ -135,17 +135,38 @@ pub fn lost_writers(
     Ok(LostWriters { found, next })
 }
 
-/// Returns ended sessions: those without a lost writer can be forgotten.
+/// Returns ended sessions that may have lost writers: those without can be forgotten.
 ///
 /// # Errors
 ///
 /// [`IndexError`] if the index can't be read.
-pub fn ended_sessions(
+pub fn unsettled_sessions(
     index: &dyn IndexRead,
 ) -> Result<Vec<(SessionId, SessionRecord)>, IndexError> {
     let mut all = crate::query::sessions(index)?;
-    all.retain(|(_, record)| record.ended);
+    all.retain(|(_, record)| record.ended && !record.settled);
     Ok(all)
+}
+
+/// Returns the sessions whose answers were kept long enough, or are not among the newest `kept_max`;
+/// by id.
+///
+/// # Errors
+///
+/// [`IndexError`] if the index can't be read.
+pub fn outlived_sessions(
+    index: &dyn IndexRead,
+    now: UnixNanos,
+    kept_max: usize,
+) -> Result<Vec<SessionId>, IndexError> {
+    let mut settled = crate::query::sessions(index)?;
+    settled.retain(|(_, record)| record.settled);
+    // Newer sessions have greater ids.
+    let surplus = settled.len().saturating_sub(kept_max);
+    let outlived = settled.into_iter().enumerate().filter(|(at, (_, record))| {
+        *at < surplus || now.0.saturating_sub(record.ended_ns) >= ANSWERS_KEPT_NS
+    });
+    Ok(outlived.map(|(_, (session, _))| session).collect())
 }
 
 /// Returns garbage of one object server after `after`, at most a page.

@@ -63,7 +63,8 @@ pub fn session(
     records::session(index, session)
 }
 
-/// Returns all sessions, ended ones included; at most [`config::SESSIONS_MAX`].
+/// Returns all sessions, ended ones included; at most [`config::SESSIONS_MAX`] and those whose answers
+/// are kept.
 ///
 /// # Errors
 ///

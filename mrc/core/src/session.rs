@@ -1,7 +1,8 @@
 //! Sessions: opened once per nonce, ended by their mount or by the leader's clock, forgotten when
-//! the files they had open for writing are settled.
+//! the files they had open for writing are settled. Of one that the clock ended the answers to its
+//! requests are kept longer.
 
-use proto::index::{NonceRecord, OpenSession, SessionRecord, SettleSize};
+use proto::index::{ForgetSession, NonceRecord, OpenSession, SessionRecord, SettleSize};
 use proto::mrc::{self, response};
 use types::{Fault, Inode, SessionId, VolumeId};
 
@@ -85,6 +86,8 @@ pub(crate) fn open(work: &mut Work<'_>, open: &OpenSession) -> Step<mrc::Respons
             opened_ns: work.now,
             ended: false,
             expired: false,
+            ended_ns: 0,
+            settled: false,
         },
     );
     Ok(opened(session, open.timeout_ms))
@@ -102,6 +105,7 @@ pub(crate) fn end(
     {
         record.ended = true;
         record.expired = expired;
+        record.ended_ns = work.now;
         work.put(keys::session(session), &record);
         effects.session_ended = true;
     }
@@ -122,6 +126,10 @@ pub(crate) fn settle(work: &mut Work<'_>, settle: &SettleSize) -> Step<mrc::Resp
     if let Some(mut record) = records::get::<proto::index::InodeRecord>(work, &inode_key)?
         && record.size_bytes < settle.size_at_least_bytes
     {
+        if record.truncate_epoch != settle.truncate_epoch {
+            // The object was asked before it was truncated: it is asked again.
+            return refuse(errno::EAGAIN);
+        }
         let mut counters = records::counters(work, volume)?;
         attr::count_size(&mut counters, record.size_bytes, settle.size_at_least_bytes);
         record.size_bytes = settle.size_at_least_bytes;
@@ -135,19 +143,31 @@ pub(crate) fn settle(work: &mut Work<'_>, settle: &SettleSize) -> Step<mrc::Resp
     Ok(done())
 }
 
-/// Removes an ended session with its slots. The janitor settled its open files before.
-pub(crate) fn forget(work: &mut Work<'_>, session: SessionId) -> Step<mrc::Response> {
-    let Some(record) = records::session(work, session)? else {
+/// Removes an ended session with its slots, or all but these. The janitor settled its open files
+/// before.
+pub(crate) fn forget(work: &mut Work<'_>, forget: &ForgetSession) -> Step<mrc::Response> {
+    let session = SessionId(forget.session);
+    let Some(mut record) = records::session(work, session)? else {
         return Ok(done());
     };
     if !record.ended {
         return Err(Fault::surface(errno::EBUSY, format!("session {session} is active")).into());
     }
-    let volume = VolumeId(record.volume);
-    let mut sequences = records::sequences(work)?;
-    sequences.session_count = sequences.session_count.saturating_sub(1);
-    let mut counters = records::counters(work, volume)?;
-    counters.session_count = counters.session_count.saturating_sub(1);
+    if !record.settled {
+        let volume = VolumeId(record.volume);
+        let mut sequences = records::sequences(work)?;
+        sequences.session_count = sequences.session_count.saturating_sub(1);
+        let mut counters = records::counters(work, volume)?;
+        counters.session_count = counters.session_count.saturating_sub(1);
+        work.delete(keys::nonce(record.nonce));
+        work.put(keys::sequences(), &sequences);
+        work.put(keys::counters(volume), &counters);
+    }
+    if forget.keep_slots {
+        record.settled = true;
+        work.put(keys::session(session), &record);
+        return Ok(done());
+    }
     // The session's own key and its slots; at most SLOT_COUNT of them exist.
     for key in records::keys_of(
         work,
@@ -156,8 +176,5 @@ pub(crate) fn forget(work: &mut Work<'_>, session: SessionId) -> Step<mrc::Respo
     )? {
         work.delete(key);
     }
-    work.delete(keys::nonce(record.nonce));
-    work.put(keys::sequences(), &sequences);
-    work.put(keys::counters(volume), &counters);
     Ok(done())
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use futures::StreamExt;
+use mrc_core::config::ANSWERS_KEPT_MAX;
 use mrc_core::janitor::{self, LostWriter};
 use mrc_core::{IndexError, query};
 use proto::index::command::Op;
@@ -15,8 +16,8 @@ use crate::config::SETTLE_AT_ONCE_MAX;
 /// behind it from being settled, so each round goes on where the one before was interrupted.
 #[derive(Debug, Default)]
 pub(super) struct Settling {
-    /// Sessions that had ended when the pass began.
-    ended: Vec<SessionId>,
+    /// Sessions that had ended when the pass began, and whether their answers are kept.
+    ended: Vec<(SessionId, bool)>,
     /// Of those, who still has something unsettled.
     unsettled: BTreeSet<SessionId>,
     /// Found and not asked about.
@@ -45,17 +46,21 @@ impl Settling {
 }
 
 impl Janitor {
-    /// Settles the sizes that ended writers left, then forgets sessions that left nothing.
+    /// Settles the sizes that ended writers left, then forgets sessions that left nothing. The mount
+    /// of one that expired may still ask what became of its requests.
     pub(super) async fn settle_sessions(&self, pass: &mut Settling) -> Result<(), IndexError> {
         let index = &**self.service.node.index();
         if !pass.running {
-            let ended = janitor::ended_sessions(index)?;
+            let ended = janitor::unsettled_sessions(index)?;
             if ended.is_empty() {
                 return Ok(());
             }
             let page = janitor::lost_writers(index, None)?;
             *pass = Settling {
-                ended: ended.into_iter().map(|(session, _)| session).collect(),
+                ended: ended
+                    .into_iter()
+                    .map(|(session, record)| (session, record.expired))
+                    .collect(),
                 queue: page.found.into(),
                 next: page.next,
                 running: true,
@@ -83,19 +88,37 @@ impl Janitor {
             pass.settled(before, outcomes);
         }
         pass.running = false;
-        for session in pass.ended.drain(..) {
+        for (session, keep_slots) in pass.ended.drain(..) {
             if !pass.unsettled.contains(&session) {
-                let op = Op::ForgetSession(proto::index::ForgetSession { session: session.0 });
-                let _again = self.service.node.propose_internal(op).await;
+                self.forget(session, keep_slots).await;
             }
         }
         Ok(())
     }
 
+    /// Forgets the answers of expired sessions that were kept long enough.
+    pub(super) async fn forget_answers(&self) -> Result<(), IndexError> {
+        let index = &**self.service.node.index();
+        let now = self.service.node.now();
+        for session in janitor::outlived_sessions(index, now, ANSWERS_KEPT_MAX)? {
+            self.forget(session, false).await;
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, session: SessionId, keep_slots: bool) {
+        let op = Op::ForgetSession(proto::index::ForgetSession {
+            session: session.0,
+            keep_slots,
+        });
+        let _again = self.service.node.propose_internal(op).await;
+    }
+
     /// Asks the object's primary how long it is; true when that is recorded.
     async fn settle(&self, lost: LostWriter) -> bool {
-        let size_at_least_bytes = match self.length(lost.volume, lost.inode).await {
-            Ok(length) => length,
+        let (size_at_least_bytes, truncate_epoch) = match self.length(lost.volume, lost.inode).await
+        {
+            Ok(found) => found,
             Err(reason) => {
                 tracing::debug!(volume = %lost.volume, inode = %lost.inode, reason, "size not settled yet");
                 return false;
@@ -106,15 +129,17 @@ impl Janitor {
             inode: lost.inode.0,
             session: lost.session.0,
             size_at_least_bytes,
+            truncate_epoch,
         });
         self.service.node.propose_internal(op).await.is_ok()
     }
 
-    async fn length(&self, volume: VolumeId, inode: Inode) -> Result<u64, String> {
+    /// Length of a file's object, and the epoch of truncations before it was asked.
+    async fn length(&self, volume: VolumeId, inode: Inode) -> Result<(u64, u64), String> {
         let index = &**self.service.node.index();
         let record = query::inode(index, volume, inode).map_err(|error| error.to_string())?;
         let Some(record) = record.filter(|record| record.has_object) else {
-            return Ok(0);
+            return Ok((0, 0));
         };
         let pg = PgId(record.pg);
         let map = self
@@ -143,7 +168,7 @@ impl Janitor {
         self.links
             .ask_primary(replicas, &request)
             .await
-            .map(|response| response.length_bytes)
+            .map(|response| (response.length_bytes, record.truncate_epoch))
     }
 }
 

@@ -122,6 +122,8 @@ pub enum Effect {
         outcome: Result<Answer, i32>,
         /// End of the range it wrote, 0 if it is no write.
         end: u64,
+        /// It is a truncation.
+        truncates: bool,
     },
     /// Fetch a new grant; report with [`Changes::granted`] or [`Changes::abandon`].
     Renew,

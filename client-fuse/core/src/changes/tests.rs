@@ -188,7 +188,8 @@ fn soft_mount_gives_up_after_its_time() {
     assert!(out.contains(&Effect::Settled {
         token,
         outcome: Err(5),
-        end: 5
+        end: 5,
+        truncates: false,
     }));
     assert!(changes.settled_below() > token);
 }
@@ -288,4 +289,23 @@ fn repeated_append_is_known_by_its_first_id() {
     changes.answered(at(2), &ids, token, done(second.3), &mut out);
 
     assert_eq!(changes.follows(), first.3);
+}
+
+#[test]
+fn write_that_somebody_waits_for_is_shown_once_it_is_settled() {
+    let (mut changes, ids, mut out) = (machine(), IdSource::new(), Vec::new());
+    changes.write(at(0), &ids, 0, b"plain", &mut out);
+    let bytes = Bytes::from_static(b"synchronous");
+    let change = Change::Write { offset: 8, bytes };
+
+    let token = changes.add(at(0), &ids, change, &mut out);
+
+    assert_eq!(changes.peek(0, 5).as_deref(), Some(&b"plain"[..]));
+    assert!(changes.concerns(8, 1), "a reader waits");
+    assert_eq!(changes.peek(8, 11), None, "and is shown nothing before");
+    assert_eq!(changes.pending_end(), 5, "the file is not longer yet");
+    let sent = sends(&out);
+    assert_eq!(sent.len(), 2, "both are under way together");
+    changes.answered(at(1), &ids, token, done(sent[1].3), &mut out);
+    assert!(!changes.concerns(8, 11));
 }

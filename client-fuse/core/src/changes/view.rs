@@ -50,12 +50,13 @@ impl Changes {
         self.gather.is_none() && self.pending.is_empty()
     }
 
-    /// End of the furthest write that is not settled; 0 if there is none.
+    /// End of the furthest write that is not settled and that nobody waits for; 0 if there is none.
     #[must_use]
     pub fn pending_end(&self) -> u64 {
         let sent = self
             .pending
             .iter()
+            .filter(|p| !p.awaited)
             .filter_map(|p| p.change.range())
             .map(|r| r.1)
             .max();
@@ -82,7 +83,8 @@ impl Changes {
                 })
     }
 
-    /// The bytes of a range, if they are all in the newest write that touches it.
+    /// The bytes of a range, if they are all in the newest write that touches it and nobody waits for
+    /// its outcome.
     #[must_use]
     pub fn peek(&self, offset: u64, length: u64) -> Option<Bytes> {
         let end = offset.checked_add(length)?;
@@ -105,6 +107,9 @@ impl Changes {
                     bytes,
                 } => {
                     if *start < end && offset < start + bytes.len() as u64 {
+                        if pending.awaited {
+                            return None;
+                        }
                         return within(*start, bytes).map(|range| bytes.slice(range));
                     }
                 }

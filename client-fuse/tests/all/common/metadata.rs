@@ -22,6 +22,13 @@ pub(crate) struct Metadata {
     replicas: Vec<Replica>,
     /// Requests to do without answering, as if the reply were lost.
     pub(crate) lose_replies: AtomicU32,
+    /// Whose reply is lost, its session ends at once; with `true` in the second nothing is known of it
+    /// any more.
+    pub(crate) expire_lost: AtomicBool,
+    pub(crate) forget_lost: AtomicBool,
+    /// Truncations wait.
+    pub(crate) hold_truncations: AtomicBool,
+    held: Mutex<Vec<(Request, Responder)>>,
     /// Requests served.
     pub(crate) served: AtomicU32,
     /// Answers nobody.
@@ -45,6 +52,10 @@ impl Metadata {
                 })
                 .collect(),
             lose_replies: AtomicU32::new(0),
+            expire_lost: AtomicBool::new(false),
+            forget_lost: AtomicBool::new(false),
+            hold_truncations: AtomicBool::new(false),
+            held: Mutex::default(),
             served: AtomicU32::new(0),
             frozen: AtomicBool::new(false),
             kept: Mutex::default(),
@@ -87,6 +98,31 @@ impl Metadata {
         .unwrap();
     }
 
+    /// Ends a session, and forgets it if that is arranged.
+    fn end(&self, session: u64) {
+        self.expire(session);
+        if self.forget_lost.load(Ordering::Relaxed) {
+            let op = proto::index::ForgetSession {
+                session,
+                keep_slots: false,
+            };
+            self.change(CommandOp::ForgetSession(op)).unwrap();
+        }
+    }
+
+    /// How many truncations wait.
+    pub(crate) fn held(&self) -> usize {
+        self.held.lock().unwrap().len()
+    }
+
+    /// Serves the truncations that wait.
+    pub(crate) fn release(&self) {
+        self.hold_truncations.store(false, Ordering::Relaxed);
+        for (request, responder) in self.held.lock().unwrap().drain(..) {
+            reply(responder, self.answer(request));
+        }
+    }
+
     pub(crate) fn is_open_for_writing(&self, inode: u64) -> bool {
         let index = self.index.lock().unwrap();
         mrc_core::janitor::is_open_for_writing(&*index, VolumeId(1), Inode(inode)).unwrap()
@@ -122,7 +158,11 @@ impl Metadata {
         if let Some(Reply::Opened(opened)) = &mut response.reply {
             let inode = opened.attr.map_or(0, |attr| attr.inode);
             let pg = opened.grant.as_ref().map_or(0, |grant| grant.pg);
-            opened.grant = Some(self.grant(session, inode, pg, write));
+            let index = self.index.lock().unwrap();
+            let ended = query::session(&*index, SessionId(session)).unwrap();
+            if ended.is_some_and(|session| !session.ended) {
+                opened.grant = Some(self.grant(session, inode, pg, write));
+            }
         }
         Ok(response)
     }
@@ -214,15 +254,27 @@ impl Handler for Metadata {
         }
         let request = Request::decode(body).unwrap();
         self.served.fetch_add(1, Ordering::Relaxed);
+        let truncates = matches!(&request.op, Some(Op::SetAttr(set)) if set.size_bytes.is_some());
+        if truncates && self.hold_truncations.load(Ordering::Relaxed) {
+            return self.held.lock().unwrap().push((request, responder));
+        }
+        let session = request.session;
         let answer = self.answer(request);
         if self.is_to_be_lost() {
+            if self.expire_lost.load(Ordering::Relaxed) {
+                self.end(session);
+            }
             from.close();
             return;
         }
-        match answer {
-            Ok(response) => responder.ok(&response, Payload::none()),
-            Err(fault) => responder.fault(fault),
-        }
+        reply(responder, answer);
+    }
+}
+
+fn reply(responder: Responder, answer: Result<Response, Fault>) {
+    match answer {
+        Ok(response) => responder.ok(&response, Payload::none()),
+        Err(fault) => responder.fault(fault),
     }
 }
 

@@ -65,6 +65,11 @@ impl Objects {
         self.moods.lock().unwrap().insert(osd, mood);
     }
 
+    /// How many requests frozen servers have not answered.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.kept.lock().unwrap().len()
+    }
+
     fn mood(&self, osd: u64) -> Mood {
         let moods = self.moods.lock().unwrap();
         moods.get(&osd).copied().unwrap_or_default()

@@ -18,6 +18,9 @@ impl Namespace<'_, '_> {
             ensure(!attr::is_directory(record.mode), errno::EISDIR)?;
             ensure(attr::is_regular(record.mode), errno::EINVAL)?;
             ensure(size_bytes <= config::FILE_BYTES_MAX, errno::EFBIG)?;
+            // Whoever reported a size since then may have written after the truncation.
+            let unchanged = op.data_version.is_none_or(|v| v == record.data_version);
+            ensure(unchanged, errno::EAGAIN)?;
         }
         if *op
             == (mrc::SetAttr {
@@ -39,6 +42,7 @@ impl Namespace<'_, '_> {
             record.size_bytes = size_bytes;
             record.mtime_ns = self.work.now;
             record.data_version += 1;
+            record.truncate_epoch += 1;
             record.has_object = true;
         }
         if op.uid.is_some() || op.gid.is_some() {

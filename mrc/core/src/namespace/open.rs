@@ -40,7 +40,7 @@ impl Namespace<'_, '_> {
         Ok(self.opened(number, &record, write, true))
     }
 
-    /// Size and time after writing.
+    /// Size and time after writing. A size that a truncation may have made untrue raises nothing.
     pub(super) fn written(&mut self, op: &mrc::Written) -> Step<mrc::Response> {
         let number = Inode(op.inode);
         let mut record = self.inode(number)?;
@@ -51,6 +51,8 @@ impl Namespace<'_, '_> {
         )?;
 
         let grows = op.size_at_least_bytes > record.size_bytes;
+        let outdated = op.truncate_epoch != record.truncate_epoch;
+        ensure(!(grows && outdated), errno::EAGAIN)?;
         if grows {
             let mut counters = records::counters(self.work, self.volume)?;
             attr::count_size(&mut counters, record.size_bytes, op.size_at_least_bytes);

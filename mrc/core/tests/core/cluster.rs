@@ -298,3 +298,11 @@ pub(crate) fn set_xattr(inode: u64, text: &str, value: &[u8]) -> mrc::SetXattr {
         replace: false,
     }
 }
+
+/// Forgets a session with its slots.
+pub(crate) fn forget(session: u64) -> index::ForgetSession {
+    index::ForgetSession {
+        session,
+        keep_slots: false,
+    }
+}

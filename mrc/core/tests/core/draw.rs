@@ -265,14 +265,22 @@ impl Run {
         let end = self.random.below(10_000);
         let mtime_ns = self.random.one_in(2).then_some(12_345);
         let close = self.random.one_in(2);
-        let expected = self
-            .model
-            .written(inode, end, mtime_ns, close.then_some(session));
+        let known = self.model.nodes.get(&inode);
+        let known = known.map_or(0, |node| node.truncations);
+        // Sometimes from before a truncation.
+        let truncate_epoch = known.saturating_sub(u64::from(self.random.one_in(4)));
+        let expected = self.model.written(
+            inode,
+            (end, truncate_epoch),
+            mtime_ns,
+            close.then_some(session),
+        );
         let op = Op::Written(mrc::Written {
             inode,
             size_at_least_bytes: end,
             mtime_ns,
             close,
+            truncate_epoch,
         });
         (op, expected.map(|()| Some(inode)))
     }

@@ -6,7 +6,7 @@ use proto::index::{
     Collected, ExpireSession, ForgetSession, Reap, SettleSize, VolumeDelete, VolumePurge,
 };
 use proto::mrc;
-use types::{Inode, OsdId};
+use types::{Inode, OsdId, UnixNanos};
 
 use crate::cluster::*;
 
@@ -40,6 +40,7 @@ fn unlinked_file_lives_until_its_writer_closed_it() {
         size_at_least_bytes: 9,
         mtime_ns: Some(1),
         close: true,
+        truncate_epoch: 0,
     });
     cluster.change(session, op).unwrap();
     cluster.assert_consistent();
@@ -156,6 +157,7 @@ fn files_of_an_expired_writer_are_settled_before_it_is_forgotten() {
             inode: file,
             session,
             size_at_least_bytes,
+            truncate_epoch: 0,
         })
     };
     cluster.internal(settle(123)).reply.unwrap();
@@ -164,18 +166,22 @@ fn files_of_an_expired_writer_are_settled_before_it_is_forgotten() {
     // Proposed twice, because the first leader died: the file may have changed since.
     cluster.internal(settle(9999)).reply.unwrap();
     assert_eq!(cluster.attr(file), settled);
-    let ended = janitor::ended_sessions(&cluster.index).unwrap();
+    let ended = janitor::unsettled_sessions(&cluster.index).unwrap();
     assert_eq!(
         ended.iter().map(|(id, _)| id.0).collect::<Vec<_>>(),
         [session]
     );
     cluster
-        .internal(Op::ForgetSession(ForgetSession { session }))
+        .internal(Op::ForgetSession(forget(session)))
         .reply
         .unwrap();
 
     assert!(janitor::is_open_for_writing(&cluster.index, VOLUME, Inode(kept)).unwrap());
-    assert!(janitor::ended_sessions(&cluster.index).unwrap().is_empty());
+    assert!(
+        janitor::unsettled_sessions(&cluster.index)
+            .unwrap()
+            .is_empty()
+    );
     cluster.assert_consistent();
 }
 
@@ -188,6 +194,7 @@ fn settling_never_shortens_a_file() {
         size_at_least_bytes: 500,
         mtime_ns: Some(7),
         close: false,
+        truncate_epoch: 0,
     });
     let written = attr_of(cluster.change(session, op));
     cluster.internal(Op::ExpireSession(ExpireSession { session }));
@@ -197,6 +204,7 @@ fn settling_never_shortens_a_file() {
         inode: file,
         session,
         size_at_least_bytes: 20,
+        truncate_epoch: 0,
     });
     cluster.internal(op).reply.unwrap();
 
@@ -266,11 +274,12 @@ fn purge_in_steps_of(limit: u32) {
             inode: lost.inode.0,
             session: lost.session.0,
             size_at_least_bytes: 1,
+            truncate_epoch: 0,
         });
         cluster.internal(op).reply.unwrap();
     }
     cluster
-        .internal(Op::ForgetSession(ForgetSession { session: other }))
+        .internal(Op::ForgetSession(forget(other)))
         .reply
         .unwrap();
 
@@ -312,7 +321,7 @@ fn deletion_that_is_repeated_is_done_once() {
     let (mut cluster, session) = Cluster::new();
     cluster.internal(Op::ExpireSession(ExpireSession { session }));
     cluster
-        .internal(Op::ForgetSession(ForgetSession { session }))
+        .internal(Op::ForgetSession(forget(session)))
         .reply
         .unwrap();
     let name = query::volumes(&cluster.index).unwrap().remove(0).name;
@@ -335,4 +344,78 @@ fn deletion_that_is_repeated_is_done_once() {
         let other = cluster.internal(delete(nonce)).reply;
         assert_eq!(errno_of(&other), errno::ENOENT);
     }
+}
+
+#[test]
+fn size_found_before_a_truncation_is_not_settled() {
+    let (mut cluster, session) = Cluster::new();
+    let writer = cluster.open_session(78);
+    let file = attr_of(cluster.change(writer, create(ROOT, "f", true))).inode;
+    cluster.internal(Op::ExpireSession(ExpireSession { session: writer }));
+    let settle = |truncate_epoch| {
+        Op::SettleSize(SettleSize {
+            volume: VOLUME.0,
+            inode: file,
+            session: writer,
+            size_at_least_bytes: 1000,
+            truncate_epoch,
+        })
+    };
+    let truncate = Op::SetAttr(mrc::SetAttr {
+        inode: file,
+        size_bytes: Some(0),
+        ..mrc::SetAttr::default()
+    });
+    let truncated = attr_of(cluster.change(session, truncate));
+
+    let outdated = cluster.internal(settle(0)).reply;
+
+    assert_eq!(errno_of(&outdated), errno::EAGAIN);
+    assert_eq!(cluster.attr(file), truncated);
+    let found = janitor::lost_writers(&cluster.index, None).unwrap().found;
+    assert_eq!(found.len(), 1, "its object is asked again");
+    let epoch = truncated.truncate_epoch;
+    cluster.internal(settle(epoch)).reply.unwrap();
+    assert_eq!(cluster.attr(file).size_bytes, 1000);
+}
+
+#[test]
+fn answers_of_expired_sessions_are_kept_for_a_time_and_a_number() {
+    let (mut cluster, _) = Cluster::new();
+    let mut kept = Vec::new();
+    for nonce in 0..4 {
+        let session = cluster.open_session(100 + nonce);
+        cluster.internal(Op::ExpireSession(ExpireSession { session }));
+        kept.push(session);
+    }
+    let at = |cluster: &Cluster, after: i64| {
+        let now = UnixNanos(cluster.now + after);
+        let outlived = janitor::outlived_sessions(&cluster.index, now, 2).unwrap();
+        outlived.iter().map(|id| id.0).collect::<Vec<_>>()
+    };
+    assert!(at(&cluster, 0).is_empty(), "none is settled");
+    for session in &kept {
+        let op = Op::ForgetSession(ForgetSession {
+            session: *session,
+            keep_slots: true,
+        });
+        cluster.internal(op).reply.unwrap();
+    }
+
+    assert_eq!(at(&cluster, 0), kept[..2], "the oldest go");
+    assert_eq!(at(&cluster, config::ANSWERS_KEPT_NS), kept);
+    assert!(
+        janitor::unsettled_sessions(&cluster.index)
+            .unwrap()
+            .is_empty()
+    );
+    cluster.assert_consistent();
+    for session in kept {
+        cluster
+            .internal(Op::ForgetSession(forget(session)))
+            .reply
+            .unwrap();
+    }
+    assert!(at(&cluster, config::ANSWERS_KEPT_NS).is_empty());
+    cluster.assert_consistent();
 }

@@ -36,6 +36,7 @@ pub(crate) struct Node {
     pub(crate) atime: i64,
     pub(crate) mtime: i64,
     pub(crate) ctime: i64,
+    pub(crate) truncations: u64,
     pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -114,6 +115,7 @@ impl Model {
             atime: now,
             mtime: now,
             ctime: now,
+            truncations: 0,
             xattrs: BTreeMap::new(),
         };
         Self {
@@ -201,6 +203,7 @@ impl Model {
             atime: self.now,
             mtime: self.now,
             ctime: self.now,
+            truncations: 0,
             xattrs: BTreeMap::new(),
         };
         if above.permissions & 0o2000 != 0 {
@@ -406,6 +409,7 @@ impl Model {
             _ => return Err("EINVAL"),
         }
         (node.mtime, node.ctime) = (now, now);
+        node.truncations += 1;
         Ok(())
     }
 
@@ -432,7 +436,7 @@ impl Model {
     pub(crate) fn written(
         &mut self,
         id: u64,
-        end: u64,
+        (end, truncations): (u64, u64),
         mtime: Option<i64>,
         close: Option<u64>,
     ) -> Answer<()> {
@@ -441,6 +445,9 @@ impl Model {
         let Kind::File { size } = &mut node.kind else {
             return Err("EINVAL");
         };
+        if end > *size && truncations != node.truncations {
+            return Err("EAGAIN");
+        }
         if end > *size || mtime.is_some() {
             *size = end.max(*size);
             node.mtime = mtime.unwrap_or(now);

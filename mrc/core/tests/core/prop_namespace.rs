@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mrc_core::{Index, MemoryIndex, Overlay, apply, errno};
 use proto::index::command::Op;
-use proto::index::{Command, ExpireSession, ForgetSession, Reap, SettleSize};
+use proto::index::{Command, ExpireSession, Reap, SettleSize};
 use proto::mrc::{self, Attr, request, response};
 
 use crate::cluster::*;
@@ -119,6 +119,7 @@ impl Run {
                 inode: lost.inode.0,
                 session,
                 size_at_least_bytes: 7,
+                truncate_epoch: self.cluster.attr(lost.inode.0).truncate_epoch,
             });
             self.cluster.internal(op).reply.unwrap();
             let now = self.cluster.now;
@@ -131,7 +132,7 @@ impl Run {
             }
         }
         self.cluster
-            .internal(Op::ForgetSession(ForgetSession { session }))
+            .internal(Op::ForgetSession(forget(session)))
             .reply
             .unwrap();
         assert!(
@@ -160,6 +161,7 @@ impl Run {
             rdev: node.rdev(),
             // Only grows; how far is the core's affair.
             data_version: attr.data_version,
+            truncate_epoch: node.truncations,
         };
         assert_eq!(*attr, expected);
     }

@@ -1,6 +1,6 @@
 //! What successful changes do to attributes: links, times, owners, modes, sizes.
 
-use mrc_core::{S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG, query};
+use mrc_core::{S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG, errno, query};
 use proto::index::command::Op;
 use proto::mrc::{self, request, response};
 use types::Inode;
@@ -170,6 +170,7 @@ fn sizes_follow_writers_and_truncations_and_are_summed() {
             size_at_least_bytes,
             mtime_ns,
             close,
+            truncate_epoch: 0,
         })
     };
     let sum = |cluster: &Cluster| {
@@ -363,4 +364,76 @@ fn directory_pages_join_without_gaps_and_show_attributes() {
         assert_eq!(entry.kind, S_IFREG);
     }
     assert!(listed.is_sorted_by(|a, b| a.name < b.name));
+}
+
+#[test]
+fn size_from_before_a_truncation_raises_nothing() {
+    let (mut cluster, session) = Cluster::new();
+    let other = cluster.open_session(78);
+    let made = attr_of(cluster.change(session, create(ROOT, "f", true)));
+    let file = made.inode;
+    cluster
+        .change(other, Op::OpenWrite(mrc::OpenWrite { inode: file }))
+        .unwrap();
+    let truncated = attr_of(cluster.change(other, set_attr(file, |op| op.size_bytes = Some(10))));
+    let written = |size_at_least_bytes, truncate_epoch| {
+        Op::Written(mrc::Written {
+            inode: file,
+            size_at_least_bytes,
+            mtime_ns: Some(5),
+            close: true,
+            truncate_epoch,
+        })
+    };
+
+    let outdated = cluster.change(session, written(1000, made.truncate_epoch));
+
+    assert_eq!(errno_of(&outdated), errno::EAGAIN);
+    assert_eq!(cluster.attr(file), truncated);
+    let open = |cluster: &Cluster, session| {
+        let key = mrc_core::keys::open(VOLUME, Inode(file), types::SessionId(session));
+        mrc_core::IndexRead::get(&cluster.index, &key)
+            .unwrap()
+            .is_some()
+    };
+    assert!(open(&cluster, session), "it was not closed either");
+    // What raises nothing needs no proof, and what is known to be newer is believed.
+    cluster
+        .change(other, written(10, made.truncate_epoch))
+        .unwrap();
+    assert!(!open(&cluster, other));
+    let grown = attr_of(cluster.change(session, written(1000, truncated.truncate_epoch)));
+    assert_eq!(grown.size_bytes, 1000);
+    assert!(!open(&cluster, session));
+    cluster.assert_consistent();
+}
+
+#[test]
+fn truncation_that_somebody_may_have_written_behind_is_not_believed() {
+    let (mut cluster, session) = Cluster::new();
+    let other = cluster.open_session(78);
+    let made = attr_of(cluster.change(session, create(ROOT, "f", true)));
+    let truncate = |known: mrc::Attr| {
+        set_attr(made.inode, |op| {
+            op.size_bytes = Some(0);
+            op.data_version = Some(known.data_version);
+        })
+    };
+    let written = Op::Written(mrc::Written {
+        inode: made.inode,
+        size_at_least_bytes: 1000,
+        mtime_ns: Some(5),
+        close: false,
+        truncate_epoch: made.truncate_epoch,
+    });
+    let written = attr_of(cluster.change(other, written));
+
+    let refused = cluster.change(session, truncate(made));
+
+    assert_eq!(errno_of(&refused), errno::EAGAIN);
+    assert_eq!(cluster.attr(made.inode), written);
+    let truncated = attr_of(cluster.change(session, truncate(written)));
+    assert_eq!(truncated.size_bytes, 0);
+    assert_eq!(truncated.truncate_epoch, made.truncate_epoch + 1);
+    cluster.assert_consistent();
 }

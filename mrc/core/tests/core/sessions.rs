@@ -148,7 +148,7 @@ fn sessions_are_listed_without_their_slots_and_forgotten_with_them() {
     };
     assert_eq!(listed(&cluster), [first, second]);
 
-    let busy = cluster.internal(Op::ForgetSession(ForgetSession { session: first }));
+    let busy = cluster.internal(Op::ForgetSession(forget(first)));
     assert_eq!(
         errno_of(&busy.reply),
         errno::EBUSY,
@@ -164,7 +164,7 @@ fn sessions_are_listed_without_their_slots_and_forgotten_with_them() {
     assert!(record.ended && !record.expired);
     cluster.assert_consistent();
     for _ in 0..2 {
-        let forgotten = cluster.internal(Op::ForgetSession(ForgetSession { session: first }));
+        let forgotten = cluster.internal(Op::ForgetSession(forget(first)));
         assert!(forgotten.reply.is_ok());
     }
 
@@ -217,4 +217,75 @@ fn command_of_a_newer_program_is_refused() {
         ..Command::default()
     });
     assert_eq!(errno_of(&outcome.reply), errno::EPROTO);
+}
+
+#[test]
+fn what_became_of_a_request_is_told_after_its_session_expired() {
+    let (mut cluster, session) = Cluster::new();
+    let made = cluster.command(session, 3, mkdir(ROOT, "done"));
+    let first = cluster.apply(made.clone()).reply;
+    let late = cluster.command(session, 3, mkdir(ROOT, "not done"));
+    cluster.internal(Op::ExpireSession(ExpireSession { session }));
+    let keep = ForgetSession {
+        session,
+        keep_slots: true,
+    };
+
+    for settled in [false, true] {
+        if settled {
+            cluster.internal(Op::ForgetSession(keep)).reply.unwrap();
+        }
+        let before = cluster.entries();
+        assert_eq!(cluster.apply(made.clone()).reply, first);
+        let refused = cluster.apply(late.clone()).reply.unwrap_err();
+        assert_eq!(refused.remedy, Remedy::Refresh);
+        assert_ne!(refused.errno, errno::EIO, "it is known not to be done");
+        assert_eq!(cluster.entries(), before);
+        cluster.assert_consistent();
+    }
+    let forgotten = cluster.internal(Op::ForgetSession(forget(session)));
+    forgotten.reply.unwrap();
+
+    let unknown = cluster.apply(made).reply.unwrap_err();
+    assert_eq!(
+        (unknown.remedy, unknown.errno),
+        (Remedy::Refresh, errno::EIO)
+    );
+    assert_eq!(cluster.names(ROOT), [b"done"]);
+    cluster.assert_consistent();
+}
+
+#[test]
+fn session_whose_answers_are_kept_holds_up_no_deletion_of_its_volume() {
+    let (mut cluster, session) = Cluster::new();
+    cluster.change(session, mkdir(ROOT, "d")).unwrap();
+    cluster.internal(Op::ExpireSession(ExpireSession { session }));
+    let keep = ForgetSession {
+        session,
+        keep_slots: true,
+    };
+    cluster.internal(Op::ForgetSession(keep)).reply.unwrap();
+
+    let delete = Op::VolumeDelete(proto::index::VolumeDelete {
+        name: "default".to_owned(),
+        nonce: 0,
+    });
+    cluster.internal(delete).reply.unwrap();
+    while !mrc_core::janitor::deleted_volumes(&cluster.index)
+        .unwrap()
+        .is_empty()
+    {
+        let purge = Op::VolumePurge(proto::index::VolumePurge {
+            volume: VOLUME.0,
+            limit: 0,
+        });
+        cluster.internal(purge).reply.unwrap();
+    }
+    cluster.assert_consistent();
+    cluster
+        .internal(Op::ForgetSession(forget(session)))
+        .reply
+        .unwrap();
+
+    cluster.assert_consistent();
 }
