@@ -249,6 +249,9 @@ fn is_host_and_port(text: &str) -> bool {
 
 /// Tables of sums an object may keep in memory. 1024 of 4 KiB: 4 GiB of a file at a time.
 pub(crate) const TABLES_MAX: usize = 1024;
+/// Blocks of an object that are known not to fit their sums after the machine went down. 65,536: 256 MiB
+/// changed between a note and its way to the disk; of more, reads find the rest.
+pub(crate) const UNFIT_MAX: usize = 65_536;
 /// Descriptors of object files open at once, per shard. 1024: four shards stay well below the usual
 /// limit of a service once it is raised, and reopening costs a few microseconds.
 pub(crate) const DESCRIPTORS_MAX: usize = 1024;

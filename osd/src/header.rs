@@ -2,6 +2,7 @@
 //!
 //! Two slots are written in turn, each with its own checksum: a write torn by power failure leaves
 //! the record before it. A slot names its object, so that a file put in the wrong place is noticed.
+//! Behind the record in the first slot lies the [note](crate::note) of blocks being changed.
 
 use types::{Inode, ObjectId, VolumeId};
 
@@ -11,8 +12,11 @@ use crate::file_layout::SLOT_BYTES;
 const MAGIC: [u8; 8] = *b"OXFSOBJ1";
 const CRC_AT: usize = MAGIC.len();
 const FRAME_BYTES: usize = CRC_AT + 4 + 8 + 8 + 8 + 4 + 2;
+/// Part of a slot that the record takes. 1152: the longest fits, and the rest of the first slot is the
+/// note's.
+pub(crate) const RECORD_SLOT_BYTES: usize = 1152;
 /// Longest record.
-pub(crate) const RECORD_MAX_BYTES: usize = SLOT_BYTES - FRAME_BYTES;
+pub(crate) const RECORD_MAX_BYTES: usize = RECORD_SLOT_BYTES - FRAME_BYTES;
 
 /// A valid slot.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -35,24 +39,24 @@ pub(crate) enum Header {
 }
 
 impl Slot {
-    /// As it lies in the file, [`SLOT_BYTES`] long; none if the record is too long.
+    /// As it lies in the file, [`RECORD_SLOT_BYTES`] long; none if the record is too long.
     pub(crate) fn encode(&self, object: ObjectId) -> Option<Vec<u8>> {
         if self.record.len() > RECORD_MAX_BYTES {
             return None;
         }
         let length = u16::try_from(self.record.len()).ok()?;
-        let mut body = Vec::with_capacity(SLOT_BYTES);
+        let mut body = Vec::with_capacity(RECORD_SLOT_BYTES);
         body.extend_from_slice(&self.generation.to_le_bytes());
         body.extend_from_slice(&object.volume.0.to_le_bytes());
         body.extend_from_slice(&object.inode.0.to_le_bytes());
         body.extend_from_slice(&object.column.to_le_bytes());
         body.extend_from_slice(&length.to_le_bytes());
         body.extend_from_slice(&self.record);
-        let mut slot = Vec::with_capacity(SLOT_BYTES);
+        let mut slot = Vec::with_capacity(RECORD_SLOT_BYTES);
         slot.extend_from_slice(&MAGIC);
         slot.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
         slot.extend_from_slice(&body);
-        slot.resize(SLOT_BYTES, 0);
+        slot.resize(RECORD_SLOT_BYTES, 0);
         Some(slot)
     }
 
@@ -90,7 +94,12 @@ impl Header {
     /// Reads both slots from the beginning of a file.
     pub(crate) fn decode(object: ObjectId, header: &[u8]) -> Self {
         let slots = header.get(..2 * SLOT_BYTES).unwrap_or(header);
-        if slots.iter().all(|byte| *byte == 0) {
+        let records = || {
+            slots
+                .chunks(SLOT_BYTES)
+                .flat_map(|slot| slot.iter().take(RECORD_SLOT_BYTES))
+        };
+        if records().all(|byte| *byte == 0) {
             return Self::Blank;
         }
         slots
@@ -122,7 +131,7 @@ mod tests {
         let mut header = vec![0; 2 * SLOT_BYTES];
         for slot in slots {
             let at = slot.file_offset() as usize;
-            header[at..at + SLOT_BYTES].copy_from_slice(&slot.encode(OBJECT).unwrap());
+            header[at..at + RECORD_SLOT_BYTES].copy_from_slice(&slot.encode(OBJECT).unwrap());
         }
         header
     }

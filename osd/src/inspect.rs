@@ -42,7 +42,8 @@ pub fn store_sums(dir: &Path, out: &mut impl Write) -> io::Result<()> {
                 pg: group.pg,
                 object,
             };
-            let Some((mut file, slots)) = ObjectFile::open(object, root.path(key))? else {
+            let opened = ObjectFile::open(object, root.path(key), root.machine())?;
+            let Some((mut file, slots)) = opened else {
                 continue;
             };
             let record = root.record(key, &slots);
@@ -86,7 +87,7 @@ mod tests {
             object,
         });
         root.make_parents(&path).unwrap();
-        let mut file = ObjectFile::create(object, path).unwrap();
+        let mut file = ObjectFile::create(object, path, root.machine()).unwrap();
         file.write(0, b"some bytes").unwrap();
 
         let mut lines = Vec::new();

@@ -9,6 +9,7 @@
 
 mod administration;
 mod at_rest;
+mod block_set;
 mod board;
 mod boot;
 mod budget;
@@ -31,6 +32,7 @@ mod listing;
 mod map;
 mod map_keeper;
 mod metadata;
+mod note;
 mod object_file;
 mod peer;
 mod quarantine;

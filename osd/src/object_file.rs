@@ -1,8 +1,9 @@
 //! One object's file while it is open: bytes, block sums, length.
 //!
 //! Sums live in memory and reach the file when it is synced, so a page-sized write is one system
-//! call. After a crash the sums in the file may be older than the data; the object is suspect then
-//! and its sums are made anew from the data, group by group, as they are needed.
+//! call, or two for a block that is changed for the first time since the last sync: such blocks are
+//! [noted](crate::note) in the header first. After a crash the sums of noted blocks may be older than
+//! the data and are made anew from it, group by group, as they are needed; all others are believed.
 //!
 //! Whatever is written later has its place from the start: the header is written when the file is
 //! made, a group's block of sums before its first data. So a full disk is noticed by a write, which can
@@ -13,6 +14,7 @@ mod tables;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,10 +22,11 @@ use std::sync::Arc;
 use nix::fcntl::{FallocateFlags, fallocate};
 use types::{BLOCK_BYTES, ObjectId, blocks_of};
 
-use crate::at_rest::AtRest;
+use crate::at_rest::{AtRest, Found};
 use crate::file_io::{read_up_to, write_up_to};
 use crate::file_layout::{Group, HEADER_BYTES, file_length, object_length, pieces};
 use crate::header::{Header, Slot};
+use crate::note::{MachineBoot, Note};
 use crate::sums::{Tables, block_sum};
 pub(crate) use seek::seek_from;
 
@@ -72,7 +75,7 @@ pub(crate) struct Unwritten {
 
 impl ObjectFile {
     /// Makes the file of an object that has none. Its directory must exist.
-    pub(crate) fn create(object: ObjectId, path: PathBuf) -> io::Result<Self> {
+    pub(crate) fn create(object: ObjectId, path: PathBuf, boot: MachineBoot) -> io::Result<Self> {
         let file = OpenOptions::new()
             .create_new(true)
             .read(true)
@@ -90,12 +93,16 @@ impl ObjectFile {
             tables: Tables::default(),
             length_bytes: 0,
             file_bytes: HEADER_BYTES,
-            rest: Arc::new(AtRest::new(0)),
+            rest: Arc::new(AtRest::new(Found::default(), boot)),
         })
     }
 
     /// Opens an existing file and reads its header; none if there is no file.
-    pub(crate) fn open(object: ObjectId, path: PathBuf) -> io::Result<Option<(Self, Header)>> {
+    pub(crate) fn open(
+        object: ObjectId,
+        path: PathBuf,
+        boot: MachineBoot,
+    ) -> io::Result<Option<(Self, Header)>> {
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -105,9 +112,12 @@ impl ObjectFile {
         let read = read_up_to(&file, &mut bytes, 0)?;
         bytes.truncate(read);
         let header = Header::decode(object, &bytes);
-        let generation = match &header {
-            Header::Valid(slot) => slot.generation,
-            Header::Blank | Header::Damaged => 0,
+        let found = match &header {
+            Header::Valid(slot) => Found {
+                generation: slot.generation,
+                note: Note::of_header(&bytes),
+            },
+            Header::Blank | Header::Damaged => Found::default(),
         };
         let file_bytes = file.metadata()?.len();
         let opened = Self {
@@ -117,7 +127,7 @@ impl ObjectFile {
             tables: Tables::default(),
             length_bytes: 0,
             file_bytes,
-            rest: Arc::new(AtRest::new(generation)),
+            rest: Arc::new(AtRest::new(found, boot)),
         };
         Ok(Some((opened, header)))
     }
@@ -134,6 +144,7 @@ impl ObjectFile {
     /// Takes over the length the record says. If the object was not closed in good order, its file
     /// may be longer: what was written after the record is kept, because it may be the only copy.
     pub(crate) fn settle(&mut self, length_bytes: u64, stale: bool) {
+        self.rest.set_recorded(length_bytes.div_ceil(BLOCK_BYTES));
         if stale {
             self.rest.set_stale(self.file_bytes);
         }
@@ -213,6 +224,7 @@ impl ObjectFile {
     /// Writes; the object grows if need be. On an error the first bytes may have been written.
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), FileError> {
         let sums = self.sums_after(offset, bytes)?;
+        self.note(blocks_of(offset, bytes.len() as u64, BLOCK_BYTES))?;
         let file = self.file()?;
         let mut written = 0;
         let mut outcome = Ok(());
@@ -271,6 +283,7 @@ impl ObjectFile {
             let (group, index) = Group::of_block(block);
             if take == BLOCK_BYTES && self.sum(block)? != 0 {
                 let holes = Self::hole_run(block, stop);
+                self.note(block..block + holes)?;
                 self.punch(block, holes)?;
                 for hole in block..block + holes {
                     self.set_sum(hole, 0)?;
@@ -304,6 +317,7 @@ impl ObjectFile {
                 self.rest.hand_over(group, table.encode());
                 table.set_clean();
             }
+            self.rest.job_made(self.length_bytes.div_ceil(BLOCK_BYTES));
         }
         Ok(Unwritten {
             file,
@@ -312,6 +326,37 @@ impl ObjectFile {
             slot: encoded,
             generation: slot.generation,
         })
+    }
+
+    /// Replaces a damaged block by bytes if they are what its sum is of; whether they are.
+    pub(crate) fn mend(&mut self, block: u64, bytes: &[u8]) -> Result<bool, FileError> {
+        let offset = block * BLOCK_BYTES;
+        let present = self.length_bytes.saturating_sub(offset).min(BLOCK_BYTES);
+        self.bound_tables()?;
+        let fits = bytes.len() as u64 == present && block_sum(0, bytes) == self.sum(block)?;
+        if fits {
+            self.write(offset, bytes)?;
+        }
+        Ok(fits)
+    }
+
+    /// Takes a block that does not fit its sum as it is, if it may have been changed just before the
+    /// machine went down; whether it was taken.
+    pub(crate) fn accept(&mut self, block: u64) -> io::Result<bool> {
+        if !self.rest.is_note_incomplete() || block * BLOCK_BYTES >= self.length_bytes {
+            return Ok(false);
+        }
+        self.bound_tables()?;
+        self.note(block..block + 1)?;
+        let data = self.read_blocks(block, 1)?;
+        self.set_sum(block, block_sum(0, &data))?;
+        Ok(true)
+    }
+
+    /// Makes sure that blocks about to be changed are noted in the file.
+    fn note(&mut self, blocks: Range<u64>) -> io::Result<()> {
+        let file = self.file()?;
+        self.rest.note(&file, blocks)
     }
 
     /// Whole blocks from `block` on that end before `stop` and lie together in the file.
@@ -354,6 +399,7 @@ impl ObjectFile {
             // In memory before the data changes, like every table.
             self.table(group)?;
         }
+        self.note(length_bytes / BLOCK_BYTES..u64::MAX)?;
         self.rest.cut(first_dropped);
         let end = file_length(length_bytes);
         if self.file_bytes > end {

@@ -138,7 +138,8 @@ impl DirectoryStore {
         if self.root.is_doomed(key) {
             return Ok(false);
         }
-        let Some((mut file, slot)) = ObjectFile::open(key.object, self.root.path(key))? else {
+        let opened = ObjectFile::open(key.object, self.root.path(key), self.root.machine())?;
+        let Some((mut file, slot)) = opened else {
             return Ok(false);
         };
         let record = self.root.record(key, &slot);
@@ -212,10 +213,10 @@ impl ObjectStore for DirectoryStore {
         self.remove(key);
         self.spare_descriptors();
         let path = self.root.path(key);
-        let file = match ObjectFile::create(key.object, path.clone()) {
+        let file = match ObjectFile::create(key.object, path.clone(), self.root.machine()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.root.make_parents(&path).map_err(no_space)?;
-                ObjectFile::create(key.object, path)
+                ObjectFile::create(key.object, path, self.root.machine())
             }
             other => other,
         };
@@ -257,6 +258,15 @@ impl ObjectStore for DirectoryStore {
             .map_err(store_error)
     }
 
+    fn mend(&mut self, key: ObjectKey, block: u64, data: &Bytes) -> Result<bool, StoreError> {
+        let entry = self.changed(key)?;
+        entry.file.mend(block, data).map_err(store_error)
+    }
+
+    fn accept(&mut self, key: ObjectKey, block: u64) -> Result<bool, StoreError> {
+        Ok(self.changed(key)?.file.accept(block)?)
+    }
+
     fn truncate(&mut self, key: ObjectKey, length: u64) -> Result<(), StoreError> {
         check_end(length, 0)?;
         let entry = self.changed(key)?;
@@ -270,6 +280,16 @@ impl ObjectStore for DirectoryStore {
         (first..end)
             .map(|block| Ok(entry.file.crc(block * SUM_BYTES, SUM_BYTES)?))
             .collect()
+    }
+
+    fn unfit(&mut self, key: ObjectKey, first: u64, count: u32) -> Result<Vec<u64>, StoreError> {
+        // Looks at the data first, where that was not done yet.
+        self.sums(key, first, count)?;
+        let per = SUM_BYTES / BLOCK_BYTES;
+        let end = first.saturating_add(count.into());
+        let blocks = first.saturating_mul(per)..end.saturating_mul(per);
+        let unfit = self.entry(key)?.file.unfit(blocks)?;
+        Ok(unfit.into_iter().map(|block| block / per).collect())
     }
 
     fn seek(&mut self, key: ObjectKey, offset: u64, hole: bool) -> Result<Option<u64>, StoreError> {

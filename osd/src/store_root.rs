@@ -15,6 +15,7 @@ use types::{Inode, ObjectId, PgKey};
 
 use crate::config::CREATE_BYTES;
 use crate::header::Header as Slots;
+use crate::note::MachineBoot;
 use crate::object_file::ObjectFile;
 use damage::Damage;
 use room::{Amount, Room};
@@ -28,6 +29,8 @@ pub(crate) struct Root {
     /// Open from the start, so that `syncfs` on it reports every failed write-back since.
     handle: File,
     poisoned: AtomicBool,
+    /// The present run of the machine.
+    machine: MachineBoot,
     /// Directories whose own name is not stable yet.
     unnamed: Mutex<HashSet<PathBuf>>,
     /// Deleted objects whose files are still to be removed: they are absent.
@@ -48,9 +51,24 @@ impl Root {
             damage: Damage::default(),
             pgs,
             poisoned: AtomicBool::new(false),
+            machine: MachineBoot::present(),
             unnamed: Mutex::default(),
             doomed: Mutex::default(),
         })
+    }
+
+    /// The same in another run of the machine.
+    #[cfg(test)]
+    pub(crate) fn open_in(dir: &Path, machine: MachineBoot) -> io::Result<Self> {
+        Ok(Self {
+            machine,
+            ..Self::open(dir)?
+        })
+    }
+
+    /// The present run of the machine.
+    pub(crate) const fn machine(&self) -> MachineBoot {
+        self.machine
     }
 
     /// Whether a state directory holds a store already.
@@ -167,7 +185,8 @@ impl Root {
         if self.is_doomed(key) {
             return Ok(None);
         }
-        let Some((file, slots)) = ObjectFile::open(key.object, self.path(key))? else {
+        let Some((file, slots)) = ObjectFile::open(key.object, self.path(key), self.machine)?
+        else {
             return Ok(None);
         };
         let record = self.record(key, &slots);

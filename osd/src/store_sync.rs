@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use osd_core::{StoreError, SyncJob};
 
+use crate::at_rest::Vouches;
 use crate::file_io::is_no_space;
 use crate::object_file::Unwritten;
 use crate::store_root::Root;
@@ -42,6 +43,14 @@ impl Job {
             unwritten,
             scope,
             name,
+        }
+    }
+
+    const fn vouches(&self) -> Vouches {
+        match (self.scope.all_sums, self.scope.data) {
+            (true, _) => Vouches::Everything,
+            (false, true) => Vouches::Changes,
+            (false, false) => Vouches::Nothing,
         }
     }
 
@@ -110,6 +119,7 @@ impl SyncJob for Job {
     fn write_record(&mut self, sync: bool) -> Result<(), StoreError> {
         self.check()?;
         let Unwritten { file, rest, .. } = &self.unwritten;
+        self.written(rest.write_note(file, self.vouches()))?;
         self.written(file.write_all_at(&self.unwritten.slot, self.unwritten.slot_at))?;
         if sync {
             self.synced(file.sync_data())?;

@@ -4,6 +4,7 @@ mod disks;
 mod failing_disk;
 mod full_disk;
 mod large_files;
+mod rot;
 mod suspects;
 
 use std::fs::{self, OpenOptions};

@@ -6,6 +6,7 @@
 //! replaces, an append nothing at all; and a block that had rotted before stays detectably wrong.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use types::BLOCK_BYTES;
@@ -135,7 +136,12 @@ impl Table {
 
     /// Forgets the sums from `index` on, whose blocks became holes.
     pub(crate) fn clear_from(&mut self, index: usize) {
-        for at in index..self.sums.len() {
+        self.clear(index..self.sums.len());
+    }
+
+    /// Forgets sums of blocks that are holes.
+    pub(crate) fn clear(&mut self, indexes: Range<usize>) {
+        for at in indexes {
             self.set(at, 0);
         }
     }

@@ -320,12 +320,22 @@ impl ObjectReplica {
         if message.block_count > SUMS_WINDOW {
             return Err(Refused(Refusal::Malformed));
         }
-        let sums = match self.copy.exists {
-            true => step
-                .store
-                .sums(self.copy.key, message.first_block, message.block_count)?,
+        let (first, count) = (message.first_block, message.block_count);
+        let mut sums = match self.copy.exists {
+            true => step.store.sums(self.copy.key, first, count)?,
             false => Vec::new(),
         };
+        if self.following.mode == Mode::CatchingUp {
+            // What does not fit may be newer than its checksum, which is then of no history: it has to be
+            // replaced even if that is equal.
+            let mut unfit = step.store.unfit(self.copy.key, first, count)?;
+            unfit.dedup();
+            for block in unfit {
+                if let Some(sum) = sums.get_mut(block.saturating_sub(first) as usize) {
+                    *sum = !*sum;
+                }
+            }
+        }
         let next = message.first_block.saturating_add(sums.len() as u64);
         plain(Reply::BlockSums(peer::BlockSums {
             zero_blocks: self.copy.zero_blocks(next, &mut *step.store),

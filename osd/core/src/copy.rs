@@ -35,7 +35,7 @@ pub(crate) enum Change {
 
 impl Change {
     /// Bytes whose value may differ afterwards, given the length before.
-    fn span(&self, length_before: u64) -> Span {
+    pub(crate) fn span(&self, length_before: u64) -> Span {
         match self {
             Self::Write { offset, data } => {
                 (length_before.min(*offset), offset + data.len() as u64)

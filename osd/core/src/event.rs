@@ -361,6 +361,12 @@ pub enum Effect {
         /// Whose copy has replaced it; none if no other replica could help.
         mended_from: Option<OsdId>,
     },
+    /// A block that fitted its checksum on no replica is taken as it was found here: the power failed
+    /// while it was being changed.
+    TakenAsFound {
+        /// The block of [`types::BLOCK_BYTES`].
+        block: u64,
+    },
     /// [`Input::Recover`] is done: this copy was brought up, at this position.
     Recovered {
         /// Where it is now.

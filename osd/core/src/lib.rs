@@ -22,6 +22,7 @@ mod leasing;
 mod marks;
 mod memory;
 mod memory_job;
+mod memory_rot;
 mod mend;
 mod mutant;
 mod peer_state;

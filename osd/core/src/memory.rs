@@ -17,30 +17,34 @@ use crate::store::{Header, ObjectKey, ObjectStore, StoreError, SyncJob};
 /// Smallest unit that is written wholly or not at all.
 const SECTOR_BYTES: usize = 512;
 
-/// The bit that rots.
-const ROT: u8 = 0x10;
-
 /// The store; clones share their objects.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
-    objects: BTreeMap<ObjectKey, Object>,
+    pub(crate) objects: BTreeMap<ObjectKey, Object>,
     capacity_bytes: Option<u64>,
     pub(crate) poisoned: bool,
     pub(crate) fail_syncs: bool,
+    pub(crate) forgets_sums: bool,
+    pub(crate) keeps_notes: bool,
+    /// Decides which notes are lost.
+    draws: u64,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Object {
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     pub(crate) record: Record,
     pub(crate) stable: Option<Stable>,
     pub(crate) unstable: Vec<(u64, Change)>,
-    last_change: u64,
-    /// Blocks that rotted, with the index of the bit's byte.
-    damaged: BTreeMap<u64, usize>,
+    pub(crate) last_change: u64,
+    /// Blocks that do not fit their checksum, with the bytes it is of.
+    pub(crate) damaged: BTreeMap<u64, Vec<u8>>,
+    /// The power failed since the object was closed, so that other blocks than those that were known to be
+    /// changed may not fit.
+    pub(crate) is_note_incomplete: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -108,7 +112,7 @@ impl Change {
     }
 }
 
-fn to_index(number: u64) -> Result<usize, StoreError> {
+pub(crate) fn to_index(number: u64) -> Result<usize, StoreError> {
     // A test that means to write farther than this has a mistake in it.
     match usize::try_from(number) {
         Ok(index) if index <= 1 << 32 => Ok(index),
@@ -132,17 +136,21 @@ impl MemoryStore {
     pub fn lose_power(&self, choose: &mut dyn FnMut(u64) -> u64) {
         let mut inner = self.inner();
         inner.poisoned = false;
+        let keeps_notes = inner.keeps_notes;
+        let mut draws = inner.draws;
         let objects = std::mem::take(&mut inner.objects);
         for (key, mut object) in objects {
-            let Some(mut stable) = object.stable.take() else {
+            let Some(before) = object.stable.take() else {
                 if choose(2) == 0 {
                     // The file is there, but nothing in it can be believed.
-                    inner
-                        .objects
-                        .insert(key, Object::after_crash(Stable::default()));
+                    let nothing = Object::default();
+                    let stable = Stable::default();
+                    let after = nothing.after_crash(&stable, stable.clone(), &mut || false);
+                    inner.objects.insert(key, after);
                 }
                 continue;
             };
+            let mut stable = before.clone();
             for (_, change) in &object.unstable {
                 match choose(3) {
                     0 => change.apply(&mut stable.bytes),
@@ -150,12 +158,16 @@ impl MemoryStore {
                     _ => {}
                 }
             }
-            let mut after = Object::after_crash(stable);
-            if after.record.clean {
-                after.damaged = object.damaged;
-            }
+            let mut loses_note = || {
+                draws = draws
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                !keeps_notes && draws >> 62 == 0
+            };
+            let after = object.after_crash(&before, stable, &mut loses_note);
             inner.objects.insert(key, after);
         }
+        inner.draws = draws;
     }
 
     /// The process is killed: all that was written is still there.
@@ -171,29 +183,6 @@ impl MemoryStore {
     /// Lets every sync fail from now on.
     pub fn fail_syncs(&self) {
         self.inner().fail_syncs = true;
-    }
-
-    /// Flips a bit of a block at rest; false if there is no such block.
-    pub fn damage(&self, key: ObjectKey, block: u64) -> bool {
-        let mut inner = self.inner();
-        let Some(object) = inner.objects.get_mut(&key) else {
-            return false;
-        };
-        let Ok(at) = to_index(block * BLOCK_BYTES) else {
-            return false;
-        };
-        let Some(byte) = object.bytes.get_mut(at) else {
-            return false;
-        };
-        match object.damaged.remove(&block) {
-            // The same bit again: sound as before.
-            Some(_) => *byte ^= ROT,
-            None => {
-                *byte ^= ROT;
-                object.damaged.insert(block, at);
-            }
-        }
-        true
     }
 
     /// The bytes of an object as they are, unverified.
@@ -235,15 +224,6 @@ impl Inner {
 }
 
 impl Object {
-    fn after_crash(stable: Stable) -> Self {
-        Self {
-            bytes: stable.bytes.clone(),
-            record: stable.record.clone(),
-            stable: Some(stable),
-            ..Self::default()
-        }
-    }
-
     fn change(&mut self, change: Change) {
         change.apply(&mut self.bytes);
         self.last_change += 1;
@@ -268,7 +248,7 @@ impl Object {
         Ok(())
     }
 
-    fn write(&mut self, offset: u64, data: &Bytes) -> Result<(), StoreError> {
+    pub(crate) fn write(&mut self, offset: u64, data: &Bytes) -> Result<(), StoreError> {
         if data.is_empty() && offset <= self.bytes.len() as u64 {
             return Ok(());
         }
@@ -286,9 +266,9 @@ impl Object {
 impl ObjectStore for MemoryStore {
     fn open(&mut self, key: ObjectKey) -> Result<Option<Header>, StoreError> {
         let mut inner = self.inner();
+        let forgets_sums = inner.forgets_sums;
         Ok(inner.objects.get_mut(&key).map(|object| {
-            if !object.record.clean {
-                // Checksums are made anew from the bytes, whatever they are.
+            if !object.record.clean && forgets_sums {
                 object.damaged.clear();
             }
             Header {
@@ -373,20 +353,12 @@ impl ObjectStore for MemoryStore {
 
     fn mend(&mut self, key: ObjectKey, block: u64, data: &Bytes) -> Result<bool, StoreError> {
         let mut inner = self.inner();
-        let object = inner.changeable(key)?;
-        let start = to_index(block * BLOCK_BYTES)?;
-        let end = object.bytes.len().min(start + BLOCK_BYTES as usize);
-        let mut sound = object.bytes.get(start..end).unwrap_or_default().to_vec();
-        if let Some(at) = object.damaged.get(&block)
-            && let Some(byte) = sound.get_mut(at - start)
-        {
-            *byte ^= ROT;
-        }
-        let fits = sound == data[..];
-        if fits {
-            object.write(block * BLOCK_BYTES, data)?;
-        }
-        Ok(fits)
+        inner.changeable(key)?.mend(block, data)
+    }
+
+    fn accept(&mut self, key: ObjectKey, block: u64) -> Result<bool, StoreError> {
+        let mut inner = self.inner();
+        inner.changeable(key)?.accept(block)
     }
 
     fn truncate(&mut self, key: ObjectKey, length: u64) -> Result<(), StoreError> {
@@ -410,14 +382,20 @@ impl ObjectStore for MemoryStore {
         let object = inner.object(key)?;
         let start = to_index(first.saturating_mul(SUM_BYTES)).unwrap_or(usize::MAX);
         // The sums are those of the bytes as they were before they rotted.
-        let mut bytes = object.bytes.get(start..).unwrap_or_default().to_vec();
-        for at in object.damaged.values() {
-            if let Some(byte) = at.checked_sub(start).and_then(|at| bytes.get_mut(at)) {
-                *byte ^= ROT;
-            }
-        }
+        let bytes = object.sound_bytes();
+        let bytes = bytes.get(start..).unwrap_or_default();
         let blocks = bytes.chunks(SUM_BYTES as usize).take(count as usize);
         Ok(blocks.map(crc32c::crc32c).collect())
+    }
+
+    fn unfit(&mut self, key: ObjectKey, first: u64, count: u32) -> Result<Vec<u64>, StoreError> {
+        let mut inner = self.inner();
+        let object = inner.object(key)?;
+        let damaged = object.damaged.keys().filter(|_| object.is_note_incomplete);
+        let blocks = damaged.map(|block| block * BLOCK_BYTES / SUM_BYTES);
+        Ok(blocks
+            .filter(|block| (first..first + u64::from(count)).contains(block))
+            .collect())
     }
 
     fn seek(&mut self, key: ObjectKey, offset: u64, hole: bool) -> Result<Option<u64>, StoreError> {

@@ -43,6 +43,7 @@ impl SyncJob for Job {
         let mut inner = self.store.inner();
         let object = self.object(&mut inner)?;
         object.record = self.record.clone();
+        object.is_note_incomplete &= !self.record.clean;
         if sync {
             object.stable.get_or_insert_default().record = self.record.clone();
         }

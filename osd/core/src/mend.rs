@@ -2,12 +2,18 @@
 //!
 //! Meanwhile no change is made, so a joined backup's block is as the primary's was. Any other replica
 //! may have it, too: the checksum at rest tells.
+//!
+//! If power failed everywhere while a block was being changed, it may fit its checksum nowhere: the block
+//! reached the disks and what says so did not. When a majority was asked in vain, and the store can't tell
+//! it from one that was being changed, it is taken as it is here and everywhere else.
 
 use bytes::Bytes;
 use types::{BLOCK_BYTES, Instant, OsdId};
 
+use crate::copy::Change;
 use crate::event::{CallKind, Effect, Payload};
 use crate::faults;
+use crate::mutant::Mutant;
 use crate::peer_state::Peer;
 use crate::replica::{ObjectReplica, Step};
 use crate::waiting::Queued;
@@ -22,6 +28,8 @@ pub(crate) struct Mend {
     asked: Option<OsdId>,
     /// Replicas that said that it is damaged there, too.
     damaged: usize,
+    /// Replicas that answered and could not help.
+    answered: usize,
     pub(crate) asked_at: Instant,
     /// The request that found the damage.
     pub(crate) culprit: Option<Queued>,
@@ -39,14 +47,20 @@ impl ObjectReplica {
             }
             return;
         }
-        tenure.mending = Some(Mend {
+        let mend = Mend {
             block,
             tried: Vec::new(),
             asked: None,
             damaged: 0,
+            answered: 0,
             asked_at: step.now,
             culprit,
-        });
+        };
+        if self.config.has(Mutant::DoubtedTaken) {
+            self.give_up_mending(step, mend);
+            return;
+        }
+        tenure.mending = Some(mend);
         self.mend_from_next(step);
     }
 
@@ -76,7 +90,17 @@ impl ObjectReplica {
             .and_then(|tenure| tenure.mending.as_mut());
         if let Some(mend) = mend {
             mend.damaged += 1;
+            mend.answered += 1;
         }
+    }
+
+    /// The replica that was asked has other bytes there: asks the next.
+    fn mend_in_vain(&mut self, step: &mut Step<'_>) {
+        let tenure = self.tenure.as_mut();
+        if let Some(mend) = tenure.and_then(|tenure| tenure.mending.as_mut()) {
+            mend.answered += 1;
+        }
+        self.mend_from_next(step);
     }
 
     /// Asks the next backup, or gives up.
@@ -95,7 +119,8 @@ impl ObjectReplica {
         };
         let next = untried()
             .find(|peer| peer.is_joined())
-            .or_else(|| untried().find(|peer| !peer.is_behind()));
+            .or_else(|| untried().find(|peer| !peer.is_behind()))
+            .or_else(|| untried().find(|peer| peer.connected));
         let Some(peer) = next else {
             self.give_up_mending(step, mend);
             return;
@@ -120,7 +145,16 @@ impl ObjectReplica {
         tenure.is_some_and(|tenure| tenure.given_up == Some(block))
     }
 
-    fn give_up_mending(&mut self, step: &mut Step<'_>, mend: Mend) {
+    fn give_up_mending(&mut self, step: &mut Step<'_>, mut mend: Mend) {
+        let Some(tenure) = self.tenure.as_mut() else {
+            return;
+        };
+        let majority = mend.answered + 1 >= tenure.majority();
+        if (majority || self.config.has(Mutant::DoubtedTaken))
+            && self.take_as_found(step, mend.block, &mut mend.culprit)
+        {
+            return;
+        }
         let Some(tenure) = self.tenure.as_mut() else {
             return;
         };
@@ -138,9 +172,57 @@ impl ObjectReplica {
             step.refuse(queued.request, fault);
         }
         // A replica that is being brought up may do without the block.
-        for index in 0..tenure.peers.len() {
+        self.pump_peers(step);
+    }
+
+    fn pump_peers(&mut self, step: &mut Step<'_>) {
+        let peers = self.tenure.as_ref().map_or(0, |tenure| tenure.peers.len());
+        for index in 0..peers {
             self.pump_peer(step, index);
         }
+    }
+
+    /// Takes a block as it is, if its checksum may be from before the newest change; false if it is not.
+    /// That is a change like any other, so that the replicas stay equal.
+    fn take_as_found(
+        &mut self,
+        step: &mut Step<'_>,
+        block: u64,
+        culprit: &mut Option<Queued>,
+    ) -> bool {
+        let Some(tenure) = self.tenure.as_ref() else {
+            return false;
+        };
+        if !tenure.takes_changes() {
+            if let Some(queued) = culprit.take() {
+                self.waiting.push_front(queued);
+                if tenure.is_serving() {
+                    self.ask(step, false);
+                }
+            }
+            return true;
+        }
+        match step.store.accept(self.key, block) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(_) => {
+                self.fail(step);
+                return false;
+            }
+        }
+        let offset = block * BLOCK_BYTES;
+        let Ok(data) = step.store.read(self.key, offset, BLOCK_BYTES as u32) else {
+            self.fail(step);
+            return false;
+        };
+        step.effects.push(Effect::TakenAsFound { block });
+        let length = self.copy.length_bytes;
+        self.share_done(step, Change::Write { offset, data }, length);
+        if let Some(queued) = culprit.take() {
+            self.waiting.push_front(queued);
+        }
+        self.pump_peers(step);
+        true
     }
 
     /// A backup's block arrived.
@@ -155,14 +237,14 @@ impl ObjectReplica {
         let offset = mend.block * BLOCK_BYTES;
         let expected = length.saturating_sub(offset).min(BLOCK_BYTES);
         if bytes.len() as u64 != expected {
-            self.mend_from_next(step);
+            self.mend_in_vain(step);
             return;
         }
         let source = tenure.peers.iter().find(|peer| Some(peer.id) == mend.asked);
         let same_state = source.is_some_and(Peer::is_joined);
         let mended = match step.store.mend(self.key, mend.block, bytes) {
             Ok(false) if !same_state => {
-                self.mend_from_next(step);
+                self.mend_in_vain(step);
                 return;
             }
             Ok(false) if expected > 0 => step.store.write(self.key, offset, bytes),
@@ -181,9 +263,6 @@ impl ObjectReplica {
                 self.waiting.push_front(queued);
             }
         }
-        let peers = self.tenure.as_ref().map_or(0, |tenure| tenure.peers.len());
-        for index in 0..peers {
-            self.pump_peer(step, index);
-        }
+        self.pump_peers(step);
     }
 }

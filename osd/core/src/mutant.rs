@@ -31,6 +31,8 @@ pub enum Mutant {
     GapsAllowed,
     /// A replica that misses nothing but bytes is taken as brought up without comparing.
     CatchUpSkipped,
+    /// A block that may have been torn by a loss of power is taken as it is without asking for a sound one.
+    DoubtedTaken,
     /// Nobody looks whether acknowledged changes are still there.
     LossesUnnoticed,
 }

@@ -361,22 +361,31 @@ impl ObjectReplica {
             offset: *offset,
             data: done.clone(),
         };
+        self.share_done(step, change, before);
+    }
+
+    /// Makes a change of what was done here already, when the object was `before` bytes long.
+    pub(crate) fn share_done(&mut self, step: &mut Step<'_>, change: Change, before: u64) {
         let Some(tenure) = self.tenure.as_ref() else {
             return;
         };
         let seq = self.copy.position.seq + 1;
         let position = tenure.position(seq);
+        let (start, end) = change.span(before);
+        let payload = match &change {
+            Change::Write { data, .. } => Payload::of(data.clone()),
+            Change::Truncate { .. } => Payload::default(),
+        };
         // The bytes are there already; only the position moves.
         self.copy.position = position;
-        let end = offset + done.len() as u64;
-        self.copy.recent.push(position, (before.min(*offset), end));
-        self.replicate_change(step, seq, &change, Mark::default(), Payload::of(done));
+        self.copy.recent.push(position, (start, end));
+        self.replicate_change(step, seq, &change, Mark::default(), payload);
         let pending = Pending {
             seq,
             request: None,
             done: Done::default(),
             deadline: step.now,
-            start: before.min(*offset),
+            start,
             end,
         };
         if let Some(tenure) = self.tenure.as_mut() {

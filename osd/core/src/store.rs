@@ -113,8 +113,10 @@ pub trait SyncJob: Send + fmt::Debug {
 pub trait ObjectStore: Send {
     /// Opens an object; none if it does not exist.
     ///
-    /// An object whose record is not clean may have been changed before a crash: its checksums are
-    /// made anew from its bytes, so that it reads without errors.
+    /// An object whose record is not clean may have been changed before a crash. The checksums of blocks
+    /// that were being changed are made anew from their bytes; those of all others are kept, so that
+    /// damage is noticed. If the machine itself went down, some that were being changed may count as
+    /// damaged; see [`ObjectStore::accept`].
     ///
     /// # Errors
     ///
@@ -165,6 +167,18 @@ pub trait ObjectStore: Send {
         Ok(false)
     }
 
+    /// Takes a damaged block as it is, with the checksum of the bytes found, if it may be in that state
+    /// because it was being changed when the machine went down; whether it was taken. An adapter whose
+    /// checksums are never behind takes none.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStore::create`].
+    fn accept(&mut self, key: ObjectKey, block: u64) -> Result<bool, StoreError> {
+        let _ = (key, block);
+        Ok(false)
+    }
+
     /// Sets the length; what the object grows by is a hole.
     ///
     /// # Errors
@@ -181,6 +195,17 @@ pub trait ObjectStore: Send {
     ///
     /// [`StoreError::Missing`] or [`StoreError::Io`].
     fn sums(&mut self, key: ObjectKey, first: u64, count: u32) -> Result<Vec<u32>, StoreError>;
+
+    /// Those of the same blocks that hold something that is known not to fit its checksum, since the
+    /// machine went down while the object was being changed; ascending, perhaps repeated.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Missing`] or [`StoreError::Io`].
+    fn unfit(&mut self, key: ObjectKey, first: u64, count: u32) -> Result<Vec<u64>, StoreError> {
+        let _ = (key, first, count);
+        Ok(Vec::new())
+    }
 
     /// Where data begins at or after an offset, or with `hole` a hole; none if that is not before the
     /// object's end, but an offset before it is followed by a hole there at the latest. Holes read as

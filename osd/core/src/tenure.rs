@@ -142,6 +142,15 @@ impl Tenure {
         }
     }
 
+    /// Whether changes may be made: the promise is on disk, and this copy is where the history ends.
+    pub(crate) const fn takes_changes(&self) -> bool {
+        match self.phase {
+            Phase::BringingUp { reading } => !reading,
+            Phase::Serving => self.writable,
+            Phase::Asking { .. } | Phase::Fetching(_) | Phase::Closing { .. } => false,
+        }
+    }
+
     pub(crate) const fn is_serving(&self) -> bool {
         matches!(self.phase, Phase::Serving)
     }

@@ -1,6 +1,7 @@
 //! Servers whose files, disks or groups are not what they should be.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -10,6 +11,8 @@ use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, Service
 use types::{OsdId, Remedy};
 
 use super::bed::{Bed, CLUSTER, PATIENCE, PG, bytes, object, secret, until};
+use super::leases::Admin;
+use crate::file_layout::HEADER_BYTES;
 use crate::store_root::Root;
 
 /// Where a server keeps an object.
@@ -179,4 +182,49 @@ async fn what_a_former_primary_noted_is_over_once_another_serves() {
         () = bed.until_full() => {}
         () = writing => {}
     }
+}
+
+/// The server with the damaged block leads after all were killed: what it has does not count there.
+#[tokio::test(flavor = "multi_thread")]
+async fn block_that_rotted_before_all_were_killed_is_mended_and_not_spread() {
+    let mut bed = Bed::new(3).await;
+    let client = bed.client();
+    let data = bytes(300_001, 1);
+    client.write(1, 0, &data).await;
+    client.sync(1).await;
+    client.write(1, 0, &data.slice(..10)).await;
+    let path = file(&bed, 1, 1);
+    for id in 1..=3 {
+        bed.kill(id).await;
+    }
+    let flipped = |at: u64| {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, HEADER_BYTES + at).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], HEADER_BYTES + at)
+            .unwrap();
+    };
+    flipped(150_000);
+    flipped(300_000);
+
+    for id in 1..=3 {
+        bed.start(id).await;
+    }
+    bed.until_full().await;
+    let client = bed.client();
+    let admin = Admin::of(&bed);
+    client.read(1, 0, 10).await;
+    while admin.move_on(1).await != 1 {
+        client.read(1, 0, 10).await;
+    }
+    assert!(client.read(1, 0, 400_000).await == data);
+    bed.until_full().await;
+    bed.stop_all().await;
+
+    bed.assert_all_equal(1..=1);
+    assert!(bed.at_rest(1, 1).unwrap() == data);
 }

@@ -10,10 +10,10 @@ use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, Service
 
 use super::bed::{Bed, CLUSTER, PATIENCE, bytes, object, secret, until};
 
-struct Admin(Vec<Arc<Link>>);
+pub(super) struct Admin(Vec<Arc<Link>>);
 
 impl Admin {
-    fn of(bed: &Bed) -> Self {
+    pub(super) fn of(bed: &Bed) -> Self {
         let open = |node: &super::bed::Node| {
             let identity = Identity {
                 cluster: CLUSTER,
@@ -52,7 +52,7 @@ impl Admin {
     }
 
     /// Hands the object's lease to the server after its holder, as soon as it has one that can.
-    async fn move_on(&self, inode: u64) -> u64 {
+    pub(super) async fn move_on(&self, inode: u64) -> u64 {
         let deadline = Instant::now() + PATIENCE;
         loop {
             for osd in 1..=self.0.len() as u64 {

@@ -24,6 +24,19 @@ impl ObjectFile {
         Ok(crc_of_blocks(sums.into_iter(), length as usize))
     }
 
+    /// Those of some blocks that are known not to fit their sums, since the machine went down.
+    pub(crate) fn unfit(&mut self, blocks: Range<u64>) -> io::Result<Vec<u64>> {
+        self.bound_tables()?;
+        let mut unfit = Vec::new();
+        for block in self.rest.unfit(blocks) {
+            match block_sum(0, &self.read_blocks(block, 1)?) == self.sum(block)? {
+                true => self.rest.set_fit(block),
+                false => unfit.push(block),
+            }
+        }
+        Ok(unfit)
+    }
+
     /// Whether any of these blocks may have no place in the file yet.
     pub(crate) fn has_holes(&mut self, blocks: Range<u64>) -> io::Result<bool> {
         self.bound_tables()?;
@@ -103,7 +116,9 @@ impl ObjectFile {
     /// The sum a block will have after `new` replaced its bytes from `offset` on.
     pub(super) fn sum_after(&mut self, offset: u64, new: &[u8]) -> Result<u32, FileError> {
         let within = (offset % BLOCK_BYTES) as usize;
-        if new.len() == BLOCK {
+        let block_end = offset - within as u64 + BLOCK_BYTES;
+        if within == 0 && offset + new.len() as u64 >= self.length_bytes.min(block_end) {
+            // Nothing of what was there is left, whatever it was.
             return Ok(block_sum(0, new));
         }
         let old_sum = self.sum(offset / BLOCK_BYTES)?;

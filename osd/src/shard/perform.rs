@@ -74,6 +74,7 @@ impl Shard {
             Effect::Damaged { block, mended_from } => {
                 self.around.root.damage().note(key, block, mended_from);
             }
+            Effect::TakenAsFound { block } => self.around.root.damage().note_taken(key, block),
             Effect::Deleted => {
                 self.tombstones.insert(object, boottime());
                 self.around.board.forget(key);

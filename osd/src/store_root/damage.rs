@@ -11,6 +11,7 @@ use types::{BLOCK_BYTES, OsdId};
 pub(crate) struct Damage {
     mended: AtomicU64,
     left: AtomicU64,
+    taken: AtomicU64,
 }
 
 impl Damage {
@@ -36,6 +37,16 @@ impl Damage {
         }
     }
 
+    /// Takes note of a block that was being changed when the power failed.
+    pub(crate) fn note_taken(&self, key: ObjectKey, block: u64) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        let offset = block * BLOCK_BYTES;
+        tracing::warn!(
+            %key, block, offset,
+            "a block that was being changed when the power failed fits its checksum on no replica; it is              taken as it was found here"
+        );
+    }
+
     /// The counts, for collectors.
     pub(crate) fn metrics(&self) -> Vec<Metric> {
         let help =
@@ -44,7 +55,11 @@ impl Damage {
             let value = count.load(Ordering::Relaxed);
             Metric::counter("oxfs_osd_damaged_blocks", help, value).with("outcome", outcome)
         };
-        vec![metric("mended", &self.mended), metric("left", &self.left)]
+        vec![
+            metric("mended", &self.mended),
+            metric("left", &self.left),
+            metric("taken_as_found", &self.taken),
+        ]
     }
 }
 
@@ -68,8 +83,11 @@ mod tests {
         damage.note(key, 3, Some(OsdId(2)));
         damage.note(key, 4, Some(OsdId(3)));
         damage.note(key, 5, None);
+        for block in 6..9 {
+            damage.note_taken(key, block);
+        }
 
         let counts: Vec<_> = damage.metrics().iter().map(|m| m.value).collect();
-        assert_eq!(counts, [2, 1]);
+        assert_eq!(counts, [2, 1, 3]);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::disks::Disk;
 use super::*;
+use crate::note::MachineBoot;
 
 fn assert_stopped(store: &mut DirectoryStore, length: u64) {
     let data = bytes(1, 1);
@@ -79,7 +80,9 @@ fn sync_that_fails_for_another_reason_stops_the_store() {
     let root = Arc::new(Root::open(bed.dir.path()).unwrap());
     bed.store.create(key(1), &Record::default()).unwrap();
     let path = root.path(key(1));
-    let (mut file, _) = ObjectFile::open(key(1).object, path).unwrap().unwrap();
+    let (mut file, _) = ObjectFile::open(key(1).object, path, MachineBoot(1))
+        .unwrap()
+        .unwrap();
     file.write(0, &bytes(10, 1)).unwrap();
     let mut unwritten = file.take_unwritten(Vec::new(), true).unwrap();
     unwritten.file = Arc::new(OpenOptions::new().write(true).open("/dev/null").unwrap());

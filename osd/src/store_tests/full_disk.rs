@@ -7,6 +7,7 @@ use types::UnixNanos;
 use super::disks::Disk;
 use super::*;
 use crate::boot::Boot;
+use crate::note::MachineBoot;
 
 /// What each object must hold.
 type Model = BTreeMap<u64, Vec<u8>>;
@@ -206,7 +207,7 @@ fn job_without_space_leaves_its_work_to_the_next() {
     bed.store.write(key(1), 0, &bytes(9_000, 1)).unwrap();
     bed.sync(key(1), &record(1, 9_000, false));
     let path = root.path(key(1));
-    let (mut file, _) = ObjectFile::open(key(1).object, path.clone())
+    let (mut file, _) = ObjectFile::open(key(1).object, path.clone(), MachineBoot(1))
         .unwrap()
         .unwrap();
     file.settle(9_000, false);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::TABLES_MAX;
+use crate::note::MachineBoot;
 
 /// Bytes whose sums share a table.
 const GROUP_BYTES: u64 = 4 << 20;
@@ -111,7 +112,7 @@ fn late_job_writes_nothing_behind_the_new_end() {
 fn sums_that_could_not_be_written_stay_in_memory() {
     let bed = large();
     let path = bed.file(key(1));
-    let (mut file, _) = ObjectFile::open(key(1).object, path.clone())
+    let (mut file, _) = ObjectFile::open(key(1).object, path.clone(), MachineBoot(1))
         .unwrap()
         .unwrap();
     file.settle(2 << 40, false);

@@ -113,7 +113,10 @@ impl World {
                 self.nodes[node].incomplete = false;
                 self.tell_membership(node);
             }
-            Effect::Deleted | Effect::NotRecovered | Effect::Damaged { .. } => {}
+            Effect::Deleted
+            | Effect::NotRecovered
+            | Effect::Damaged { .. }
+            | Effect::TakenAsFound { .. } => {}
         }
     }
 

@@ -17,6 +17,7 @@ pub(crate) struct Plan {
     pub(crate) damage: bool,
     pub(crate) wipes: bool,
     pub(crate) record_before_data: bool,
+    pub(crate) sums_forgotten: bool,
     pub(crate) faults_end: u64,
 }
 
@@ -29,12 +30,13 @@ impl Plan {
             replicas: if rng.once_in(4) { 5 } else { 3 },
             appends: rng.once_in(3),
             crashes: !damage && !rng.once_in(4),
-            total_losses: !damage && rng.once_in(3),
+            total_losses: rng.once_in(3),
             partitions: !rng.once_in(4),
             pauses: !rng.once_in(4),
             wipes: !damage && rng.once_in(4),
             damage,
             record_before_data: false,
+            sums_forgotten: false,
             faults_end: 1_000 * MS + 20_000 * MS,
         }
     }
@@ -136,8 +138,12 @@ impl World {
                 self.nodes[node].paused_until = self.now + length;
             }
             8 if self.plan.damage => {
+                // Of a block that is being changed nobody could tell.
                 let block = self.rng.below(70);
-                self.nodes[0].store.damage(KEY, block);
+                let store = &self.nodes[0].store;
+                if !store.is_being_changed(KEY, block) {
+                    store.damage(KEY, block);
+                }
             }
             _ => self.disconnect_for_a_moment(node, other),
         }
@@ -181,7 +187,8 @@ impl World {
             self.schedule(at, Target::World, Event::Inject(Fault::Start(node)));
         }
         // One disk may be gone with it: the others are a majority.
-        if self.plan.wipes || self.rng.once_in(3) {
+        let wiped = self.plan.wipes || self.rng.once_in(3);
+        if wiped && !self.plan.damage {
             let any = self.rng.below(self.nodes.len() as u64) as usize;
             let wiped = match self.rng.once_in(2) {
                 true => primary.unwrap_or(any),

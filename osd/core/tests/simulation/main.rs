@@ -117,7 +117,7 @@ fn converged(world: &mut World) -> Result<(), String> {
     let copies: Vec<_> = world
         .nodes
         .iter()
-        .map(|node| node.store.bytes(KEY))
+        .map(|node| node.store.sound_bytes(KEY))
         .collect();
     for (index, node) in world.nodes.iter().enumerate() {
         let Some(replica) = node.replica.as_ref() else {

@@ -69,9 +69,9 @@ fn lease_checked_before_the_work_only_is_found() {
             plan.pauses = true;
             config.mutant = Some(Mutant::LeaseCheckedBefore);
         },
-        600,
+        3000,
     );
-    println!("LeaseCheckedBefore: found by seed {seed:?} of 600");
+    println!("LeaseCheckedBefore: found by seed {seed:?} of 3000");
     assert!(seed.is_some());
 }
 
@@ -125,5 +125,37 @@ fn record_written_before_its_data_is_found() {
         600,
     );
     println!("record before data: found by seed {seed:?}");
+    assert!(seed.is_some());
+}
+
+#[test]
+fn sums_made_anew_of_blocks_at_rest_are_found() {
+    let seed = found(
+        |plan, _| {
+            plan.total_losses = true;
+            plan.damage = true;
+            plan.crashes = false;
+            plan.wipes = false;
+            plan.sums_forgotten = true;
+        },
+        300,
+    );
+    println!("sums made anew: found by seed {seed:?} of 300");
+    assert!(seed.is_some());
+}
+
+#[test]
+fn doubted_blocks_taken_at_once_are_found() {
+    let seed = found(
+        |plan, config| {
+            plan.total_losses = true;
+            plan.damage = true;
+            plan.crashes = false;
+            plan.wipes = false;
+            config.mutant = Some(Mutant::DoubtedTaken);
+        },
+        100,
+    );
+    println!("DoubtedTaken: found by seed {seed:?} of 100");
     assert!(seed.is_some());
 }
