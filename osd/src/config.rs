@@ -263,6 +263,8 @@ pub(crate) const RESERVE_PERCENT: u64 = 5;
 /// And that part at most. 64 MiB: more than what metadata servers on the same file system write between
 /// two looks, so that data is refused before the cluster's metadata is.
 pub(crate) const RESERVE_BYTES_MAX: u64 = 64 << 20;
+/// Room below which other replicas are told that there is none. 1 MiB: the largest write of a mount.
+pub(crate) const FULL_BYTES: u64 = 1 << 20;
 /// Inodes left free, at most. 64: new files of the servers on the file system, such as logs.
 pub(crate) const RESERVE_INODES_MAX: u64 = 64;
 /// How long what a look at the file system has granted may be used. 100 ms: others fill it, too, and in that

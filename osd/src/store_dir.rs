@@ -324,6 +324,10 @@ impl ObjectStore for DirectoryStore {
         Ok(Box::new(Job::new(root, unwritten, scope, name)))
     }
 
+    fn is_full(&mut self) -> bool {
+        self.root.is_full()
+    }
+
     fn delete(&mut self, key: ObjectKey) -> Result<(), StoreError> {
         self.remove(key);
         self.root.doom(key);

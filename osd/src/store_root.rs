@@ -249,6 +249,11 @@ impl Root {
         self.room.take(Amount { bytes, inodes: 0 })
     }
 
+    /// Whether the disk counts as full for the largest write.
+    pub(crate) fn is_full(&self) -> bool {
+        self.room.is_full()
+    }
+
     /// Damaged blocks found.
     pub(crate) const fn damage(&self) -> &Damage {
         &self.damage

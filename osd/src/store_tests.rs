@@ -1,6 +1,6 @@
 //! Tests of the directory store beyond the contract: what lies in the files, and damage to them.
 
-mod disks;
+pub(crate) mod disks;
 mod failing_disk;
 mod full_disk;
 mod large_files;

@@ -92,7 +92,7 @@ impl ObjectReplica {
         match self.copy.create(false, &self.membership, &mut *step.store) {
             Ok(()) => {}
             Err(StoreError::NoSpace { .. }) => {
-                self.fail_request_for_space(step);
+                self.note_full();
                 return;
             }
             Err(_) => {
@@ -106,15 +106,6 @@ impl ObjectReplica {
             self.durable
                 .want(Need::Promise(self.copy.promised), Who::Own);
         }
-    }
-
-    /// The first waiting request can't be done for want of space here: somebody else may have some.
-    fn fail_request_for_space(&mut self, step: &mut Step<'_>) {
-        while let Some(queued) = self.waiting.pop() {
-            step.refuse(queued.request, crate::faults::no_space());
-        }
-        self.bring_up = false;
-        self.step_down(step, true);
     }
 
     /// This copy's own answer counts once its promise is as durable as that of the others must be.
@@ -142,7 +133,6 @@ impl ObjectReplica {
         let PeerState::Asked { newborn } = peer.state else {
             return;
         };
-        peer.is_full = false;
         let retry_at = step.now + self.config.catch_up_retry;
         if newborn {
             // Only who knows that there was nothing can confirm it.

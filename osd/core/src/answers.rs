@@ -54,6 +54,7 @@ impl ObjectReplica {
                 promised_epoch: self.copy.promised.epoch,
                 promised_holder: self.copy.promised.holder.0,
                 view: self.membership.view,
+                full: step.store.is_full(),
                 reply: Some(reply),
             },
             payload,
@@ -75,6 +76,7 @@ impl ObjectReplica {
                 promised_epoch: epoch,
                 promised_holder: holder,
                 view: self.membership.view,
+                full: refusal == Refusal::NoSpace || step.store.is_full(),
                 reply: Some(Reply::Refused(peer::Refused {
                     refusal: refusal.into(),
                     have_seq: self.copy.position.seq,

@@ -71,6 +71,8 @@ impl ObjectReplica {
         let Some(tenure) = self.tenure.as_mut() else {
             return;
         };
+        // Whoever could not help before may be able to now.
+        tenure.given_up = None;
         let Some(peer) = tenure.peers.get_mut(index) else {
             return;
         };

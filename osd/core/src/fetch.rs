@@ -13,6 +13,7 @@ use crate::marks::Marks;
 use crate::position::Position;
 use crate::recent::Span;
 use crate::replica::{ObjectReplica, Step};
+use crate::store::StoreError;
 use crate::tenure::Phase;
 use proto::peer;
 use proto::peer::request::Op;
@@ -97,7 +98,15 @@ impl ObjectReplica {
         let begun = self.copy.begin_catch_up(length_bytes, &mut *step.store);
         match begun {
             Ok(()) => self.pump_fetching(step),
-            Err(_) => self.fail(step),
+            Err(error) => self.fetching_failed(step, &error),
+        }
+    }
+
+    /// A full disk is no reason to give the copy up: somebody else may be primary.
+    fn fetching_failed(&mut self, step: &mut Step<'_>, error: &StoreError) {
+        match error {
+            StoreError::NoSpace { .. } => self.note_full(),
+            _ => self.fail(step),
         }
     }
 
@@ -154,8 +163,8 @@ impl ObjectReplica {
             return;
         };
         let length = source.length_bytes;
-        if self.copy.set_length(length, &mut *step.store).is_err() {
-            self.fail(step);
+        if let Err(error) = self.copy.set_length(length, &mut *step.store) {
+            self.fetching_failed(step, &error);
             return;
         }
         match spans {
@@ -223,8 +232,8 @@ impl ObjectReplica {
             let repaired = self
                 .copy
                 .repair(offset, bytes, zero_bytes, &mut *step.store);
-            if repaired.is_err() {
-                self.fail(step);
+            if let Err(error) = repaired {
+                self.fetching_failed(step, &error);
                 return;
             }
         }

@@ -34,6 +34,7 @@ mod record;
 mod recover;
 mod replica;
 mod replies;
+mod room;
 mod stall;
 mod store;
 mod sync_round;

@@ -364,14 +364,13 @@ impl ObjectStore for MemoryStore {
     fn truncate(&mut self, key: ObjectKey, length: u64) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let object = inner.changeable(key)?;
-        let block = length / BLOCK_BYTES;
-        let cuts = length < object.bytes.len() as u64 && !length.is_multiple_of(BLOCK_BYTES);
-        if cuts && object.damaged.contains_key(&block) {
-            return Err(StoreError::Corrupt { block });
-        }
         object
             .damaged
             .retain(|block, _| block * BLOCK_BYTES < length);
+        if let Some(sound) = object.damaged.get_mut(&(length / BLOCK_BYTES)) {
+            // What is left of the block is as damaged as before, or its end was.
+            sound.truncate((length % BLOCK_BYTES) as usize);
+        }
         let length = to_index(length)?;
         object.change(Change::Truncate { length });
         Ok(())
@@ -432,6 +431,10 @@ impl ObjectStore for MemoryStore {
             upto: data.then_some(upto),
             record: record.clone(),
         }))
+    }
+
+    fn is_full(&mut self) -> bool {
+        self.inner().room(1, 0) != u64::MAX
     }
 
     fn delete(&mut self, key: ObjectKey) -> Result<(), StoreError> {

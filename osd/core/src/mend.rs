@@ -16,6 +16,7 @@ use crate::faults;
 use crate::mutant::Mutant;
 use crate::peer_state::Peer;
 use crate::replica::{ObjectReplica, Step};
+use crate::store::StoreError;
 use crate::waiting::Queued;
 use proto::peer;
 use proto::peer::request::Op;
@@ -250,9 +251,20 @@ impl ObjectReplica {
             Ok(false) if expected > 0 => step.store.write(self.key, offset, bytes),
             other => other.map(|_| ()),
         };
-        if mended.is_err() {
-            self.fail(step);
-            return;
+        match mended {
+            Ok(()) => {}
+            Err(StoreError::NoSpace { .. }) => {
+                // The others need no room for what they have.
+                let culprit = tenure.mending.take().and_then(|mend| mend.culprit);
+                if let Some(queued) = culprit {
+                    step.refuse(queued.request, faults::elsewhere());
+                }
+                return;
+            }
+            Err(_) => {
+                self.fail(step);
+                return;
+            }
         }
         if let Some(mend) = tenure.mending.take() {
             step.effects.push(Effect::Damaged {

@@ -33,6 +33,8 @@ pub enum Mutant {
     CatchUpSkipped,
     /// A block that may have been torn by a loss of power is taken as it is without asking for a sound one.
     DoubtedTaken,
+    /// What was added stays although the program was told that there is no room for it.
+    RefusedStays,
     /// Nobody looks whether acknowledged changes are still there.
     LossesUnnoticed,
 }

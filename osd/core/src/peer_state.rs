@@ -26,8 +26,10 @@ pub(crate) struct Peer {
     /// Since when it owes an answer to a change.
     pub(crate) owing_since: Option<Instant>,
     pub(crate) connected: bool,
-    /// It refused for want of space.
+    /// It refused for want of space, and has not said since that it has some.
     pub(crate) is_full: bool,
+    /// It said lately that it would.
+    pub(crate) reports_full: bool,
     /// When the present attempt began.
     pub(crate) attempted_at: Instant,
     /// It made itself clean at the end of the tenure.
@@ -77,6 +79,7 @@ impl Peer {
             owing_since: None,
             connected: true,
             is_full: false,
+            reports_full: false,
             attempted_at: now,
             is_clean: false,
         }

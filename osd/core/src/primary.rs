@@ -13,7 +13,7 @@ use crate::quorum;
 use crate::record::Mark;
 use crate::replica::{ObjectReplica, Step};
 use crate::store::StoreError;
-use crate::tenure::{Held, Pending, Phase};
+use crate::tenure::{Held, Pending, Phase, Undo};
 use crate::waiting::Queued;
 use proto::peer;
 
@@ -36,7 +36,7 @@ impl ObjectReplica {
                 return;
             }
             let ready = match tenure.phase {
-                Phase::Serving => tenure.mending.is_none(),
+                Phase::Serving => tenure.mending.is_none() && !(change && tenure.is_full),
                 // Changes of a new object need not wait for it to be confirmed: they count only
                 // when it is.
                 // Whoever knows of acknowledged changes has to wait: the object is not new then.
@@ -279,6 +279,10 @@ impl ObjectReplica {
             step.refuse(queued.request, faults::too_large());
             return Progress::Done;
         }
+        if self.lacks_room_for(step, &change) {
+            step.refuse(queued.request, faults::no_space());
+            return Progress::Done;
+        }
         self.make_change(step, queued, change, mark, payload)
     }
 
@@ -297,6 +301,7 @@ impl ObjectReplica {
         let seq = self.copy.position.seq + 1;
         let position = tenure.position(seq);
         let before = self.copy.length_bytes;
+        let known = self.copy.marks.of(queued.session);
         let offset = match &change {
             Change::Write { offset, .. } => *offset,
             Change::Truncate { length_bytes } => *length_bytes,
@@ -308,9 +313,9 @@ impl ObjectReplica {
                 return Progress::Done;
             }
             Err(StoreError::NoSpace { written_bytes }) => {
-                step.refuse(queued.request, faults::no_space());
-                self.share_torn_write(step, &change, (before, written_bytes));
-                return Progress::Done;
+                self.take_back(step, &change, (before, written_bytes));
+                self.note_full();
+                return Progress::Wait(queued);
             }
             Err(_) => {
                 self.fail(step);
@@ -318,6 +323,13 @@ impl ObjectReplica {
                 return Progress::Done;
             }
         }
+        let undo = matches!(change, Change::Write { .. }).then_some(Undo {
+            length_bytes: before,
+            mark: Mark {
+                change_id: mark.change_id,
+                ..known
+            },
+        });
         let done = self.done(offset, Bytes::new());
         let end = self.copy.length_bytes.max(before);
         let (start, end) = match &change {
@@ -332,6 +344,7 @@ impl ObjectReplica {
             deadline: queued.deadline,
             start,
             end,
+            undo,
         };
         if let Some(tenure) = self.tenure.as_mut() {
             tenure.changes.push_back(pending);
@@ -340,61 +353,7 @@ impl ObjectReplica {
         Progress::Done
     }
 
-    /// What a write without space has done all the same becomes a change like any other, so that the
-    /// replicas stay equal.
-    fn share_torn_write(
-        &mut self,
-        step: &mut Step<'_>,
-        change: &Change,
-        (before, written_bytes): (u64, u64),
-    ) {
-        let Change::Write { offset, data } = change else {
-            return;
-        };
-        let length_changed = self.copy.length_bytes != before;
-        if written_bytes == 0 && !length_changed {
-            return;
-        }
-        let written = usize::try_from(written_bytes).unwrap_or(usize::MAX);
-        let done = data.slice(..written.min(data.len()));
-        let change = Change::Write {
-            offset: *offset,
-            data: done.clone(),
-        };
-        self.share_done(step, change, before);
-    }
-
-    /// Makes a change of what was done here already, when the object was `before` bytes long.
-    pub(crate) fn share_done(&mut self, step: &mut Step<'_>, change: Change, before: u64) {
-        let Some(tenure) = self.tenure.as_ref() else {
-            return;
-        };
-        let seq = self.copy.position.seq + 1;
-        let position = tenure.position(seq);
-        let (start, end) = change.span(before);
-        let payload = match &change {
-            Change::Write { data, .. } => Payload::of(data.clone()),
-            Change::Truncate { .. } => Payload::default(),
-        };
-        // The bytes are there already; only the position moves.
-        self.copy.position = position;
-        self.copy.recent.push(position, (start, end));
-        self.replicate_change(step, seq, &change, Mark::default(), payload);
-        let pending = Pending {
-            seq,
-            request: None,
-            done: Done::default(),
-            deadline: step.now,
-            start,
-            end,
-        };
-        if let Some(tenure) = self.tenure.as_mut() {
-            tenure.changes.push_back(pending);
-        }
-        self.commit(step);
-    }
-
-    fn replicate_change(
+    pub(crate) fn replicate_change(
         &mut self,
         step: &mut Step<'_>,
         seq: u64,

@@ -240,7 +240,9 @@ impl ObjectReplica {
 
     /// What must happen after any input.
     pub(crate) fn follow_up(&mut self, step: &mut Step<'_>) {
+        self.leave_for_room(step);
         self.drain(step);
+        self.leave_for_room(step);
         self.report_behind(step);
         self.close_if_idle(step);
         self.pump_durable(step);

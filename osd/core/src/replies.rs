@@ -7,7 +7,6 @@ use crate::event::{Call, CallKind, Payload, PeerFailure};
 use crate::faults;
 use crate::peer_state::PeerState;
 use crate::replica::{ObjectReplica, Step};
-use crate::waiting::Queued;
 use proto::peer;
 use proto::peer::Refusal;
 use proto::peer::response::Reply;
@@ -58,6 +57,7 @@ impl ObjectReplica {
         let Some(from) = self.peer_id(index) else {
             return;
         };
+        self.note_peer_room(index, &response);
         match (kind, response.reply) {
             (_, Some(Reply::Refused(refused))) => {
                 let promised = response.promised_epoch;
@@ -166,28 +166,11 @@ impl ObjectReplica {
             Refusal::NoSpace => {
                 peer.is_full = true;
                 self.leave_behind(step, index);
-                self.refuse_for_space(step);
+                self.refuse_for_room(step);
             }
             _ => self.leave_behind(step, index),
         }
         self.call_failed(step, from, kind);
-    }
-
-    /// With too many full disks no change gets its quorum: a program learns that at once.
-    fn refuse_for_space(&mut self, step: &mut Step<'_>) {
-        let Some(tenure) = self.tenure.as_mut().filter(|tenure| tenure.lacks_space()) else {
-            return;
-        };
-        for change in &mut tenure.changes {
-            if let Some(request) = change.request.take() {
-                step.refuse(request, faults::no_space());
-            }
-        }
-        while self.waiting.front().is_some_and(Queued::is_change) {
-            if let Some(queued) = self.waiting.pop() {
-                step.refuse(queued.request, faults::no_space());
-            }
-        }
     }
 
     /// The metadata cluster has told others that the object is garbage.
@@ -226,7 +209,8 @@ impl ObjectReplica {
             return;
         };
         if let Some(peer) = tenure.peers.get_mut(index) {
-            let pause = match peer.connected || !serving {
+            // A full disk is not emptied that fast.
+            let pause = match (peer.connected || !serving) && !peer.is_full {
                 true => config.catch_up_retry,
                 false => config.absent_retry,
             };

@@ -229,6 +229,11 @@ pub trait ObjectStore: Send {
         record: &Record,
     ) -> Result<Box<dyn SyncJob>, StoreError>;
 
+    /// Whether new data is likely to be refused for want of space.
+    fn is_full(&mut self) -> bool {
+        false
+    }
+
     /// Deletes an object, also in a store that is full or poisoned; deleting an absent one is no error.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use crate::mend::Mend;
 use crate::peer_state::{Peer, PeerState};
 use crate::position::{Position, Promise};
 use crate::quorum;
+use crate::record::Mark;
 use crate::store::ObjectKey;
 use crate::sync_round::Syncs;
 use proto::peer;
@@ -37,6 +38,10 @@ pub(crate) struct Tenure {
     pub(crate) mending: Option<Mend>,
     /// A damaged block that nobody could mend.
     pub(crate) given_up: Option<u64>,
+    /// This server's store has no room for what it was asked for.
+    pub(crate) is_full: bool,
+    /// When others without room were last asked whether they have some.
+    pub(crate) asked_for_room: Option<Instant>,
     /// The newest client request; none if the lease was only taken to bring others up.
     pub(crate) last_used: Option<Instant>,
     pub(crate) began_at: Instant,
@@ -73,6 +78,16 @@ pub(crate) struct Pending {
     pub(crate) deadline: Instant,
     pub(crate) start: u64,
     pub(crate) end: u64,
+    /// What it takes to cut off what it added; none if it can't be.
+    pub(crate) undo: Option<Undo>,
+}
+
+/// How things were before a write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Undo {
+    pub(crate) length_bytes: u64,
+    /// The session's, with the change's id.
+    pub(crate) mark: Mark,
 }
 
 /// An answer that waits for the quorum of change `seq`.
@@ -105,6 +120,8 @@ impl Tenure {
             syncs: Syncs::default(),
             mending: None,
             given_up: None,
+            is_full: false,
+            asked_for_room: None,
             last_used: None,
             began_at: now,
             template: peer::Request {
@@ -126,12 +143,6 @@ impl Tenure {
 
     pub(crate) fn majority(&self) -> usize {
         quorum::majority(self.members())
-    }
-
-    /// Whether so many replicas refused for want of space that the rest is no majority.
-    pub(crate) fn lacks_space(&self) -> bool {
-        let full = self.peers.iter().filter(|peer| peer.is_full).count();
-        self.members() - full < self.majority()
     }
 
     pub(crate) const fn position(&self, seq: u64) -> Position {

@@ -118,7 +118,7 @@ impl ObjectReplica {
     }
 
     fn expire_requests(&mut self, step: &mut Step<'_>) {
-        let full = self.tenure.as_ref().is_some_and(Tenure::lacks_space);
+        let full = self.tenure.as_ref().is_some_and(Tenure::lacks_room);
         while let Some(queued) = self.waiting.pop_expired(step.now) {
             let fault = match full && queued.is_change() {
                 true => faults::no_space(),

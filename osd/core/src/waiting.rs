@@ -72,6 +72,15 @@ impl Waiting {
         Some(queued)
     }
 
+    /// Takes all changes.
+    pub(crate) fn take_changes(&mut self) -> Vec<RequestId> {
+        let all = std::mem::take(&mut self.queue).into_iter();
+        let (changes, rest): (Vec<_>, Vec<_>) = all.partition(Queued::is_change);
+        self.queue = rest.into();
+        self.bytes -= changes.iter().map(Queued::bytes).sum::<u64>();
+        changes.into_iter().map(|queued| queued.request).collect()
+    }
+
     /// Takes the oldest request if its time is over.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Queued> {
         self.front().filter(|queued| queued.deadline <= now)?;

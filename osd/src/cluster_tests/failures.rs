@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use bytes::Bytes;
 use osd_core::ObjectKey;
@@ -14,6 +15,7 @@ use super::bed::{Bed, CLUSTER, PATIENCE, PG, bytes, object, secret, until};
 use super::leases::Admin;
 use crate::file_layout::HEADER_BYTES;
 use crate::store_root::Root;
+use crate::store_tests::disks::Disk;
 
 /// Where a server keeps an object.
 fn file(bed: &Bed, id: usize, inode: u64) -> PathBuf {
@@ -227,4 +229,58 @@ async fn block_that_rotted_before_all_were_killed_is_mended_and_not_spread() {
 
     bed.assert_all_equal(1..=1);
     assert!(bed.at_rest(1, 1).unwrap() == data);
+}
+
+/// The disk of the server that leads is full: the others have room, so no program notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_of_one_of_three_keeps_nothing_from_being_written() {
+    let Some(disk) = Disk::new(48 << 20) else {
+        return;
+    };
+    let mut bed = Bed::new(3).await;
+    let client = bed.client();
+    client.append(1, 1, &bytes(100_000, 1)).await;
+    bed.stop(1).await;
+    for entry in fs::read_dir(&bed.nodes[0].dir).unwrap() {
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(entry.unwrap().path())
+            .arg(disk.path())
+            .status();
+        assert!(copied.unwrap().success());
+    }
+    bed.nodes[0].dir = disk.path().to_owned();
+    bed.start(1).await;
+    let filler = disk.path().join("filler");
+    let free = nix::sys::statvfs::statvfs(disk.path()).unwrap();
+    let free_bytes = free.blocks_available() * free.fragment_size();
+    let filling = fs::File::create(&filler).unwrap();
+    let length = i64::try_from(free_bytes - (2 << 20)).unwrap();
+    nix::fcntl::fallocate(&filling, nix::fcntl::FallocateFlags::empty(), 0, length).unwrap();
+
+    let client = bed.client();
+    let mut expected = bytes(100_000, 1).to_vec();
+    for append_id in 2..8 {
+        *client.last.lock().unwrap() = OsdId(1);
+        let data = bytes(700_000, append_id);
+        let written = client.append(1, append_id, &data).await;
+        assert_eq!(written.length_bytes, (expected.len() + data.len()) as u64);
+        expected.extend_from_slice(&data);
+    }
+    client.write(2, 0, &bytes(1_000, 2)).await;
+    client.sync(1).await;
+    assert!(client.read(1, 0, 4 << 20).await == expected[..4 << 20]);
+
+    // Room again: the third replica is brought up by itself.
+    drop(filling);
+    fs::remove_file(&filler).unwrap();
+    let length = |id, inode| fs::metadata(file(&bed, id, inode)).map_or(0, |file| file.len());
+    until("the replica to be brought up", || async {
+        (1..=2).all(|inode| length(1, inode) == length(2, inode))
+    })
+    .await;
+    bed.until_full().await;
+    bed.stop_all().await;
+    bed.assert_all_equal(1..=2);
+    drop(bed);
 }

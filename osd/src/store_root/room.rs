@@ -4,14 +4,14 @@
 //! writes stable can't: what the kernel could not place then is lost. So new objects and growing ones are
 //! refused while records, checksums, directories and deletions still find space.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use nix::sys::statvfs::{Statvfs, statvfs};
 
 use crate::config::{
-    RESERVE_BYTES_MAX, RESERVE_INODES_MAX, RESERVE_PERCENT, ROOM_INTERVAL, ROOM_SHARES,
+    FULL_BYTES, RESERVE_BYTES_MAX, RESERVE_INODES_MAX, RESERVE_PERCENT, ROOM_INTERVAL, ROOM_SHARES,
 };
 
 /// Bytes and inodes.
@@ -42,6 +42,31 @@ pub(crate) struct Room {
 struct Granted {
     left: Amount,
     looked_at: Option<Instant>,
+    /// There was less than a large write takes.
+    full: bool,
+}
+
+impl Granted {
+    /// Looks how much there is beside what is wanted; false if that is not there.
+    fn look(&mut self, path: &Path, wanted: Amount) -> bool {
+        let Ok(stat) = statvfs(path) else {
+            // The change itself will tell.
+            return true;
+        };
+        let free = above_reserve(&stat);
+        let rest = free.minus(wanted);
+        let share = |number: u64| number.checked_div(ROOM_SHARES).unwrap_or_default();
+        let left = rest.unwrap_or_default();
+        *self = Self {
+            left: Amount {
+                bytes: share(left.bytes),
+                inodes: share(left.inodes),
+            },
+            looked_at: Some(Instant::now()),
+            full: free.bytes < FULL_BYTES || free.inodes == 0,
+        };
+        rest.is_some()
+    }
 }
 
 impl Room {
@@ -62,21 +87,19 @@ impl Room {
             granted.left = left;
             return true;
         }
-        let Ok(stat) = statvfs(&self.path) else {
-            // The change itself will tell.
-            return true;
-        };
-        let rest = above_reserve(&stat).minus(wanted);
-        let share = |number: u64| number.checked_div(ROOM_SHARES).unwrap_or_default();
-        let left = rest.unwrap_or_default();
-        *granted = Granted {
-            left: Amount {
-                bytes: share(left.bytes),
-                inodes: share(left.inodes),
-            },
-            looked_at: Some(Instant::now()),
-        };
-        rest.is_some()
+        granted.look(&self.path, wanted)
+    }
+
+    /// Whether there is no room for a large write, as of a look that is not old.
+    pub(crate) fn is_full(&self) -> bool {
+        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = granted
+            .looked_at
+            .is_some_and(|at| at.elapsed() < ROOM_INTERVAL);
+        if !fresh {
+            granted.look(&self.path, Amount::default());
+        }
+        granted.full
     }
 
     /// Bytes in all, and bytes that new data may take.

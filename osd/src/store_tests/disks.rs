@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::store_root::Root;
 
 /// A mounted ext4 file system on a loop device.
-pub(super) struct Disk {
+pub(crate) struct Disk {
     /// Unmounted in this order.
     mounts: Vec<PathBuf>,
     image: PathBuf,
@@ -16,14 +16,14 @@ pub(super) struct Disk {
 
 impl Disk {
     /// One of this size; none, with a message, if the tests do not run as root.
-    pub(super) fn new(size_bytes: u64) -> Option<Self> {
+    pub(crate) fn new(size_bytes: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
         Self::on(dir, image, (size_bytes, 256), Vec::new())
     }
 
     /// The same with inodes for many small files.
-    pub(super) fn for_small_files(size_bytes: u64) -> Option<Self> {
+    pub(crate) fn for_small_files(size_bytes: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
         let inodes = size_bytes / 8192;
@@ -31,7 +31,7 @@ impl Disk {
     }
 
     /// One of this size whose device fails writes after so many bytes.
-    pub(super) fn failing(size_bytes: u64, sound_bytes: u64) -> Option<Self> {
+    pub(crate) fn failing(size_bytes: u64, sound_bytes: u64) -> Option<Self> {
         if !is_root() {
             return None;
         }
@@ -85,16 +85,16 @@ impl Disk {
         Some(disk)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.mounts[0]
     }
 
-    pub(super) fn root(&self) -> Arc<Root> {
+    pub(crate) fn root(&self) -> Arc<Root> {
         Arc::new(Root::open(self.path()).unwrap())
     }
 
     /// Forgets all that is not on the device. Nothing may be open.
-    pub(super) fn remount(&self) {
+    pub(crate) fn remount(&self) {
         run(Command::new("umount").arg(self.path()));
         self.mount();
     }

@@ -1,13 +1,14 @@
 //! Clients: each writes its own registers (or appends), reads everybody's, and repeats what was not
 //! answered with a new change id, at another server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use osd_core::{Op, Payload};
 use types::Remedy;
 
 use crate::faults::{Fault, Plan};
+use crate::full_disks::ENOSPC;
 use crate::lease_model::MS;
 use crate::oracle::{
     Known, OFFSETS, Oracle, REGISTER_BYTES, REGISTERS, Record, length_of, register_bytes,
@@ -67,6 +68,8 @@ pub(crate) struct Clients {
     pub(crate) longest: u64,
     pub(crate) stopping: bool,
     pub(crate) ids: BTreeMap<u64, usize>,
+    /// Appends that were refused for want of room at their first attempt.
+    pub(crate) refused: BTreeSet<u64>,
     clients: Vec<Client>,
     appends: bool,
     next_request: u64,
@@ -96,6 +99,7 @@ impl Clients {
             longest: 0,
             stopping: false,
             ids: BTreeMap::new(),
+            refused: BTreeSet::new(),
             clients: clients.collect(),
             appends: plan.appends,
             next_request: 0,
@@ -318,6 +322,22 @@ impl World {
                 client.resend_at = now;
                 self.clients.oracle.told_lost(index);
                 self.plan_turn(index, now + MS);
+                return Ok(());
+            }
+            Err(fault) if fault.errno == ENOSPC => {
+                if let Goal::Append { id, .. } = goal {
+                    // The program gets an error; an earlier attempt may have been done.
+                    client.goal = None;
+                    client.known = Default::default();
+                    if client.first_id == client.change_id {
+                        self.clients.refused.insert(id);
+                    }
+                }
+                let client = &mut self.clients.clients[index];
+                client.request = 0;
+                client.resend_at = now;
+                let at = now + self.rng.between(5, 200) * MS;
+                self.plan_turn(index, at);
                 return Ok(());
             }
             Err(fault) if fault.remedy == Remedy::Surface => {

@@ -13,8 +13,6 @@ use types::{Duration, Fault, Inode, ObjectId, Remedy, SessionId};
 use crate::bench::*;
 use crate::world::{KEY, osd};
 
-const ENOSPC: i32 = 28;
-
 /// Lets the store take no changes any more, without a word to the replica.
 fn poison(bench: &mut Bench) {
     let other = ObjectKey {
@@ -30,7 +28,7 @@ fn poison(bench: &mut Bench) {
     assert!(job.run().is_err());
 }
 
-fn errnos(effects: &[Effect]) -> Vec<(u64, i32)> {
+pub(crate) fn errnos(effects: &[Effect]) -> Vec<(u64, i32)> {
     let faults = effects.iter().filter_map(|effect| match effect {
         Effect::Reply {
             request,
@@ -42,7 +40,7 @@ fn errnos(effects: &[Effect]) -> Vec<(u64, i32)> {
     faults.collect()
 }
 
-fn count(effects: &[Effect], is: fn(&Effect) -> bool) -> usize {
+pub(crate) fn count(effects: &[Effect], is: fn(&Effect) -> bool) -> usize {
     effects.iter().filter(|effect| is(effect)).count()
 }
 
@@ -57,49 +55,6 @@ fn store_that_makes_no_object_is_not_called_full() {
     assert_eq!(replies(&effects), [(1, Err(Remedy::Redirect))]);
     let effects = bench.client(2, read());
     assert_eq!(replies(&effects), [(2, Err(Remedy::Redirect))]);
-}
-
-#[test]
-fn full_store_is_called_full() {
-    let mut bench = Bench::new(3, Config::default());
-    bench.store.limit(Some(0));
-    bench.client(1, write(1, b"one"));
-
-    let effects = bench.hold(false, EPOCH);
-
-    // An object without bytes needs no room here; the write does.
-    let activates = calls(&effects, is_activate);
-    let mut all = effects;
-    for (peer, call) in activates {
-        all.extend(bench.reply(peer, call, activated(0, 0, 0)));
-    }
-    for (peer, call) in calls(&all, |kind| kind == CallKind::Adopt) {
-        let adopted = Reply::CaughtUp(peer::CaughtUp { seq: 0 });
-        all.extend(bench.reply(peer, call, adopted));
-    }
-    assert_eq!(errnos(&all), [(1, ENOSPC)]);
-}
-
-#[test]
-fn change_that_waits_for_full_peers_is_told_so_at_once() {
-    let mut bench = Bench::new(3, Config::default());
-    bench.client(1, write(1, b"one"));
-    bench.client(2, read());
-    let effects = bench.hold(false, EPOCH);
-    let mut all = Vec::new();
-    for (peer, call) in calls(&effects, is_activate) {
-        let refused = Reply::Refused(peer::Refused {
-            refusal: Refusal::NoSpace.into(),
-            ..peer::Refused::default()
-        });
-        all.extend(bench.reply(peer, call, refused));
-    }
-    assert_eq!(errnos(&all), [(1, ENOSPC)]);
-
-    bench.now += Config::default().request_timeout;
-    let effects = bench.settle(Input::Tick);
-
-    assert_eq!(replies(&effects), [(2, Err(Remedy::Retry))]);
 }
 
 #[test]

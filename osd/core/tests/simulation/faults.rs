@@ -1,5 +1,7 @@
 //! What goes wrong in a run, drawn from its seed.
 
+use osd_core::MemoryStore;
+
 use crate::lease_model::MS;
 use crate::rng::Rng;
 use crate::world::{Event, KEY, Target, World};
@@ -18,6 +20,7 @@ pub(crate) struct Plan {
     pub(crate) wipes: bool,
     pub(crate) record_before_data: bool,
     pub(crate) sums_forgotten: bool,
+    pub(crate) full: bool,
     pub(crate) faults_end: u64,
 }
 
@@ -25,10 +28,12 @@ impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0xfa_17);
         let damage = rng.once_in(8);
+        let replicas = if rng.once_in(4) { 5 } else { 3 };
+        let appends = rng.once_in(3);
         Self {
             seed,
-            replicas: if rng.once_in(4) { 5 } else { 3 },
-            appends: rng.once_in(3),
+            replicas,
+            appends,
             crashes: !damage && !rng.once_in(4),
             total_losses: rng.once_in(3),
             partitions: !rng.once_in(4),
@@ -37,8 +42,23 @@ impl Plan {
             damage,
             record_before_data: false,
             sums_forgotten: false,
+            full: appends && rng.once_in(2),
             faults_end: 1_000 * MS + 20_000 * MS,
         }
+    }
+}
+
+impl Plan {
+    pub(crate) fn new_store(&self) -> MemoryStore {
+        let store = MemoryStore::new();
+        if self.damage {
+            // A damaged block, and others taken for damaged, would be more than one fault.
+            store.keep_notes();
+        }
+        if self.sums_forgotten {
+            store.forget_sums();
+        }
+        store
     }
 }
 
@@ -49,6 +69,8 @@ pub(crate) enum Fault {
     Start(usize),
     Reconnect(usize, usize),
     Quiet,
+    /// The disk of a node has room again.
+    Room(usize),
     /// A sync was just acknowledged.
     Synced,
     /// A node has just become primary.
@@ -81,6 +103,7 @@ impl World {
                     self.connect(a, b);
                 }
             }
+            Fault::Room(node) => self.nodes[node].store.limit(None),
             Fault::Synced => {
                 let may = self.plan.total_losses && self.now < self.faults_end;
                 if may && self.rng.once_in(15) {
@@ -145,7 +168,21 @@ impl World {
                     store.damage(KEY, block);
                 }
             }
+            9 if self.plan.full => self.fill_disks(),
             _ => self.disconnect_for_a_moment(node, other),
+        }
+    }
+
+    /// Any number of disks have next to no room for a while.
+    fn fill_disks(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.rng.once_in(2) {
+                let store = &self.nodes[node].store;
+                let used = store.bytes(KEY).map_or(0, |bytes| bytes.len() as u64);
+                store.limit(Some(used + self.rng.below(400)));
+                let until = self.now + self.rng.between(100, 3_000) * MS;
+                self.schedule(until, Target::World, Event::Inject(Fault::Room(node)));
+            }
         }
     }
 

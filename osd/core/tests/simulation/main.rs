@@ -15,6 +15,7 @@ mod clients;
 mod effects;
 mod failures;
 mod faults;
+mod full_disks;
 mod hand_over;
 mod holes;
 mod lease_model;
@@ -89,6 +90,7 @@ fn calm(world: &mut World) -> Result<(), String> {
     let nodes = world.nodes.len();
     for node in 0..nodes {
         world.nodes[node].paused_until = 0;
+        world.nodes[node].store.limit(None);
         for other in 0..node {
             world.stall(node, other, 0);
         }
@@ -173,6 +175,11 @@ fn appended_once(world: &World, bytes: &[u8]) -> Result<(), String> {
     }
     for (id, words) in &world.clients.ids {
         let count = found.get(id).copied().unwrap_or(0);
+        if count != 0 && world.clients.refused.contains(id) {
+            return Err(format!(
+                "append {id:#x} is there and was refused for want of room"
+            ));
+        }
         if count != 0 && count != *words {
             return Err(format!(
                 "append {id:#x} of {words} words is there {count} words long"

@@ -159,3 +159,17 @@ fn doubted_blocks_taken_at_once_are_found() {
     println!("DoubtedTaken: found by seed {seed:?} of 100");
     assert!(seed.is_some());
 }
+
+#[test]
+fn appends_that_stay_without_room_are_found() {
+    let seed = found(
+        |plan, config| {
+            plan.appends = true;
+            plan.full = true;
+            config.mutant = Some(Mutant::RefusedStays);
+        },
+        100,
+    );
+    println!("RefusedStays: found by seed {seed:?} of 100");
+    assert!(seed.is_some());
+}

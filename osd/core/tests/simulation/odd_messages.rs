@@ -140,6 +140,7 @@ fn odd_reply(rng: &mut Rng) -> Result<(peer::Response, Payload), PeerFailure> {
         promised_epoch: odd_number(rng),
         promised_holder: odd_number(rng),
         view: odd_number(rng),
+        full: rng.once_in(2),
         reply,
     };
     Ok((response, Payload::default()))

@@ -189,6 +189,7 @@ fn newer_promise_elsewhere_ends_the_tenure_and_raises_the_floor() {
         promised_epoch: EPOCH,
         promised_holder: 3,
         view: 1,
+        full: false,
         reply: Some(Reply::Refused(peer::Refused {
             refusal: Refusal::OldEpoch.into(),
             ..peer::Refused::default()
@@ -293,22 +294,6 @@ fn failed_sync_leaves_the_object_to_others() {
     assert_eq!(replies(&effects), [(3, Err(Remedy::Redirect))]);
     let effects = bench.peer(1, request(1, EPOCH, 1, activate()));
     assert_eq!(refusal(&effects), Some(Refusal::StoreFailed));
-}
-
-#[test]
-fn full_disk_is_told_to_the_program_and_replicas_stay_equal() {
-    let (mut bench, _) = serving();
-    bench.store.limit(Some(5));
-
-    let effects = bench.client(2, write(2, b"longer than that"));
-
-    assert_eq!(replies(&effects), [(2, Err(Remedy::Surface))]);
-    let shared = effects.iter().find_map(|effect| match effect {
-        Effect::Send { payload, .. } => Some(payload.bytes.clone()),
-        _ => None,
-    });
-    assert_eq!(shared, Some(Bytes::from_static(b"longe")));
-    assert_eq!(bench.store.bytes(KEY).unwrap(), b"longe");
 }
 
 #[test]

@@ -139,23 +139,11 @@ pub(crate) fn node_of(id: OsdId) -> usize {
     id.0 as usize - 1
 }
 
-fn new_store(plan: &Plan) -> MemoryStore {
-    let store = MemoryStore::new();
-    if plan.damage {
-        // A damaged block, and the others taken for damaged, would be more than one fault.
-        store.keep_notes();
-    }
-    if plan.sums_forgotten {
-        store.forget_sums();
-    }
-    store
-}
-
 impl World {
     pub(crate) fn new(plan: Plan, config: Config) -> Self {
         let nodes = (0..plan.replicas).map(|_| Node {
             replica: None,
-            store: new_store(&plan),
+            store: plan.new_store(),
             incarnation: 0,
             boot: 0,
             up: false,
@@ -329,7 +317,7 @@ impl World {
     }
 
     pub(crate) fn wipe(&mut self, node: usize) {
-        self.nodes[node].store = new_store(&self.plan);
+        self.nodes[node].store = self.plan.new_store();
         self.nodes[node].incomplete = true;
     }
 
