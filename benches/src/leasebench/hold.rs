@@ -29,7 +29,7 @@ pub(crate) struct Held {
     pub(crate) cpu: Duration,
 }
 
-/// Searches by doubling and then by halving the gap; the answer is held for the full time.
+/// Searches by quadrupling and then by halving the gap; the answer is held for the full time.
 pub(crate) fn largest(
     plan: &Plan,
     first: u64,
@@ -43,7 +43,7 @@ pub(crate) fn largest(
             Some(_) => good = next,
             None => bad = Some(next),
         }
-        next = (next * 2).min(plan.hold_max);
+        next = (next * 4).min(plan.hold_max);
     }
     for _ in 0..plan.hold_bisections {
         let Some(above) = bad else { break };

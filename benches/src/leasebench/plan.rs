@@ -35,11 +35,11 @@ impl Plan {
         Self {
             warm_up: Duration::from_secs(2),
             java_warm_up: Duration::from_secs(12),
-            window: Duration::from_secs(5),
+            window: Duration::from_secs(3),
             hold: Duration::from_secs(60),
             hold_lease: [1, 5, 10].map(Duration::from_secs).to_vec(),
             hold_max: 1_000_000,
-            hold_bisections: 2,
+            hold_bisections: 3,
             fail_overs: 50,
             contentions: 200,
             members: vec![3, 5, 10, 30],

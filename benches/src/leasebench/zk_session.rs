@@ -1,6 +1,6 @@
 //! One ZooKeeper session: requests are pipelined, replies come in order.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, BytesMut};
@@ -11,6 +11,8 @@ use crate::jute::{PING_XID, Reply, Writer, connected, reply, split};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two attempts to open a session.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A session and its connection.
 #[derive(Debug)]
@@ -24,8 +26,21 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Opens a session.
+    /// Opens a session, as every client of ZooKeeper does: a server that just then follows another
+    /// leader closes the connection, and is asked again until [`PATIENCE`] ends.
     pub(crate) async fn open(address: &str, timeout: Duration) -> Result<Self> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let attempt = tokio::time::timeout(PATIENCE, Self::try_open(address, timeout)).await;
+            match attempt.context("ZooKeeper did not answer").flatten() {
+                Ok(session) => return Ok(session),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+            }
+        }
+    }
+
+    async fn try_open(address: &str, timeout: Duration) -> Result<Self> {
         let stream = TcpStream::connect(address)
             .await
             .with_context(|| address.to_owned())?;
