@@ -22,7 +22,7 @@ cargo xtask VERB
                          simulate clusters from seeds
   chaos [--minutes M] [--seed S] [--no-rot] [--keep] [--dir DIR]
                          break a real cluster while programs use it, and check what they saw
-  bench fs --mount DIR [--json FILE] [--quick] [--processes NAME[,NAME...]]
+  bench fs --mount DIR [--peers glusterfs,moosefs] [--json FILE] [--quick] [--processes NAME[,NAME...]]
                          file system benchmark of any directory
   bench lease [--quick] [--json FILE] [--svg FILE] [--docs FILE] [--systems NAME[,NAME...]]
                          leases of this system, ZooKeeper and etcd: throughput, contention, fail-over
@@ -43,10 +43,15 @@ fn main() -> Result<()> {
             run::cargo(&[&["run", "-q", "-p", "sim", "--", "sweep"], rest].concat())
         }
         ["chaos", rest @ ..] => chaos::chaos(rest),
-        ["bench", "fs", rest @ ..] => bench("fsbench", rest),
+        ["bench", "fs", rest @ ..] => {
+            if rest.iter().any(|word| word.starts_with("--peers")) {
+                packages::install_stopped(packages::FS_PEERS)?;
+            }
+            bench("fsbench", rest)
+        }
         ["bench", "lease", rest @ ..] => {
             // Without them this system is measured alone.
-            if let Err(error) = packages::install_missing(packages::LEASE_PEERS) {
+            if let Err(error) = packages::install_stopped(packages::LEASE_PEERS) {
                 eprintln!("{error}");
             }
             bench("leasebench", rest)

@@ -1,5 +1,8 @@
 //! Debian packages that a verb needs: installed as root, named to everybody else.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -78,6 +81,58 @@ pub(crate) const LEASE_PEERS: &[Need] = &[
         package: "etcd-server",
     },
 ];
+
+/// What the file system benchmark can compare with.
+pub(crate) const FS_PEERS: &[Need] = &[
+    Need {
+        program: "glusterd",
+        package: "glusterfs-server",
+    },
+    Need {
+        program: "mfsmaster",
+        package: "moosefs-master",
+    },
+    Need {
+        program: "mfschunkserver",
+        package: "moosefs-chunkserver",
+    },
+    Need {
+        program: "mfsmount",
+        package: "moosefs-client",
+    },
+    Need {
+        program: "nsenter",
+        package: "util-linux",
+    },
+    Need {
+        program: "ip",
+        package: "iproute2",
+    },
+];
+
+/// Debian asks this program whether a service may be started when its package is installed; 101 means no.
+/// See invoke-rc.d(8).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// As [`install_missing`], for packages with services: none is started or enabled to run now.
+///
+/// # Errors
+///
+/// As [`install_missing`].
+pub(crate) fn install_stopped(needs: &[Need]) -> Result<()> {
+    let is_ours = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o755)
+        .open(POLICY)
+        .and_then(|mut file| file.write_all(b"#!/bin/sh\nexit 101\n"))
+        .is_ok();
+    let outcome = install_missing(needs);
+    if is_ours {
+        std::fs::remove_file(POLICY)?;
+    }
+    outcome
+}
 
 /// Installs the packages whose programs are missing.
 ///

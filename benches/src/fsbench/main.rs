@@ -5,6 +5,7 @@
 
 mod counts;
 mod measure;
+mod peers;
 mod rows;
 mod table;
 
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::counts::Counting;
+use crate::peers::{Peer, System};
 
 /// Measures file system operations in one or more directories.
 #[derive(Debug, Parser)]
@@ -21,6 +23,10 @@ struct Options {
     /// Directory to measure; repeat it to compare. The first one is the base of the ratios.
     #[arg(long, required = true)]
     mount: Vec<PathBuf>,
+    /// Systems that are started on this machine, with three replicas, and measured beside: columns
+    /// after the first directory.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
+    peers: Vec<System>,
     /// Writes all numbers as JSON to this file.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -55,9 +61,18 @@ fn main() -> Result<()> {
             mount.display()
         );
     }
+    peers::installed(&options.peers)?;
+    std::thread::spawn(benches::process::end_on_signal);
+    let peers: Vec<Peer> = options
+        .peers
+        .iter()
+        .map(|system| Peer::start(*system))
+        .collect::<Result<_>>()?;
+    let mut mounts = options.mount.clone();
+    mounts.splice(1..1, peers.iter().map(Peer::mount));
     let scale = if options.quick { 10 } else { 1 };
     let mut results = Vec::new();
-    let last = options.mount.last();
+    let last = mounts.last();
     for row in rows::rows(scale) {
         if options
             .only
@@ -66,7 +81,7 @@ fn main() -> Result<()> {
         {
             continue;
         }
-        for mount in &options.mount {
+        for mount in &mounts {
             let counting = Counting {
                 metrics: options.metrics.clone().filter(|_| Some(mount) == last),
                 syncs: options.syncs,
@@ -75,11 +90,11 @@ fn main() -> Result<()> {
                 .with_context(|| format!("{} in {}", row.name, mount.display()))?;
             results.push(result);
         }
-        table::print_row(&results, options.mount.len());
+        table::print_row(&results, mounts.len());
     }
-    table::print(&options.mount, &results);
+    table::print(&mounts, &results);
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&table::report(&options.mount, &results))?;
+        let text = serde_json::to_string_pretty(&table::report(&mounts, &results))?;
         std::fs::write(path, text).with_context(|| path.display().to_string())?;
     }
     Ok(())

@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 use crate::control::{Command, Said};
 use crate::oxfs::Cluster;
 use crate::plan::Plan;
-use crate::process::cpu_of;
 use crate::row::Row;
 use crate::stats::Histogram;
+use benches::process::cpu_of;
 
 /// How long a round may take.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::etcd_api::Client;
-use crate::process::{Guarded, TempDir, free_ports};
+use benches::process::{Guarded, TempDir, free_ports};
 
 /// How long the ensemble may take to elect a leader.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -8,8 +8,8 @@ use anyhow::Result;
 use crate::control::{Command, Totals};
 use crate::oxfs::Cluster;
 use crate::plan::Plan;
-use crate::process::cpu_of;
 use crate::row::Row;
+use benches::process::cpu_of;
 
 /// Where the search begins.
 const FIRST: u64 = 12_500;

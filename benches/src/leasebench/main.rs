@@ -22,7 +22,6 @@ mod pairs;
 mod peer_hold;
 mod peers;
 mod plan;
-mod process;
 mod report;
 mod row;
 mod stats;
@@ -105,7 +104,7 @@ fn main() -> Result<()> {
     if !options.outstanding.is_empty() {
         plan.outstanding.clone_from(&options.outstanding);
     }
-    std::thread::spawn(end_on_signal);
+    std::thread::spawn(benches::process::end_on_signal);
     let (report, outcome) = suite::run(&options, &plan)?;
     if let Some(path) = &options.json {
         write(path, &serde_json::to_string_pretty(&report)?)?;
@@ -119,25 +118,6 @@ fn main() -> Result<()> {
     }
     println!("\n{}", report.markdown());
     outcome
-}
-
-/// Takes all servers along when this process is told to end.
-fn end_on_signal() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        process::clean_up();
-        // 128 + SIGINT, as shells have it.
-        std::process::exit(130)
-    })
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

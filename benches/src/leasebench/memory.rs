@@ -8,7 +8,7 @@ use clap::Args;
 use lease::{Body, Config, Host, Membership, Message, Out};
 use types::{CellId, Duration, Instant, MemberId};
 
-use crate::process::rss_bytes;
+use benches::process::rss_bytes;
 
 /// Counts the bytes of a host full of cells.
 #[derive(Args, Debug)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::control::{Command, Said, Totals};
-use crate::process::Guarded;
+use benches::process::Guarded;
 
 /// How long a server may take to answer a command.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -10,8 +10,8 @@ use crate::control::Command;
 use crate::loaded::Loaded;
 use crate::oxfs::Cluster;
 use crate::plan::Plan;
-use crate::process::{cpu_of, own_cpu};
 use crate::row::Row;
+use benches::process::{cpu_of, own_cpu};
 
 /// How long a stopped load may take to come to rest.
 const REST: Duration = Duration::from_secs(20);

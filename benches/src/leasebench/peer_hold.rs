@@ -14,9 +14,9 @@ use crate::etcd_api::Client;
 use crate::hold::{self, Held};
 use crate::peers::Peer;
 use crate::plan::Plan;
-use crate::process::cpu_of;
 use crate::row::Row;
 use crate::zk_session::Session;
+use benches::process::cpu_of;
 
 /// Where the search begins.
 const FIRST: u64 = 1_000;

@@ -12,12 +12,12 @@ use crate::fail_over::{Fault, spread};
 use crate::loaded::Loaded;
 use crate::pairs::{rest, window};
 use crate::plan::Plan;
-use crate::process::cpu_of;
 use crate::row::Row;
 use crate::stats::Histogram;
 use crate::zk_load::ZkLoad;
 use crate::zk_session::Session;
 use crate::{etcd, zookeeper};
+use benches::process::cpu_of;
 
 /// ZooKeeper sessions of a load. 48: more gave no more throughput, fewer gave less.
 const ZK_SESSIONS: usize = 48;

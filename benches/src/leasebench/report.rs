@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::process::machine;
 use crate::row::Row;
 use crate::svg::{self, Series};
+use benches::process::machine;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]

@@ -9,10 +9,10 @@ use crate::fail_over::Fault;
 use crate::oxfs::Cluster;
 use crate::peers::Peer;
 use crate::plan::Plan;
-use crate::process::{Spent, raise_descriptors};
 use crate::report::{Report, print_row};
 use crate::row::Row;
 use crate::{Options, contention, etcd, fail_over, hold, pairs, peer_hold, zookeeper};
+use benches::process::{Spent, raise_descriptors};
 
 /// Lease time where the work does not vary it: the object server's default.
 const LEASE: Duration = Duration::from_millis(1500);

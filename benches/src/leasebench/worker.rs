@@ -228,7 +228,7 @@ impl Worker {
         totals.bytes = traffic.bytes_sent;
         totals.renewals = stats.counters.renewals;
         totals.held = self.hold.held.iter().filter(|held| **held).count() as u64;
-        totals.rss_bytes = crate::process::rss_bytes();
+        totals.rss_bytes = benches::process::rss_bytes();
         say(&Said::Totals(Box::new(totals)))
     }
 

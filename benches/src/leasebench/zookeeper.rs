@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::{Guarded, TempDir, free_ports};
 use crate::zk_session::Session;
+use benches::process::{Guarded, TempDir, free_ports};
 
 /// The package's jar; its manifest names all others.
 const JAR: &str = "/usr/share/java/zookeeper.jar";

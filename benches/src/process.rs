@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -16,11 +17,15 @@ use nix::unistd::Pid;
 #[derive(Debug, Default)]
 struct Leavings {
     pids: BTreeSet<u32>,
+    namespaces: BTreeSet<String>,
+    mounts: BTreeSet<PathBuf>,
     dirs: BTreeSet<PathBuf>,
 }
 
 static LEAVINGS: Mutex<Leavings> = Mutex::new(Leavings {
     pids: BTreeSet::new(),
+    namespaces: BTreeSet::new(),
+    mounts: BTreeSet::new(),
     dirs: BTreeSet::new(),
 });
 
@@ -29,7 +34,7 @@ fn leavings() -> MutexGuard<'static, Leavings> {
 }
 
 /// Ends everything that was started, for when this process is told to end.
-pub(crate) fn clean_up() {
+pub fn clean_up() {
     let left = std::mem::take(&mut *leavings());
     for pid in left.pids {
         if let Ok(pid) = i32::try_from(pid) {
@@ -37,27 +42,58 @@ pub(crate) fn clean_up() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
+    for mount in left.mounts {
+        let _ = umount2(&mount, MntFlags::MNT_DETACH);
+    }
+    for namespace in left.namespaces {
+        end_namespace(&namespace);
+    }
     for dir in left.dirs {
         let _ = fs::remove_dir_all(dir);
     }
 }
 
+/// Calls [`clean_up`] and ends this process when it is told to end; waits for that.
+///
+/// # Errors
+///
+/// What the system says if it can't be waited for.
+pub fn end_on_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        clean_up();
+        // 128 + SIGINT, as shells have it.
+        std::process::exit(130)
+    })
+}
+
 /// A process that is killed and reaped when this is dropped, also after an error or a panic.
 #[derive(Debug)]
-pub(crate) struct Guarded(Child);
+pub struct Guarded(Child);
 
 impl Guarded {
-    pub(crate) fn new(child: Child) -> Self {
+    /// Takes it over.
+    pub fn new(child: Child) -> Self {
         leavings().pids.insert(child.id());
         Self(child)
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its number.
+    pub fn pid(&self) -> u32 {
         self.0.id()
     }
 
     /// kill -9, and waits for the end.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         leavings().pids.remove(&self.pid());
         // It may have ended by itself.
         let _ = self.0.kill();
@@ -65,7 +101,7 @@ impl Guarded {
     }
 
     /// Freezes it. It can still be killed.
-    pub(crate) fn freeze(&self) -> Result<()> {
+    pub fn freeze(&self) -> Result<()> {
         let pid = i32::try_from(self.pid()).context("pid")?;
         kill(Pid::from_raw(pid), Signal::SIGSTOP).context("freezing a server")
     }
@@ -79,17 +115,23 @@ impl Drop for Guarded {
 
 /// A directory that is removed when this is dropped.
 #[derive(Debug)]
-pub(crate) struct TempDir(PathBuf);
+pub struct TempDir(PathBuf);
 
 impl TempDir {
-    pub(crate) fn new(parent: &Path, name: &str) -> Result<Self> {
-        let path = parent.join(format!("leasebench-{name}-{}", std::process::id()));
+    /// Creates it; its name says which benchmark process made it.
+    ///
+    /// # Errors
+    ///
+    /// What mkdir(2) says, with the path.
+    pub fn new(parent: &Path, name: &str) -> Result<Self> {
+        let path = parent.join(format!("oxfs-bench-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         leavings().dirs.insert(path.clone());
         Ok(Self(path))
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -102,8 +144,111 @@ impl Drop for TempDir {
     }
 }
 
+/// A network namespace in which nothing but loopback is up; what runs in it is killed when this is dropped.
+#[derive(Debug)]
+pub struct Namespace(String);
+
+impl Namespace {
+    /// Makes it.
+    ///
+    /// # Errors
+    ///
+    /// What ip(8) says, for example without root.
+    pub fn new(name: &str) -> Result<Self> {
+        let name = format!("oxfs-bench-{name}-{}", std::process::id());
+        run("ip", &["netns", "add", &name])?;
+        leavings().namespaces.insert(name.clone());
+        let namespace = Self(name);
+        run("ip", &["-n", &namespace.0, "link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// Gives its loopback device one more address.
+    ///
+    /// # Errors
+    ///
+    /// What ip(8) says.
+    pub fn add_address(&self, address: &str) -> Result<()> {
+        run("ip", &["-n", &self.0, "addr", "add", address, "dev", "lo"])
+    }
+
+    /// Runs a program in it, to its end. Daemons detach by themselves.
+    ///
+    /// # Errors
+    ///
+    /// The last line of what it said if it failed.
+    pub fn run(&self, words: &[&str]) -> Result<()> {
+        let net = format!("--net=/run/netns/{}", self.0);
+        run("nsenter", &[&[net.as_str()], words].concat())
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        end_namespace(&self.0);
+        leavings().namespaces.remove(&self.0);
+    }
+}
+
+/// What fails here is left to be seen with `ip netns`.
+fn end_namespace(name: &str) {
+    let listed = Command::new("ip").args(["netns", "pids", name]).output();
+    let listed = listed.map_or_else(|_| Vec::new(), |output| output.stdout);
+    for pid in String::from_utf8_lossy(&listed).split_whitespace() {
+        if let Ok(pid) = pid.parse() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    let _ = run("ip", &["netns", "del", name]);
+}
+
+/// A mount point that is unmounted when this is dropped, whatever still uses it.
+#[derive(Debug)]
+pub struct MountPoint(PathBuf);
+
+impl MountPoint {
+    /// Makes the directory.
+    ///
+    /// # Errors
+    ///
+    /// What mkdir(2) says.
+    pub fn new(path: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        leavings().mounts.insert(path.clone());
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for MountPoint {
+    fn drop(&mut self) {
+        // It may not be mounted.
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+        leavings().mounts.remove(&self.0);
+    }
+}
+
+fn run(program: &str, words: &[&str]) -> Result<()> {
+    let output = Command::new(program)
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("running {program}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
+    let last = said.trim_end().lines().last().unwrap_or("it said nothing");
+    bail!("{program} {}: {last}", words.join(" "))
+}
+
 /// Ports of loopback that nobody listened on a moment ago.
-pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>> {
+pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     // All at once, so that none comes twice.
     let listeners: Vec<TcpListener> = (0..count)
         .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
@@ -129,19 +274,19 @@ fn cpu_of_stat(stat: &str) -> Option<Duration> {
 }
 
 /// CPU time of some processes so far.
-pub(crate) fn cpu_of(pids: &[u32]) -> Result<Duration> {
+pub fn cpu_of(pids: &[u32]) -> Result<Duration> {
     pids.iter().map(|pid| cpu_of_one(*pid)).sum()
 }
 
 /// CPU time of this process so far.
-pub(crate) fn own_cpu() -> Result<Duration> {
+pub fn own_cpu() -> Result<Duration> {
     cpu_of_one(std::process::id())
 }
 
 /// Processor time since some moment: of the whole machine, and of this program with the servers it
 /// started, as far as they have ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Spent {
+pub struct Spent {
     machine: Duration,
     own: Duration,
     since: Instant,
@@ -149,7 +294,7 @@ pub(crate) struct Spent {
 
 impl Spent {
     /// Up to now.
-    pub(crate) fn now() -> Result<Self> {
+    pub fn now() -> Result<Self> {
         use nix::sys::resource::{UsageWho, getrusage};
         let of = |who| -> Result<Duration> {
             let usage = getrusage(who)?;
@@ -169,7 +314,7 @@ impl Spent {
     }
 
     /// Processors that others kept busy since an earlier reading, on average.
-    pub(crate) fn others_since(self, before: Self) -> f64 {
+    pub fn others_since(self, before: Self) -> f64 {
         let all = self.machine.saturating_sub(before.machine);
         let own = self.own.saturating_sub(before.own);
         let elapsed = self.since.duration_since(before.since);
@@ -193,14 +338,14 @@ fn busy_of_stat(stat: &str) -> Option<Duration> {
 }
 
 /// Lets this process and those it starts have as many descriptors as the system allows.
-pub(crate) fn raise_descriptors() -> Result<()> {
+pub fn raise_descriptors() -> Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of descriptors")
 }
 
 /// Resident memory of this process.
-pub(crate) fn rss_bytes() -> u64 {
+pub fn rss_bytes() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm
         .split_whitespace()
@@ -210,7 +355,7 @@ pub(crate) fn rss_bytes() -> u64 {
 }
 
 /// Processor and cores, for the report.
-pub(crate) fn machine() -> String {
+pub fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info
         .lines()

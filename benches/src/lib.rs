@@ -1,0 +1,3 @@
+//! What both benchmarks need: processes and directories that end with them, and processor time.
+
+pub mod process;
