@@ -235,6 +235,38 @@ impl Cluster {
         serde_json::from_str(&text).with_context(|| format!("status is no JSON: {text}"))
     }
 
+    /// Whether every server serves, and, if asked for, everything has all its replicas.
+    pub(crate) fn are_all_up(&self, full: bool) -> bool {
+        let Ok(status) = self.status() else {
+            return false;
+        };
+        let servers = status["servers"].as_array().cloned().unwrap_or_default();
+        let up = servers.iter().filter(|server| {
+            server["role"] != "mount"
+                && matches!(
+                    server["state"].as_str(),
+                    Some("leader" | "follower" | "up" | "active")
+                )
+        });
+        let groups = &status["placement_groups"];
+        let is_full = groups["total"].as_u64() > Some(0) && groups["full"] == groups["total"];
+        up.count() == Node::servers().len() && (!full || is_full)
+    }
+
+    /// The metadata leader.
+    ///
+    /// # Errors
+    ///
+    /// What `xfs-admin` said; if there is none.
+    pub(crate) fn leader(&self) -> Result<Node> {
+        let status = self.status()?;
+        let servers = status["servers"].as_array().context("no servers")?;
+        let leader = servers.iter().find(|server| server["state"] == "leader");
+        let leader = leader.context("the metadata servers have no leader")?;
+        let id = leader["id"].as_u64().and_then(|id| u8::try_from(id).ok());
+        Ok(Node::mrc(id.context("the leader has no number")?))
+    }
+
     /// Runs `xfs-admin` where all servers can be reached.
     ///
     /// # Errors

@@ -28,6 +28,8 @@ mod registers;
 mod rot;
 mod run;
 mod schedule;
+mod stall_bench;
+mod stall_loops;
 mod stalls;
 mod verdict;
 mod violation;
@@ -73,6 +75,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Part {
+    /// Measures how long light loops stall when one thing breaks: every fault alone, many times.
+    Stalls {
+        /// How often each fault happens.
+        #[arg(long, default_value_t = 50)]
+        faults: usize,
+        /// Writes every sample as JSON to this file.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// The clients of one mount; started by a run.
     #[command(hide = true)]
     Clients {
@@ -85,6 +96,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.part {
         Some(Part::Clients { work }) => worker::work(work).map(|()| true),
+        Some(Part::Stalls { faults, json }) => stall_bench(&arguments, *faults, json.as_deref()),
         None => chaos(&arguments),
     };
     match result {
@@ -134,6 +146,27 @@ fn chaos(arguments: &Arguments) -> Result<bool> {
         forget_state(&home);
     }
     Ok(kept)
+}
+
+/// Whether no program saw an error.
+fn stall_bench(arguments: &Arguments, faults: usize, json: Option<&Path>) -> Result<bool> {
+    let seed = arguments.seed.unwrap_or_else(any_seed);
+    let parent = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let home = parent.join(format!("oxfs-stalls-{}", std::process::id()));
+    fs::create_dir_all(&home).with_context(|| home.display().to_string())?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    watch_signals(&interrupted);
+    let report = stall_bench::run(&home, seed, faults, &interrupted)
+        .with_context(|| format!("see {}/logs", home.display()))?;
+    println!("{}", report.markdown());
+    if let Some(path) = json {
+        fs::write(path, serde_json::to_string_pretty(&report)?)
+            .with_context(|| path.display().to_string())?;
+    }
+    if report.errors.is_empty() {
+        fs::remove_dir_all(&home)?;
+    }
+    Ok(report.errors.is_empty())
 }
 
 /// A seed that was not used a moment ago, short enough to be typed again.

@@ -120,7 +120,9 @@ impl<'a> Run<'a> {
         for node in Node::servers() {
             self.injector.cluster.start(node)?;
         }
-        self.wait_for("the servers", |run| Ok(run.are_all_up(false)))?;
+        self.wait_for("the servers", |run| {
+            Ok(run.injector.cluster.are_all_up(false))
+        })?;
         self.injector.cluster.make_volume()?;
         for mount in Node::mounts() {
             self.mount(mount)?;
@@ -222,7 +224,7 @@ impl<'a> Run<'a> {
     fn last_look(&mut self) -> Result<Vec<FinalLog>> {
         let full = self.wait_for("full redundancy", |run| {
             run.injector.look_after()?;
-            Ok(run.are_all_up(true))
+            Ok(run.injector.cluster.are_all_up(true))
         });
         if let Err(error) = full {
             self.check_interrupted()?;
@@ -297,23 +299,6 @@ impl<'a> Run<'a> {
                 .push(Violation::new("process does not end", what));
         }
         Ok(())
-    }
-
-    fn are_all_up(&self, full: bool) -> bool {
-        let Ok(status) = self.injector.cluster.status() else {
-            return false;
-        };
-        let servers = status["servers"].as_array().cloned().unwrap_or_default();
-        let up = servers.iter().filter(|server| {
-            server["role"] != "mount"
-                && matches!(
-                    server["state"].as_str(),
-                    Some("leader" | "follower" | "up" | "active")
-                )
-        });
-        let groups = &status["placement_groups"];
-        let is_full = groups["total"].as_u64() > Some(0) && groups["full"] == groups["total"];
-        up.count() == Node::servers().len() && (!full || is_full)
     }
 
     fn wait_for(

@@ -92,17 +92,22 @@ fn look(thread: u32) -> Condition {
     if thread == 0 {
         return Condition::Waiting;
     }
-    let read = |name| std::fs::read_to_string(format!("/proc/{thread}/{name}"));
-    let (Ok(status), Ok(stat)) = (read("status"), read("stat")) else {
-        return Condition::Waiting;
-    };
-    judge(&status, &stat)
+    // What can't be read says nothing.
+    let read = |name| std::fs::read_to_string(format!("/proc/{thread}/{name}")).unwrap_or_default();
+    judge(&read("status"), || read("stat"))
 }
 
-fn judge(status: &str, stat: &str) -> Condition {
+/// Looks at `stat` only of a task that has given up its memory, the first that goes when a task
+/// ends. A program in execve(2) closes its files while it holds the lock (`exec_update_lock`) that
+/// reading `stat` waits for: whoever had to answer that close would wait for itself for ever.
+fn judge(status: &str, stat: impl FnOnce() -> String) -> Condition {
     if pending_signals(status) & SIGKILL_BIT != 0 {
         return Condition::Killed;
     }
+    if status.is_empty() || status.lines().any(|line| line.starts_with("VmSize:")) {
+        return Condition::Waiting;
+    }
+    let stat = &stat();
     // A stopped program has a signal for an exit code, too: only the flag says that it ends.
     if stat_number(stat, STAT_FLAGS) & EXITING_FLAG == 0 {
         Condition::Waiting
@@ -151,24 +156,36 @@ mod tests {
         let own = "Name:\tcat\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n";
         let shared = "SigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n";
         let other = "SigPnd:\t0000000000000002\nShdPnd:\t0000000000004000\n";
-        let stat = stat(0x40_0000, 0);
+        let judge = |status| judge(status, || stat(0x40_0000, 0));
 
-        assert_eq!(judge(own, &stat), Condition::Killed);
-        assert_eq!(judge(shared, &stat), Condition::Killed);
-        assert_eq!(judge(other, &stat), Condition::Waiting);
+        assert_eq!(judge(own), Condition::Killed);
+        assert_eq!(judge(shared), Condition::Killed);
+        assert_eq!(judge(other), Condition::Waiting);
     }
 
     #[test]
     fn program_that_dies_of_a_signal_is_told_from_one_that_ends_and_one_that_stands_still() {
-        assert_eq!(judge(NO_SIGNALS, &stat(0x40_0004, 15)), Condition::Killed);
+        let judge = |flags, exit_code| judge(NO_SIGNALS, || stat(flags, exit_code));
+
+        assert_eq!(judge(0x40_0004, 15), Condition::Killed);
         // With a core dump.
-        assert_eq!(judge(NO_SIGNALS, &stat(0x40_0004, 139)), Condition::Killed);
-        assert_eq!(judge(NO_SIGNALS, &stat(0x40_0004, 0)), Condition::Leaving);
+        assert_eq!(judge(0x40_0004, 139), Condition::Killed);
+        assert_eq!(judge(0x40_0004, 0), Condition::Leaving);
         // exit(1)
-        assert_eq!(judge(NO_SIGNALS, &stat(0x40_0004, 256)), Condition::Leaving);
+        assert_eq!(judge(0x40_0004, 256), Condition::Leaving);
         // SIGSTOP
-        assert_eq!(judge(NO_SIGNALS, &stat(0x40_0000, 19)), Condition::Waiting);
-        assert_eq!(judge(NO_SIGNALS, ""), Condition::Waiting);
+        assert_eq!(judge(0x40_0000, 19), Condition::Waiting);
+    }
+
+    #[test]
+    fn program_with_memory_is_not_looked_at_in_a_way_that_waits_for_its_execve() {
+        let locked = || -> String { panic!("this would wait for the caller") };
+
+        assert_eq!(
+            judge("State:\tD\nVmSize:\t 9 kB\n", locked),
+            Condition::Waiting
+        );
+        assert_eq!(judge("", locked), Condition::Waiting);
     }
 
     #[test]
