@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// Heading of the options that every command has.
+const GLOBAL: &str = "Which cluster, and how to print";
+
 /// Administer an OxFS cluster.
 ///
 /// The cluster is found by --dir (or OXFS_DIR) if it runs on this machine, else by --mrc (or
@@ -12,26 +15,27 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "xfs-admin", version)]
 pub(crate) struct Arguments {
-    /// Addresses of metadata servers.
+    /// Addresses of metadata servers, HOST:PORT; any of the cluster's will do.
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL,
         env = "OXFS_MRC",
         value_name = "ADDR[,ADDR...]",
         value_delimiter = ','
     )]
     pub(crate) mrc: Vec<String>,
     /// Directory of a cluster on this machine.
-    #[arg(long, global = true, env = "OXFS_DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "OXFS_DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Cluster id, if there is no --dir.
-    #[arg(long, global = true, env = "OXFS_CLUSTER", value_name = "ID")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "OXFS_CLUSTER", value_name = "ID")]
     pub(crate) cluster: Option<String>,
     /// File with the cluster's secret, if there is no --dir.
-    #[arg(long, global = true, env = "OXFS_SECRET_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "OXFS_SECRET_FILE", value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
-    /// How to print.
-    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    /// How to print: a table for people, or JSON for programs.
+    #[arg(long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -39,9 +43,7 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people.
     Table,
-    /// For programs.
     Json,
 }
 
@@ -97,11 +99,11 @@ pub(crate) struct VolumeCreate {
     /// Its name.
     pub(crate) name: String,
     /// Replicas of every object; default 3, or as many as there are object servers if fewer.
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    pub(crate) replicas: u32,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) replicas: Option<u32>,
     /// Placement groups; default 32.
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    pub(crate) pgs: u32,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pgs: Option<u32>,
     /// Permissions of the root directory, octal; default 755.
     #[arg(long, value_parser = octal, default_value = "0", hide_default_value = true)]
     pub(crate) mode: u32,
@@ -244,6 +246,8 @@ mod tests {
             "volume create",
             "pg show v x",
             "volume create v --mode 9",
+            "volume create v --replicas 0",
+            "volume create v --pgs 0",
         ] {
             let error = parse(&format!("xfs-admin {line}")).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -20,7 +20,10 @@ pub(crate) struct Found {
 
 /// Finds the cluster that the options name.
 pub(crate) fn cluster(arguments: &Arguments) -> Result<Found, Failure> {
-    if let Some(dir) = &arguments.dir {
+    // All that names another cluster was given: the directory is only what OXFS_DIR happens to say.
+    let elsewhere =
+        !arguments.mrc.is_empty() && arguments.cluster.is_some() && arguments.secret_file.is_some();
+    if let Some(dir) = arguments.dir.as_ref().filter(|_| !elsewhere) {
         let local = LocalCluster::open(dir)?;
         let addresses = if arguments.mrc.is_empty() {
             local.mrc_addresses()
@@ -69,6 +72,24 @@ mod tests {
     fn refusal(line: &str) -> String {
         let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
         cluster(&arguments).unwrap_err().message().to_owned()
+    }
+
+    #[test]
+    fn cluster_that_is_named_in_full_wins_over_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("secret");
+        std::fs::write(&secret, "ab".repeat(32)).unwrap();
+        let line = format!(
+            "xfs-admin --dir /nowhere --mrc a:1 --cluster {} --secret-file {} status",
+            "1".repeat(32),
+            secret.display()
+        );
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+
+        let found = cluster(&arguments).unwrap();
+
+        assert!(found.local.is_none());
+        assert_eq!(found.addresses, ["a:1"]);
     }
 
     #[test]

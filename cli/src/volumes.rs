@@ -65,8 +65,9 @@ pub(crate) async fn create(
 ) -> Result<Done, Failure> {
     let op = Op::VolumeCreate(VolumeCreate {
         name: wanted.name.clone(),
-        replicas: wanted.replicas,
-        pgs: wanted.pgs,
+        // 0 is the default.
+        replicas: wanted.replicas.unwrap_or(0),
+        pgs: wanted.pgs.unwrap_or(0),
         root_owner: Some(Owner {
             uid: wanted.uid,
             gid: wanted.gid,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use shell::config::{PublicAddress, check_listen};
+use shell::config::{PublicAddress, check_listen, is_host_and_port};
 use types::{ClusterId, IdError};
 
 /// Settings read once at start-up; unknown keys are refused.
@@ -153,6 +153,16 @@ pub enum ConfigError {
         /// The number or address.
         what: MemberPart,
     },
+    /// The address of a member has no host or no port.
+    #[error(
+        "`members` gives server {id} the address {address:?}; give HOST:PORT, such as \"10.0.0.1:7000\" or \"[::1]:7000\""
+    )]
+    Address {
+        /// Its number.
+        id: u64,
+        /// Text found.
+        address: String,
+    },
     /// Messages would travel in the clear over a network.
     #[error(transparent)]
     Network(#[from] PublicAddress),
@@ -246,6 +256,13 @@ impl Config {
     fn check_members(&self) -> Result<(), ConfigError> {
         if !self.members.iter().any(|member| member.id == self.id) {
             return Err(ConfigError::NotAMember { id: self.id });
+        }
+        let odd = |member: &&MemberAddress| !is_host_and_port(&member.address);
+        if let Some(member) = self.members.iter().find(odd) {
+            return Err(ConfigError::Address {
+                id: member.id,
+                address: member.address.clone(),
+            });
         }
         for (at, member) in self.members.iter().enumerate() {
             for other in self.members.iter().skip(at + 1) {
@@ -342,6 +359,10 @@ pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause between two looks at the other servers while there is no membership yet. 100 ms: forming a
 /// cluster is not what a start-up waits for.
 pub(crate) const BOOTSTRAP_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long there may be no leader at the start until it is said that one is waited for. 2 s: longer
+/// than an election.
+pub(crate) const LEADER_SOON: Duration = Duration::from_secs(2);
 
 /// Entries a joining member may lack when it becomes a voter. 1000: replicated in a moment.
 pub(crate) const JOIN_LAG_ENTRIES_MAX: u64 = 1000;

@@ -55,6 +55,31 @@ pub enum LogError {
     },
 }
 
+/// Whether there is no log here, or one that was made and in which nobody ever wrote or promised
+/// anything. One that can't be read may have been used.
+pub(crate) fn is_unused(path: &Path) -> bool {
+    let segments = match std::fs::read_dir(path) {
+        Ok(items) => items.into_iter().any(|item| {
+            item.is_ok_and(|item| item.file_name().to_string_lossy().starts_with("log-"))
+        }),
+        Err(error) => return error.kind() == io::ErrorKind::NotFound,
+    };
+    let file = PromisesFile::at(path);
+    let promised = match file.load() {
+        Ok(promises) => promises.vote.is_some() || promises.purged.is_some(),
+        Err(_) => file.exists(),
+    };
+    !segments && !promised
+}
+
+/// Removes a log of which [`is_unused`] is true.
+pub(crate) fn remove_unused(path: &Path) -> Result<(), LogError> {
+    match std::fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error(path, source)),
+        _ => Ok(()),
+    }
+}
+
 /// An entry and where it lies.
 #[derive(Debug)]
 pub(crate) struct Placed {

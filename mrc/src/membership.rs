@@ -17,7 +17,7 @@ use proto::raft::{Greeting, Hello, Join, Request, Response};
 use shell::link::{Payload, Responder};
 use types::Fault;
 
-use crate::config::{BOOTSTRAP_PAUSE, HELLO_TIMEOUT, JOIN_LAG_ENTRIES_MAX};
+use crate::config::{BOOTSTRAP_PAUSE, HELLO_TIMEOUT, JOIN_LAG_ENTRIES_MAX, LEADER_SOON};
 use crate::consensus::Member;
 use crate::node::{Node, NotNow};
 
@@ -73,14 +73,53 @@ pub(crate) async fn bootstrap(node: &Arc<Node>, addresses: &BTreeMap<u64, String
                 form(node, addresses, &greetings).await;
             }
         } else if !told && node.log.is_pristine() {
+            let absent = addresses.iter().filter(|(id, _)| {
+                **id != node.me.id && !greetings.iter().any(|greeting| greeting.id == **id)
+            });
+            let absent: Vec<_> = absent
+                .map(|(id, address)| format!("mrc {id} at {address}"))
+                .collect();
             tracing::info!(
-                up = greetings.len() + 1,
-                of = addresses.len(),
+                absent = absent.join(", "),
                 "waiting for all metadata servers, to form the cluster"
             );
             told = true;
         }
         tokio::time::sleep(BOOTSTRAP_PAUSE).await;
+    }
+}
+
+/// Says once who is waited for, if there is no leader soon, and when there is one.
+pub(crate) async fn tell_leader(node: &Node) {
+    let mut metrics = node.raft.metrics();
+    let soon = tokio::time::sleep(LEADER_SOON);
+    let mut soon = std::pin::pin!(soon);
+    let mut told = false;
+    loop {
+        let (leader, members) = {
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader, metrics.membership_config.clone())
+        };
+        if let Some(leader) = leader {
+            let leader = members
+                .membership()
+                .get_node(&leader)
+                .map(ToString::to_string);
+            let leader = leader.unwrap_or_default();
+            return tracing::info!(%leader, "serves: a metadata server leads");
+        }
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() {
+                return;
+            },
+            () = soon.as_mut(), if !told => {
+                told = true;
+                // One that never had a leader says for whom it waits to form the cluster.
+                if !node.log.is_pristine() {
+                    tracing::info!("waiting for a leader: a majority of the metadata servers must run");
+                }
+            }
+        }
     }
 }
 

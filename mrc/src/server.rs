@@ -20,7 +20,7 @@ use crate::door::{Door, Service};
 use crate::index_buffer::BufferedIndex;
 use crate::index_redb::RedbIndex;
 use crate::janitor;
-use crate::log_dir::LogError;
+use crate::log_dir::{self, LogError};
 use crate::log_store::LogStore;
 use crate::membership;
 use crate::metrics;
@@ -126,7 +126,12 @@ pub async fn run_on_disk(
         role: Role::Mrc,
         id: config.id,
     };
-    let _dir = StateDir::open(&config.dir, owner)?;
+    let log_path = config.dir.join("log");
+    let dir = StateDir::open(&config.dir, owner, |_| log_dir::is_unused(&log_path))?;
+    if dir.is_new() {
+        // Its number in Raft was told in another server's name.
+        log_dir::remove_unused(&log_path)?;
+    }
     let identity = Identity {
         cluster,
         secret,
@@ -286,7 +291,8 @@ async fn background(
     let janitor = janitor::run(Arc::clone(&service), identity, stopped);
     let drains = drain_regularly(&node);
     let disk = disk::watch(Arc::clone(&node), Arc::clone(&service.disk));
-    tokio::join!(elections, flushes, drains, janitor, disk);
+    let leader = membership::tell_leader(&node);
+    tokio::join!(elections, flushes, drains, janitor, disk, leader);
 }
 
 async fn drain_regularly(node: &Node) {

@@ -90,7 +90,7 @@ fn taken_port_and_missing_secret_are_named() {
 
 #[test]
 fn directory_of_another_cluster_or_in_use_is_refused() {
-    let cluster = Cluster::start(1);
+    let mut cluster = Cluster::start(1);
     cluster.client().leader();
     let mut config = cluster.config(1);
     config.listen = free_address();
@@ -98,15 +98,35 @@ fn directory_of_another_cluster_or_in_use_is_refused() {
     let text = refusal(config.clone());
     assert!(text.contains("in use"), "{text}");
 
-    drop(cluster);
+    cluster.stop(1).unwrap();
+    config.cluster = types::ClusterId(1).to_string();
+    let text = refusal(config);
+    assert!(text.contains("belongs to"), "{text}");
+}
+
+#[test]
+fn directory_that_was_only_started_on_with_a_wrong_cluster_id_is_taken_over() {
     let dir = tempfile::tempdir().unwrap();
     write_secret(dir.path());
-    let mut first = common::config(dir.path(), 1, &[free_address()]);
+    let config = common::config(dir.path(), 1, &[free_address()]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(run(first.clone(), async {})).unwrap();
-    first.cluster = types::ClusterId(1).to_string();
-    let text = refusal(first);
-    assert!(text.contains("belongs to"), "{text}");
+    let number = || {
+        let index = |item: std::io::Result<std::fs::DirEntry>| {
+            let name = item.ok()?.file_name().into_string().ok()?;
+            name.strip_prefix("index-").map(str::to_owned)
+        };
+        let items = std::fs::read_dir(&config.dir).unwrap();
+        items.filter_map(index).collect::<Vec<_>>()
+    };
+    runtime.block_on(run(config.clone(), async {})).unwrap();
+    let first = number();
+
+    let mut right = config.clone();
+    right.cluster = types::ClusterId(1).to_string();
+    runtime.block_on(run(right, async {})).unwrap();
+
+    assert_eq!(first.len(), 1);
+    assert_ne!(number(), first, "it is somebody else to the other members");
 }
 
 #[test]

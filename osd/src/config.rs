@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use shell::config::{PublicAddress, check_listen};
+use shell::config::{PublicAddress, check_listen, is_host_and_port};
 use types::{ClusterId, Duration, IdError, OsdId};
 
 /// Settings read once at start-up; unknown keys are refused.
@@ -230,21 +230,6 @@ impl Config {
             ..osd_core::Config::default()
         }
     }
-}
-
-/// Whether a text is `HOST:PORT`; an IPv6 address stands in brackets.
-fn is_host_and_port(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return false;
-    };
-    let name = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    let sound = match name {
-        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && !host.contains([':', '[', ']', '/', ' ']),
-    };
-    sound && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// Tables of sums an object may keep in memory. 1024 of 4 KiB: 4 GiB of a file at a time.

@@ -38,12 +38,15 @@ impl Heartbeats {
         maps: mpsc::Sender<mrc::OsdMap>,
     ) -> String {
         let file_system = file_system(&self.dir);
-        let mut quiet = false;
+        let (mut quiet, mut known) = (false, false);
         loop {
             match client.ask(&self.request(&file_system)).await {
                 Ok(response) => {
-                    if std::mem::take(&mut quiet) {
+                    if std::mem::take(&mut quiet) && known {
                         tracing::info!("metadata cluster answers again");
+                    }
+                    if !std::mem::replace(&mut known, true) {
+                        tracing::info!("registered with the metadata servers");
                     }
                     if let Some(mrc::response::Reply::OsdMap(map)) = response.reply
                         && map.changed
@@ -55,9 +58,19 @@ impl Heartbeats {
                 Err(CallError::Fault(fault)) if fault.errno == libc::EEXIST => {
                     return fault.message;
                 }
+                Err(CallError::Refused(why)) if !quiet => {
+                    quiet = true;
+                    tracing::error!(%why, "the metadata servers refuse this object server; it is asked for again");
+                }
                 Err(error) if !quiet => {
                     quiet = true;
-                    tracing::warn!(%error, "no metadata server answers; going on with the map at hand");
+                    let waiting = match known {
+                        true => "no metadata server answers; going on with the map at hand",
+                        false => {
+                            "waiting for the metadata servers: none of them that leads answers"
+                        }
+                    };
+                    tracing::warn!(%error, "{waiting}");
                 }
                 Err(_) => {}
             }

@@ -98,6 +98,12 @@ pub(crate) fn save(dir: &Path, wire: &mrc::OsdMap) -> io::Result<()> {
     replace_file(&dir.join(FILE), &bytes)
 }
 
+/// Whether the metadata cluster ever gave this server a map, which it does once both have proved that
+/// they belong to the same cluster.
+pub(crate) fn is_there(dir: &Path) -> bool {
+    !matches!(dir.join(FILE).try_exists(), Ok(false))
+}
+
 /// The map kept; none if there is none or it is damaged, which only means to wait for a new one.
 pub(crate) fn load(dir: &Path) -> Option<mrc::OsdMap> {
     let bytes = fs::read(dir.join(FILE)).ok()?;

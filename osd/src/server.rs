@@ -29,7 +29,7 @@ use crate::file_io::is_no_space;
 use crate::heartbeats::Heartbeats;
 use crate::limits::raise_open_files;
 use crate::listing::Lister;
-use crate::map::Map;
+use crate::map::{self, Map};
 use crate::map_keeper::MapKeeper;
 use crate::metadata::MetadataClient;
 use crate::peer::{PeerDoor, Peers};
@@ -203,7 +203,9 @@ impl Running {
             role: Role::Osd,
             id: config.id,
         };
-        let dir = StateDir::open(&config.dir, owner)?;
+        let dir = StateDir::open(&config.dir, owner, |dir| {
+            !map::is_there(dir) && !Root::holds_groups(dir)
+        })?;
         let boot = Boot::count(dir.path(), Root::exists(dir.path()), wall())?;
         let store = |doing| {
             let path = dir.path().to_owned();

@@ -71,6 +71,14 @@ impl Root {
         self.machine
     }
 
+    /// Whether there may be objects in a state directory.
+    pub(crate) fn holds_groups(dir: &Path) -> bool {
+        match fs::read_dir(dir.join("pgs")) {
+            Ok(mut groups) => groups.next().is_some(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
     /// Whether a state directory holds a store already.
     pub(crate) fn exists(dir: &Path) -> bool {
         dir.join("pgs").is_dir()

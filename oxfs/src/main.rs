@@ -33,9 +33,42 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line with all causes, so that it can be read in a log and by a parent process.
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error with all its causes in one line, so that it can be read in a log and by a parent
+/// process. A cause that the error before it quotes is not said again.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let words = cause.to_string();
+        if line.is_empty() {
+            line = words;
+        } else if !line.ends_with(&words) {
+            line = format!("{line}: {words}");
+        }
+    }
+    line.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_in_one_line_and_none_is_said_twice() {
+        let quoting = mrc::ConfigError::from("12".parse::<types::ClusterId>().unwrap_err());
+        let quoted = anyhow::Error::new(quoting).context("a.toml");
+
+        let line = in_one_line(&quoted);
+
+        assert_eq!(line.matches("32 hexadecimal").count(), 1, "{line}");
+        assert!(line.starts_with("a.toml: `cluster`: \"12\""), "{line}");
+
+        let apart = anyhow::anyhow!("inner\nline").context("outer");
+        assert_eq!(in_one_line(&apart), "outer: inner line");
     }
 }

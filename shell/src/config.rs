@@ -33,6 +33,16 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
+    /// A key that has no default is not there.
+    #[error("{}{}: the key `{key}` is missing; add {}", path.display(), in_line(*line), example(key))]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// Line of the table that lacks it, from 1; none: the file as a whole.
+        line: Option<usize>,
+        /// The key.
+        key: String,
+    },
     /// A value is understood but can't be right, alone or with others.
     #[error("{}, key {key}: {reason}", path.display())]
     Unusable {
@@ -59,6 +69,27 @@ fn in_key(key: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
+fn in_line(line: Option<usize>) -> String {
+    line.map(|line| format!(", line {line}"))
+        .unwrap_or_default()
+}
+
+/// What to write for a key that is missing.
+fn example(key: &str) -> String {
+    let value = match key {
+        "cluster" => "\"0123456789abcdef0123456789abcdef\"",
+        "secret_file" => "\"/etc/oxfs/secret\"",
+        "id" => "1",
+        "listen" => "\"127.0.0.1:7000\"",
+        "dir" => "\"/var/lib/oxfs/osd-1\"",
+        "address" => "\"10.0.0.1:7000\"",
+        "mrc" => "[\"10.0.0.1:7000\", \"10.0.0.2:7000\", \"10.0.0.3:7000\"]",
+        "members" => "[{ id = 1, address = \"10.0.0.1:7000\" }]",
+        _ => return "it".to_owned(),
+    };
+    format!("it, such as `{key} = {value}`")
+}
+
 /// Reads a configuration file. `T` should refuse unknown fields.
 ///
 /// # Errors
@@ -83,6 +114,14 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
         let at = span.start.min(text.len());
         let before = text.get(..at).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
+        if let Some(key) = missing(error.message()) {
+            return ConfigError::Missing {
+                path: path.to_owned(),
+                // The table without a name begins with the file.
+                line: (at > 0).then_some(line),
+                key,
+            };
+        }
         let key = text
             .lines()
             .nth(line - 1)
@@ -90,6 +129,14 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
             .map(|(key, _)| key.trim().to_owned());
         let mut reason = error.message().replace('\n', " ");
         let found = text.get(span).unwrap_or_default();
+        if let Some(wanted) = wanted(&reason, key.as_deref()) {
+            return ConfigError::Invalid {
+                path: path.to_owned(),
+                line,
+                key,
+                reason: format!("it is {found}; {wanted}"),
+            };
+        }
         // The text it is about, unless that is a whole table or named anyway.
         if !found.is_empty() && !found.contains('\n') && !reason.contains(found.trim_matches('"')) {
             reason = format!("{reason}: {found}");
@@ -101,6 +148,51 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
             reason,
         }
     })
+}
+
+/// The key that an error of the parser misses.
+fn missing(message: &str) -> Option<String> {
+    let rest = message.strip_prefix("missing field `")?;
+    let (key, _) = rest.split_once('`')?;
+    Some(key.to_owned())
+}
+
+/// What a value of the wrong type or form should be; nothing if the parser's words say it.
+fn wanted(message: &str, key: Option<&str>) -> Option<String> {
+    let expected = |word: &str| message.contains(&format!("expected {word}"));
+    if message.contains("socket address") {
+        return Some(
+            "give IP:PORT, such as \"127.0.0.1:7000\" or \"[::1]:7000\", since names are not \
+             looked up"
+                .to_owned(),
+        );
+    }
+    if ["u64", "u32", "u16", "u8", "usize"]
+        .map(expected)
+        .contains(&true)
+    {
+        let key = key.unwrap_or("key");
+        return Some(match unit(key) {
+            Some((unit, example)) => format!(
+                "give a whole number of {unit} without unit and quotes, such as `{key} = {example}`"
+            ),
+            None => format!("give a whole number without quotes, such as `{key} = 1`"),
+        });
+    }
+    if expected("a string") || expected("path string") {
+        return Some("give text in double quotes".to_owned());
+    }
+    expected("a boolean").then(|| "give true or false, without quotes".to_owned())
+}
+
+/// What the number in a key counts, by the end of the key's name, and a number of about that size.
+fn unit(key: &str) -> Option<(&'static str, &'static str)> {
+    let (_, end) = key.rsplit_once('_')?;
+    match end {
+        "ms" => Some(("milliseconds", "1500")),
+        "bytes" => Some(("bytes", "16777216")),
+        _ => None,
+    }
 }
 
 /// Reads the cluster's secret, and warns if others can.
@@ -139,6 +231,22 @@ pub fn cluster_id(text: &str, path: &Path) -> Result<ClusterId, ConfigError> {
             key: "cluster",
             reason: error.to_string(),
         })
+}
+
+/// Whether a text is `HOST:PORT`; an IPv6 address stands in brackets.
+#[must_use]
+pub fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let name = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let sound = match name {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains([':', '[', ']', '/', ' ']),
+    };
+    sound && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// An address that others can reach, although traffic is not encrypted yet.
@@ -214,22 +322,55 @@ mod tests {
     }
 
     #[test]
-    fn wrong_unit_wrong_syntax_and_missing_key_are_one_line_each() {
+    fn wrong_unit_and_wrong_syntax_are_one_line_each() {
         let unit = refusal("listen = \"127.0.0.1:1\"\nlease_ttl_ms = \"1.5 s\"\n");
         assert!(
             unit.starts_with("/etc/osd.toml, line 2, key lease_ttl_ms: "),
             "{unit}"
         );
-        assert!(unit.contains("1.5 s"), "{unit}");
+        assert!(
+            unit.contains("1.5 s") && unit.contains("milliseconds") && unit.ends_with("= 1500`"),
+            "{unit}"
+        );
 
-        let address = refusal("listen = \"127.0.0.1\"\n");
-        assert!(address.ends_with("syntax: \"127.0.0.1\""), "{address}");
-
-        assert!(refusal("listen = \n").starts_with("/etc/osd.toml, line 1"));
-        assert!(refusal("lease_ttl_ms = 3\n").contains("missing field `listen`"));
-        for text in [unit, refusal("listen = \n")] {
+        let syntax = refusal("listen = \n");
+        assert!(syntax.starts_with("/etc/osd.toml, line 1"), "{syntax}");
+        for text in [unit, syntax] {
             assert_eq!(text.lines().count(), 1, "{text}");
         }
+    }
+
+    #[test]
+    fn address_without_port_or_with_a_name_is_told_the_form() {
+        for listen in ["\"127.0.0.1\"", "\"localhost:7000\"", "7000"] {
+            let address = refusal(&format!("listen = {listen}\n"));
+            assert!(
+                address.contains(&format!("it is {listen}; give IP:PORT")),
+                "{address}"
+            );
+        }
+    }
+
+    #[test]
+    fn missing_key_is_named_without_a_line_unless_its_table_has_one() {
+        let missing = refusal("# why\nlease_ttl_ms = 3\n");
+        assert_eq!(
+            missing,
+            "/etc/osd.toml: the key `listen` is missing; add it, such as `listen = \
+             \"127.0.0.1:7000\"`"
+        );
+
+        #[derive(Debug, Deserialize)]
+        struct Outer {
+            #[expect(dead_code, reason = "only its absence is looked at")]
+            members: Vec<Sample>,
+        }
+        let inner = "\nmembers = [\n  { lease_ttl_ms = 1 },\n]\n";
+        let inner = parse::<Outer>(inner, Path::new("x")).unwrap_err();
+        assert!(
+            inner.to_string().starts_with("x, line 3: the key `listen`"),
+            "{inner}"
+        );
     }
 
     #[test]

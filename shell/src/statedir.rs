@@ -1,7 +1,8 @@
 //! A server's state directory: whose it is, and that only one process uses it.
 //!
-//! The file `IDENTITY` says format, cluster, role, id and the store's own id. It is written once,
-//! when the directory is empty, and compared at every start. The file `LOCK` is locked while a
+//! The file `IDENTITY` says format, cluster, role, id and the store's own id. It is written when the
+//! directory is empty, and compared at every start. A directory that another server was only
+//! started on, as with a wrong cluster id in its configuration, is taken over. The file `LOCK` is locked while a
 //! process uses the directory; the kernel unlocks it when the process ends, however it ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -86,7 +87,7 @@ pub enum StateDirError {
         found: u32,
     },
     /// It is of another server.
-    #[error("{} belongs to {found}, not to {wanted}; check the configuration's cluster, id and dir", path.display())]
+    #[error("{} belongs to {found}, not to {wanted}; check `cluster`, `id` and `dir` in the configuration, or give an empty directory", path.display())]
     Other {
         /// The directory.
         path: PathBuf,
@@ -107,13 +108,19 @@ struct IdentityFile {
 }
 
 impl StateDir {
-    /// Opens and locks a state directory, making it if it is missing or empty.
+    /// Opens and locks a state directory, making it if it is missing or empty. One of another
+    /// server is taken over if `is_unused` says of it that this server never got anything from its
+    /// cluster.
     ///
     /// # Errors
     ///
     /// Each variant of [`StateDirError`]; nothing was changed then, except that an empty directory
     /// or its lock file may have been made.
-    pub fn open(path: &Path, owner: Owner) -> Result<Self, StateDirError> {
+    pub fn open(
+        path: &Path,
+        owner: Owner,
+        is_unused: impl FnOnce(&Path) -> bool,
+    ) -> Result<Self, StateDirError> {
         if !path.is_dir() {
             make_private(path).map_err(|cause| failed("make directory", path, cause))?;
         }
@@ -135,9 +142,16 @@ impl StateDir {
         }
         let file = path.join(IDENTITY);
         let (store_uuid, is_new) = match fs::read_to_string(&file) {
-            Ok(text) => (check(path, &file, &text, owner)?, false),
+            Ok(text) => match check(path, &file, &text, owner) {
+                Err(StateDirError::Other { found, .. }) if is_unused(path) => {
+                    tracing::info!(dir = %path.display(), %found, "taking over a directory that was never used");
+                    (write(&file, owner)?, true)
+                }
+                checked => (checked?, false),
+            },
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                (make(path, &file, owner)?, true)
+                refuse_foreign(path)?;
+                (write(&file, owner)?, true)
             }
             Err(cause) => return Err(failed("read", &file, cause)),
         };
@@ -166,7 +180,7 @@ impl StateDir {
         &self.store_uuid
     }
 
-    /// Whether this call made the directory: it holds nothing yet.
+    /// Whether this call made the directory or took it over: it holds nothing yet.
     #[must_use]
     pub const fn is_new(&self) -> bool {
         self.is_new
@@ -197,7 +211,7 @@ fn check(dir: &Path, file: &Path, text: &str, owner: Owner) -> Result<String, St
     Ok(found.store_uuid)
 }
 
-fn make(dir: &Path, file: &Path, owner: Owner) -> Result<String, StateDirError> {
+fn refuse_foreign(dir: &Path) -> Result<(), StateDirError> {
     let entries = fs::read_dir(dir).map_err(|cause| failed("list", dir, cause))?;
     for entry in entries {
         let name = entry
@@ -210,6 +224,11 @@ fn make(dir: &Path, file: &Path, owner: Owner) -> Result<String, StateDirError> 
             });
         }
     }
+    Ok(())
+}
+
+/// Makes the identity of a directory that holds nothing, and gives the store's own id.
+fn write(file: &Path, owner: Owner) -> Result<String, StateDirError> {
     let identity = IdentityFile {
         format: FORMAT,
         cluster: owner.cluster.to_string(),
@@ -292,11 +311,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
 
-        let first = StateDir::open(&path, OWNER).unwrap();
+        let first = StateDir::open(&path, OWNER, |_| false).unwrap();
         let uuid = first.store_uuid().to_owned();
         assert!(first.is_new());
         drop(first);
-        let second = StateDir::open(&path, OWNER).unwrap();
+        let second = StateDir::open(&path, OWNER, |_| false).unwrap();
 
         assert!(!second.is_new());
         assert_eq!(second.store_uuid(), uuid);
@@ -309,7 +328,7 @@ mod tests {
         let path = home.path().join("a/b");
         let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
 
-        drop(StateDir::open(&path, OWNER).unwrap());
+        drop(StateDir::open(&path, OWNER, |_| false).unwrap());
         assert_eq!(mode(), 0o700);
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -321,19 +340,19 @@ mod tests {
     #[test]
     fn second_user_is_refused_until_the_first_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let first = StateDir::open(dir.path(), OWNER).unwrap();
+        let first = StateDir::open(dir.path(), OWNER, |_| false).unwrap();
 
-        let error = StateDir::open(dir.path(), OWNER).unwrap_err();
+        let error = StateDir::open(dir.path(), OWNER, |_| false).unwrap_err();
         assert!(matches!(error, StateDirError::InUse { .. }), "{error}");
 
         drop(first);
-        assert!(StateDir::open(dir.path(), OWNER).is_ok());
+        assert!(StateDir::open(dir.path(), OWNER, |_| false).is_ok());
     }
 
     #[test]
     fn another_cluster_role_or_id_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        drop(StateDir::open(dir.path(), OWNER).unwrap());
+        drop(StateDir::open(dir.path(), OWNER, |_| false).unwrap());
         let others = [
             Owner {
                 cluster: ClusterId(8),
@@ -347,7 +366,9 @@ mod tests {
         ];
 
         for other in others {
-            let error = StateDir::open(dir.path(), other).unwrap_err().to_string();
+            let error = StateDir::open(dir.path(), other, |_| false)
+                .unwrap_err()
+                .to_string();
             assert!(
                 error.contains("belongs to osd 2 of cluster 0000"),
                 "{error}"
@@ -356,23 +377,43 @@ mod tests {
     }
 
     #[test]
+    fn directory_of_another_server_is_taken_over_if_it_was_never_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = Owner {
+            cluster: ClusterId(8),
+            ..OWNER
+        };
+        let first = StateDir::open(dir.path(), other, |_| true).unwrap();
+        let of_other = first.store_uuid().to_owned();
+        drop(first);
+
+        let taken = StateDir::open(dir.path(), OWNER, |_| true).unwrap();
+
+        assert!(taken.is_new());
+        assert_ne!(taken.store_uuid(), of_other);
+        drop(taken);
+        let again = StateDir::open(dir.path(), OWNER, |_| false).unwrap();
+        assert!(!again.is_new(), "its owner's directory is not asked about");
+    }
+
+    #[test]
     fn newer_format_damaged_identity_and_foreign_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        drop(StateDir::open(dir.path(), OWNER).unwrap());
+        drop(StateDir::open(dir.path(), OWNER, |_| false).unwrap());
         let file = dir.path().join(IDENTITY);
         let text = fs::read_to_string(&file).unwrap();
 
         fs::write(&file, text.replace("format = 1", "format = 9")).unwrap();
-        let newer = StateDir::open(dir.path(), OWNER).unwrap_err();
+        let newer = StateDir::open(dir.path(), OWNER, |_| false).unwrap_err();
         assert!(matches!(newer, StateDirError::Newer { found: 9, .. }));
 
         fs::write(&file, &text[..20]).unwrap();
-        let damaged = StateDir::open(dir.path(), OWNER).unwrap_err();
+        let damaged = StateDir::open(dir.path(), OWNER, |_| false).unwrap_err();
         assert!(matches!(damaged, StateDirError::Damaged { .. }));
 
         fs::rename(&file, dir.path().join("precious")).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let foreign = StateDir::open(dir.path(), OWNER).unwrap_err();
+        let foreign = StateDir::open(dir.path(), OWNER, |_| false).unwrap_err();
         assert!(matches!(foreign, StateDirError::Foreign { .. }));
         let mode = fs::metadata(dir.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755, "what is not ours stays as it is");
@@ -383,6 +424,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("IDENTITY.new"), "form").unwrap();
 
-        assert!(StateDir::open(dir.path(), OWNER).unwrap().is_new());
+        assert!(
+            StateDir::open(dir.path(), OWNER, |_| false)
+                .unwrap()
+                .is_new()
+        );
     }
 }

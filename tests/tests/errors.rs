@@ -87,8 +87,10 @@ fn bad_configuration_is_refused_with_the_key_and_the_value() -> Result<()> {
         };
         says(&[("lisen", "\"127.0.0.1:0\"")], &["lisen", "toml"])?;
         says(&[("cluster", "\"123\"")], &["123", "32 hexadecimal"])?;
-        says(&[("cluster", "")], &["cluster"])?;
-        says(&[("listen", "\"127.0.0.1\"")], &["127.0.0.1"])?;
+        says(&[("cluster", "")], &["key `cluster` is missing"])?;
+        for listen in ["\"127.0.0.1\"", "\"localhost:7000\""] {
+            says(&[("listen", listen)], &[listen, "IP:PORT"])?;
+        }
         says(
             &[("listen", "\"0.0.0.0:0\"")],
             &["0.0.0.0", "insecure_network"],
@@ -118,8 +120,19 @@ fn bad_configuration_is_refused_with_the_key_and_the_value() -> Result<()> {
         &["/nowhere.toml"],
     )?;
     let path = config(dir, "osd", &[("lease_ttl_ms", "\"1 s\"")])?;
-    must_say("oxfs", &["osd", "--config", &path], &["lease_ttl_ms"])?;
-    must_say("xfs-admin", &["config", "check", &path], &["lease_ttl_ms"])
+    for (program, args) in [
+        ("oxfs", ["osd", "--config", &path].as_slice()),
+        ("xfs-admin", &["config", "check", &path]),
+    ] {
+        must_say(program, args, &["lease_ttl_ms", "1 s", "milliseconds"])?;
+    }
+    let members = "[{ id = 1, address = \"127.0.0.1\" }]";
+    let path = config(dir, "mrc", &[("members", members)])?;
+    must_say(
+        "oxfs",
+        &["mrc", "--config", &path],
+        &["127.0.0.1", "HOST:PORT"],
+    )
 }
 
 #[test]

@@ -126,11 +126,12 @@ pub(crate) fn delete(
     };
     let sessions = records::counters(work, volume)?.session_count;
     if sessions > 0 {
-        return Err(Fault::surface(
-            errno::EBUSY,
-            format!("volume {name:?} is in use by {sessions} sessions; unmount them first"),
-        )
-        .into());
+        let users = match sessions {
+            1 => "1 session; unmount it".to_owned(),
+            more => format!("{more} sessions; unmount them"),
+        };
+        let text = format!("volume {name:?} is in use by {users} first");
+        return Err(Fault::surface(errno::EBUSY, text).into());
     }
     record.deleted = true;
     work.put(keys::volume(volume), &record);
