@@ -18,13 +18,13 @@ pub(crate) enum Command {
     Up(UpArguments),
     /// End the cluster that `up` started.
     Down(DirArguments),
-    /// Start one server of a running cluster that was killed.
+    /// Start one server of a cluster that `up` made, after it died or was repaired.
     Start(StartArguments),
-    /// Run one metadata server.
+    /// Run one metadata server in the foreground; SIGTERM ends it.
     Mrc(ConfigArguments),
-    /// Run one object server.
+    /// Run one object server in the foreground; SIGTERM ends it.
     Osd(ConfigArguments),
-    /// Mount a volume.
+    /// Mount a volume of a running cluster; `umount MNT` ends it.
     Mount(MountArguments),
     /// Print name, length and checksum of every object in a stopped object server's directory.
     StoreSums {
@@ -41,15 +41,16 @@ pub(crate) struct UpArguments {
     /// Empty directory to mount the volume `default` on.
     #[arg(long, required_unless_present = "restart")]
     pub(crate) mount: Option<PathBuf>,
-    /// One metadata server and one object server instead of three each; counts when DIR is made.
+    /// One metadata server and one object server instead of three each; only matters when DIR is
+    /// made.
     #[arg(long)]
     pub(crate) single: bool,
-    /// Start servers again that die. If the cluster is running already: start those that are dead,
-    /// and return.
+    /// Start servers and the mount again when they die. If the cluster is running already: start
+    /// what is dead, and return.
     #[arg(long)]
     pub(crate) restart: bool,
-    /// What object servers keep files in; plain directories are the only choice so far.
-    #[arg(long, value_enum, default_value_t = Store::Dir)]
+    /// What object servers keep files in; `dir`, plain directories, is the only choice so far.
+    #[arg(long, value_enum, default_value_t = Store::Dir, hide_possible_values = true)]
     pub(crate) store: Store,
 }
 
@@ -92,22 +93,27 @@ pub(crate) struct MountArguments {
     /// Empty directory to mount on.
     #[arg(value_name = "MNT")]
     pub(crate) point: PathBuf,
-    /// Mount options, separated by commas.
+    /// Mount options, separated by commas: soft=SECONDS (programs get EIO after waiting so long;
+    /// default: they wait for ever), ro, allow_other (default if root mounts), dev, suid, noexec,
+    /// max_background=COUNT, read_ahead_age_ms=MILLISECONDS, metrics_listen=IP:PORT, cluster=ID,
+    /// secret_file=PATH.
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub(crate) options: Vec<String>,
-    /// Stay in the foreground; SIGTERM unmounts.
+    /// Stay in the foreground, with the log on standard error; SIGTERM unmounts. Default: return
+    /// when the volume is mounted, and go on in the background.
     #[arg(long)]
     pub(crate) foreground: bool,
     /// Directory of a local cluster, which has its id and secret.
     #[arg(long, env = "OXFS_DIR")]
     pub(crate) dir: Option<PathBuf>,
-    /// File with the cluster's secret.
+    /// File with the cluster's secret, if there is no --dir.
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
-    /// Cluster id.
+    /// Cluster id, if there is no --dir.
     #[arg(long, value_name = "ID")]
     pub(crate) cluster: Option<String>,
-    /// File for the log of a mount in the background.
+    /// File for the log of a mount in the background; default DIR/logs/mount.log, or
+    /// oxfs-mount-PID.log in the directory for temporary files.
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
 }

@@ -19,9 +19,19 @@ pub(crate) const WATCH_INTERVAL: Duration = Duration::from_millis(300);
 /// How long one metadata server may take to say what it knows while we wait for a leader.
 pub(crate) const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Between two starts of the same server by `up --restart`, so that one that can't start does not
-/// keep the machine busy.
+/// Servers that are slow to start are waited for so long once a majority serves. 10 s: reading back
+/// a long log; who is later comes by itself.
+pub(crate) const STRAGGLER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between the death of a process and its next start by `up --restart`; twice as long after each
+/// start that was in vain, so that one that can't start does not keep the machine busy.
 pub(crate) const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest of these pauses. 60 s: what somebody repaired is found within a minute.
+pub(crate) const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// A process that ran for so long has started well. 10 s: what can't start ends within a second.
+pub(crate) const RESTART_SETTLED: Duration = Duration::from_secs(10);
 
 /// Lines of a log shown when a process ends at its start: the last is its error.
 pub(crate) const LOG_LINES_SHOWN: usize = 5;

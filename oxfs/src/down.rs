@@ -31,13 +31,12 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
             std::thread::sleep(LOOK_AGAIN);
         }
     }
-    let killed = launch::end_all(&cluster, &mut []);
+    // `up` may have killed some, and may have been killed before the rest.
+    let mut killed = cluster.take_killed();
+    killed.extend(launch::end_all(&cluster, &mut []));
     launch::tidy(&cluster);
-    if !killed.is_empty() {
-        bail!(
-            "{} did not end when asked and had to be killed",
-            killed.join(", ")
-        );
+    if running > 0 {
+        launch::check_killed(&killed)?;
     }
     let shown = cluster.dir().display();
     if running > 0 {

@@ -2,12 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use shell::local::{LocalCluster, LocalServer, Process, ProcessId};
 
@@ -30,14 +30,41 @@ impl Started {
         self.child.try_wait().ok().flatten()
     }
 
-    /// What it said last: its error, or else the end of its log.
-    pub(crate) fn last_words(&self) -> String {
-        tail(&self.log, self.log_start)
+    /// Why it ended, if it has: its error, or else how it ended and the end of its log.
+    pub(crate) fn why_ended(&mut self) -> Option<String> {
+        let status = self.ended()?;
+        Some(why(status, &lines(&self.log, self.log_start)))
     }
 
-    /// The error it ended with, if it said one.
-    pub(crate) fn error(&self) -> Option<String> {
-        error_in(&lines(&self.log, self.log_start))
+    /// Ends it, if it has not ended.
+    pub(crate) fn end_at_once(&mut self) {
+        end_at_once(&mut self.child);
+    }
+
+    /// Its log.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
+    }
+}
+
+/// Why a process ended that wrote these lines.
+fn why(status: ExitStatus, lines: &[String]) -> String {
+    if let Some(error) = error_in(lines) {
+        return error;
+    }
+    let how = match status.signal() {
+        // Somebody wanted that, so its words tell nothing.
+        Some(libc::SIGKILL) => return "it was ended by SIGKILL".to_owned(),
+        Some(signal) => match Signal::try_from(signal) {
+            Ok(signal) => format!("it was ended by {signal}"),
+            Err(_) => format!("it was ended by signal {signal}"),
+        },
+        None => format!("it ended with {status}"),
+    };
+    let first = lines.len().saturating_sub(LOG_LINES_SHOWN);
+    match lines.get(first..).unwrap_or_default() {
+        [] => how,
+        shown => format!("{how}; its last words: {}", shown.join(" | ")),
     }
 }
 
@@ -153,21 +180,6 @@ fn error_in(lines: &[String]) -> Option<String> {
     errors.next().map(str::to_owned)
 }
 
-/// The error in a log from `start` on, or its last lines, in one line.
-fn tail(log: &Path, start: u64) -> String {
-    let lines = lines(log, start);
-    if let Some(error) = error_in(&lines) {
-        return error;
-    }
-    let first = lines.len().saturating_sub(LOG_LINES_SHOWN);
-    let shown = lines.get(first..).unwrap_or_default().join(" | ");
-    if shown.is_empty() {
-        format!("it wrote nothing to {}", log.display())
-    } else {
-        shown
-    }
-}
-
 /// Ends all processes in order: mounts first, metadata servers last. Says which had to be killed.
 pub(crate) fn end_all(cluster: &LocalCluster, children: &mut [Started]) -> Vec<String> {
     let mut killed = Vec::new();
@@ -179,6 +191,24 @@ pub(crate) fn end_all(cluster: &LocalCluster, children: &mut [Started]) -> Vec<S
         killed.extend(end(cluster, of_role.collect(), children));
     }
     killed
+}
+
+/// Says who had to be killed and what that means.
+pub(crate) fn check_killed(killed: &[String]) -> Result<()> {
+    if killed.is_empty() {
+        return Ok(());
+    }
+    let (names, seconds) = (killed.join(", "), STOP_PATIENCE.as_secs());
+    let loss = match killed.iter().any(|name| name.starts_with("mount-")) {
+        true => {
+            "what programs wrote on the mount and did not sync may be lost, all else is kept; \
+             next time start the servers that are down before you end the cluster"
+        }
+        false => "nothing is lost, the next start compares what they hold",
+    };
+    bail!(
+        "everything has ended, but {names} did not within {seconds} s and had to be killed; {loss}"
+    )
 }
 
 /// Ends these processes at the same time.
@@ -237,16 +267,29 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn last_words_are_the_error_or_else_the_end_of_the_log() {
+    fn end_is_told_by_the_error_or_else_by_its_kind_and_the_end_of_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        fs::write(&log, "old error: no\nerror: older\n").unwrap();
+        fs::write(&log, "error: of an older start\n").unwrap();
         let start = fs::metadata(&log).unwrap().len();
+        let (failed, killed) = (ExitStatus::from_raw(1 << 8), ExitStatus::from_raw(9));
 
-        assert!(tail(&log, start).contains("wrote nothing"));
         fs::write(&log, "x".repeat(usize::try_from(start).unwrap()) + "a\nb\n").unwrap();
-        assert_eq!(tail(&log, start), "a | b");
+        assert_eq!(
+            why(failed, &lines(&log, start)),
+            "it ended with exit status: 1; its last words: a | b"
+        );
+        assert_eq!(why(killed, &lines(&log, start)), "it was ended by SIGKILL");
         fs::write(&log, "error: bad key\nlater\n").unwrap();
-        assert_eq!(tail(&log, 0), "bad key");
+        assert_eq!(why(failed, &lines(&log, 0)), "bad key");
+    }
+
+    #[test]
+    fn only_a_killed_mount_may_cost_something() {
+        let said = |name: &str| check_killed(&[name.to_owned()]).unwrap_err().to_string();
+
+        assert!(check_killed(&[]).is_ok());
+        assert!(said("osd-1").contains("nothing is lost"));
+        assert!(said("mount-7").contains("may be lost"));
     }
 }

@@ -8,10 +8,14 @@ mod layout;
 mod mount;
 mod mountpoint;
 mod ports;
+mod quorum;
 mod readiness;
+mod remount;
 mod serve;
 mod start;
+mod try_this;
 mod up;
+mod watch;
 
 use std::process::ExitCode;
 

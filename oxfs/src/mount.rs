@@ -42,7 +42,8 @@ pub(crate) fn run(arguments: &MountArguments) -> Result<()> {
             }
         };
         let ended = client_fuse::mount_and_tell(options, shutdown, mounted).await;
-        if let Some(record) = &record {
+        // One that failed is left in the list: it is not what anybody asked for.
+        if let Some(record) = record.as_ref().filter(|_| ended.is_ok()) {
             record.remove();
         }
         Ok(ended?)
@@ -128,10 +129,7 @@ fn in_background(
     let mut started = launch::mount(&again, log.clone(), point)?;
     let begun = Instant::now();
     while !mountpoint::is_mounted(point)? {
-        if let Some(status) = started.ended() {
-            bail!("{} ({status})", started.last_words());
-        }
-        readiness::check_alive(std::slice::from_mut(&mut started))?;
+        readiness::check_alive(&mut started)?;
         if begun.elapsed() > READY_PATIENCE {
             bail!(
                 "{} is not mounted after {} s; see {}",

@@ -12,82 +12,167 @@ use shell::admin::{Admin, AdminError};
 use shell::link::{CallError, Link, LinkOptions, Payload, Role, ServiceKind};
 use shell::local::{LocalCluster, LocalServer};
 
-use crate::config::{DEFAULT_VOLUME, LOOK_AGAIN, READY_PATIENCE, STATUS_TIMEOUT};
+use crate::config::{
+    DEFAULT_VOLUME, LOOK_AGAIN, READY_PATIENCE, STATUS_TIMEOUT, STRAGGLER_PATIENCE,
+};
 use crate::launch::Started;
+use crate::quorum::{self, Missing};
 
-/// Waits until a leader is elected and all object servers are registered with it.
+/// Waits until a leader is elected and all servers that run have answered it, or a majority has and
+/// the others take long; adds those that can't serve to `missing`.
+///
+/// # Errors
+///
+/// If no majority can be reached.
 pub(crate) async fn cluster(
     cluster: &LocalCluster,
     admin: &Admin,
-    children: &mut [Started],
+    children: &mut Vec<Started>,
+    missing: &mut Vec<Missing>,
 ) -> Result<()> {
-    let osds: HashSet<u64> = cluster
-        .servers()
-        .into_iter()
-        .filter(|server| server.role == Role::Osd)
-        .map(|server| server.id)
-        .collect();
+    let servers = cluster.servers();
     let started = Instant::now();
+    let mut served_since = None;
     loop {
-        check_alive(children)?;
-        let answers = admin.statuses(admin.addresses(), STATUS_TIMEOUT).await;
-        let leader = answers
+        bury(&servers, children, missing);
+        let running: Vec<String> = children
             .iter()
-            .filter_map(|(_, answer)| answer.as_ref().ok())
-            .find(|status| status.answered_by_leader);
-        let missing = leader.map(|status| missing_osds(status, &osds));
-        if missing.as_ref().is_some_and(HashSet::is_empty) {
-            return Ok(());
-        }
-        for (_, answer) in &answers {
-            if let Err(CallError::Refused(why)) = answer {
-                bail!("{why}");
+            .filter(|child| child.process.role == Role::Mrc.name())
+            .map(|child| child.process.address.clone())
+            .collect();
+        let answers = admin.statuses(&running, STATUS_TIMEOUT).await;
+        end_strangers(&servers, &answers, children, missing);
+        quorum::check(&servers, missing)?;
+        let absent = absent(&servers, &answers, missing);
+        if let Some(absent) = &absent {
+            let without = missing.iter().chain(absent).cloned().collect::<Vec<_>>();
+            if absent.is_empty() {
+                return Ok(());
+            }
+            let serves = quorum::check(&servers, &without).is_ok();
+            let since = *served_since.get_or_insert_with(Instant::now);
+            if serves && since.elapsed() >= STRAGGLER_PATIENCE {
+                *missing = without;
+                return Ok(());
+            }
+            if !serves {
+                served_since = None;
             }
         }
         if started.elapsed() >= READY_PATIENCE {
-            let seconds = READY_PATIENCE.as_secs();
-            let logs = cluster.dir().join("logs");
-            match missing {
-                None => bail!(
-                    "no metadata server became leader within {seconds} s; see {}",
-                    logs.display()
-                ),
-                Some(missing) => bail!(
-                    "object servers {missing:?} did not register within {seconds} s; see {}",
-                    logs.display()
-                ),
-            }
+            bail!("{}", in_vain(cluster, absent, missing));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
-fn missing_osds(status: &ClusterStatus, wanted: &HashSet<u64>) -> HashSet<u64> {
-    let up: HashSet<u64> = status
+/// Why there is no majority after all that time.
+fn in_vain(cluster: &LocalCluster, absent: Option<Vec<Missing>>, missing: &[Missing]) -> String {
+    let seconds = READY_PATIENCE.as_secs();
+    let absent = absent.unwrap_or_default();
+    let all: Vec<String> = missing
+        .iter()
+        .chain(&absent)
+        .map(|missing| missing.sentence(cluster.dir()))
+        .collect();
+    let said = match all.is_empty() {
+        true => format!("; see {}", cluster.dir().join("logs").display()),
+        false => format!(": {}", all.join("; ")),
+    };
+    format!(
+        "the cluster does not serve after {seconds} s (a new one is formed when all its metadata \
+         servers run, an old one by a majority){said}"
+    )
+}
+
+/// Moves children that have ended to those that are missing.
+fn bury(servers: &[LocalServer], children: &mut Vec<Started>, missing: &mut Vec<Missing>) {
+    children.retain_mut(|child| {
+        let server = servers
+            .iter()
+            .find(|server| server.name() == child.process.name);
+        match (server, child.why_ended()) {
+            (Some(server), Some(why)) => {
+                missing.push(Missing::dead(server, why));
+                false
+            }
+            _ => true,
+        }
+    });
+}
+
+/// Ends metadata servers that take us for somebody else's: they would serve another cluster.
+fn end_strangers(
+    servers: &[LocalServer],
+    answers: &[(String, Result<ClusterStatus, CallError>)],
+    children: &mut Vec<Started>,
+    missing: &mut Vec<Missing>,
+) {
+    for (address, answer) in answers {
+        let Err(CallError::Refused(why)) = answer else {
+            continue;
+        };
+        children.retain_mut(|child| {
+            let is_it = child.process.address == *address;
+            if is_it {
+                child.end_at_once();
+                let server = servers.iter().find(|server| server.address == *address);
+                missing.extend(server.map(|server| Missing::dead(server, why.clone())));
+            }
+            !is_it
+        });
+    }
+}
+
+/// Servers that run and are not there yet, if there is a leader.
+fn absent(
+    servers: &[LocalServer],
+    answers: &[(String, Result<ClusterStatus, CallError>)],
+    missing: &[Missing],
+) -> Option<Vec<Missing>> {
+    let heard = || {
+        answers
+            .iter()
+            .filter_map(|(address, answer)| Some((address, answer.as_ref().ok()?)))
+    };
+    let (_, leader) = heard().find(|(_, status)| status.answered_by_leader)?;
+    let registered: HashSet<u64> = leader
         .servers
         .iter()
         .filter(|server| server.role == Role::Osd.name() && server.state != "down")
         .map(|server| server.id)
         .collect();
-    wanted.difference(&up).copied().collect()
+    let is_there = |server: &LocalServer| match server.role {
+        Role::Osd => registered.contains(&server.id),
+        _ => heard().any(|(address, _)| *address == server.address),
+    };
+    let absent = servers.iter().filter(|server| {
+        !is_there(server) && !missing.iter().any(|missing| missing.server == **server)
+    });
+    let slow = |server: &LocalServer| {
+        let name = server.name();
+        Missing::running(
+            server,
+            format!("does not answer yet; its log, logs/{name}.log, says what it waits for"),
+        )
+    };
+    Some(absent.map(slow).collect())
 }
 
-/// Says so if one of our children has ended.
-pub(crate) fn check_alive(children: &mut [Started]) -> Result<()> {
-    for child in children {
-        if let Some(status) = child.ended() {
-            bail!(
-                "{} ended at its start ({status}): {}",
-                child.process.name,
-                child.last_words()
-            );
-        }
+/// Says so if a process that we started and wait for has ended.
+pub(crate) fn check_alive(child: &mut Started) -> Result<()> {
+    match child.why_ended() {
+        Some(why) => bail!("{why}"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Makes the default volume if there is none of its name.
-pub(crate) async fn default_volume(admin: &Admin) -> Result<()> {
+///
+/// # Errors
+///
+/// If an object server is missing that the new volume should have replicas on.
+pub(crate) async fn default_volume(admin: &Admin, missing: &[Missing]) -> Result<()> {
     let list = admin.ask_leader(Op::VolumeList(VolumeList {})).await?;
     if let Reply::Volumes(volumes) = list
         && volumes
@@ -96,6 +181,16 @@ pub(crate) async fn default_volume(admin: &Admin) -> Result<()> {
             .any(|volume| volume.name == DEFAULT_VOLUME)
     {
         return Ok(());
+    }
+    if let Some(osd) = missing
+        .iter()
+        .find(|missing| missing.server.role == Role::Osd)
+    {
+        bail!(
+            "the volume `{DEFAULT_VOLUME}` is made when all object servers run, or it would have \
+             fewer replicas for ever; {}",
+            osd.why()
+        );
     }
     let create = VolumeCreate {
         name: DEFAULT_VOLUME.to_owned(),
@@ -135,7 +230,7 @@ pub(crate) async fn server(
     );
     let started = Instant::now();
     loop {
-        check_alive(std::slice::from_mut(child))?;
+        check_alive(child)?;
         match greet(&link, server.role, Duration::from_secs(1)).await {
             // Even a fault is an answer.
             Ok(()) | Err(CallError::Fault(_)) => return Ok(()),

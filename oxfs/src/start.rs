@@ -18,7 +18,7 @@ pub(crate) fn run(dir: &Path, name: &str) -> Result<()> {
         }
         bail!("{name} is running already, as pid {pid}");
     }
-    ports::check_free(name, &server.address)?;
+    ports::check_free(&server.address).with_context(|| name.to_owned())?;
     let mut started = launch::server(&cluster, &server)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

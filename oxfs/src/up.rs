@@ -1,7 +1,5 @@
 //! `oxfs up`: a whole cluster on this machine, in the foreground.
 
-use std::ffi::OsStr;
-use std::future::Future;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -12,16 +10,11 @@ use shell::link::Role;
 use shell::local::{LocalCluster, LocalServer, Process, ProcessId};
 
 use crate::arguments::UpArguments;
-use crate::config::{DEFAULT_VOLUME, LOOK_AGAIN, READY_PATIENCE, RESTART_PAUSE, WATCH_INTERVAL};
+use crate::config::LOOK_AGAIN;
 use crate::launch::{self, Started};
-use crate::{layout, mountpoint, ports, readiness, start};
-
-/// Prints a line. Nobody reading it any more is no reason to leave a cluster behind.
-macro_rules! say {
-    ($($arguments:tt)*) => {
-        let _ = writeln!(std::io::stdout(), $($arguments)*);
-    };
-}
+use crate::quorum::Missing;
+use crate::watch::{Watch, say};
+use crate::{layout, mountpoint, ports, readiness, remount, start, try_this};
 
 /// Starts everything, waits for the signal to end, ends everything.
 pub(crate) fn run(arguments: &UpArguments) -> Result<()> {
@@ -48,6 +41,7 @@ pub(crate) fn run(arguments: &UpArguments) -> Result<()> {
         cluster,
         point,
         children: Vec::new(),
+        missing: Vec::new(),
         restart: arguments.restart,
     };
     runtime.block_on(up.run())
@@ -77,17 +71,22 @@ fn already_running(arguments: &UpArguments) -> Result<()> {
             failed.push(format!("{name}: {error:#}"));
         }
     }
-    if tried == 0 {
+    let mounted = remount::if_dead(&cluster);
+    if tried == 0 && !mounted.as_ref().is_ok_and(|mounted| *mounted) {
         say!("all servers of {shown} are running");
     }
+    if !failed.is_empty() {
+        failed = vec![format!(
+            "{} of {tried} servers did not start: {}",
+            failed.len(),
+            failed.join("; ")
+        )];
+    }
+    failed.extend(mounted.err().map(|error| format!("{error:#}")));
     if failed.is_empty() {
         return Ok(());
     }
-    bail!(
-        "{} of {tried} servers did not start: {}",
-        failed.len(),
-        failed.join("; ")
-    )
+    bail!("{}", failed.join("; "))
 }
 
 /// What an `up` that was killed left running must end first; what it left lying is cleared away.
@@ -106,6 +105,7 @@ fn clear_remains(cluster: &LocalCluster) -> Result<()> {
             running.join(", ")
         );
     }
+    let _killed_then = cluster.take_killed();
     launch::tidy(cluster);
     Ok(())
 }
@@ -115,6 +115,8 @@ struct Up {
     cluster: LocalCluster,
     point: PathBuf,
     children: Vec<Started>,
+    /// Servers without which it was started.
+    missing: Vec<Missing>,
     restart: bool,
 }
 
@@ -138,7 +140,15 @@ impl Up {
         let outcome = match started {
             Ok(true) => {
                 self.tell(begun);
-                self.watch(terminated).await;
+                let Self {
+                    cluster,
+                    point,
+                    children,
+                    missing,
+                    restart,
+                } = self;
+                let mut watch = Watch::new(cluster, point, children, *restart, missing);
+                watch.run(terminated).await;
                 Ok(())
             }
             Ok(false) => Ok(()),
@@ -154,7 +164,7 @@ impl Up {
             role: "up".to_owned(),
             id: 0,
             address: String::new(),
-            dir: self.cluster.dir().to_owned(),
+            dir: self.point.clone(),
             process: ProcessId::of(std::process::id())?,
         };
         self.cluster
@@ -162,189 +172,70 @@ impl Up {
             .context("can't write into the cluster's directory")
     }
 
+    /// Starts all servers that can be started, and mounts, if they are enough.
     async fn start(&mut self) -> Result<()> {
-        let servers = self.cluster.servers();
-        for server in &servers {
-            ports::check_free(&server.name(), &server.address)?;
-        }
-        for server in &servers {
-            let started = launch::server(&self.cluster, server)?;
-            self.children.push(started);
+        for server in self.cluster.servers() {
+            let started = ports::check_free(&server.address)
+                .and_then(|()| launch::server(&self.cluster, &server));
+            match started {
+                Ok(started) => self.children.push(started),
+                Err(error) => self
+                    .missing
+                    .push(Missing::dead(&server, format!("{error:#}"))),
+            }
         }
         let admin = Admin::new(
             self.cluster.identity(Role::Admin)?,
             self.cluster.mrc_addresses(),
         );
-        readiness::cluster(&self.cluster, &admin, &mut self.children).await?;
-        readiness::default_volume(&admin).await?;
-        self.mount().await
-    }
-
-    async fn mount(&mut self) -> Result<()> {
-        let what = format!(
-            "{}/{DEFAULT_VOLUME}",
-            self.cluster.mrc_addresses().join(",")
-        );
-        let arguments = [
-            OsStr::new(&what),
-            self.point.as_os_str(),
-            OsStr::new("--dir"),
-            self.cluster.dir().as_os_str(),
-        ];
-        let started = launch::mount(&arguments, self.cluster.log_file("mount"), &self.point)?;
-        self.cluster.remember(&started.process)?;
-        self.children.push(started);
-        let begun = Instant::now();
-        while !mountpoint::is_mounted(&self.point)? {
-            readiness::check_alive(&mut self.children)?;
-            if begun.elapsed() > READY_PATIENCE {
-                bail!(
-                    "{} is not mounted after {} s; see {}",
-                    self.point.display(),
-                    READY_PATIENCE.as_secs(),
-                    self.cluster.log_file("mount").display()
-                );
-            }
+        let Self {
+            cluster,
+            children,
+            missing,
+            ..
+        } = self;
+        readiness::cluster(cluster, &admin, children, missing).await?;
+        readiness::default_volume(&admin, missing).await?;
+        let mut mounting = remount::begin(&self.cluster, &self.point)?;
+        while !mounting.is_done()? {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+        self.children.push(mounting.started);
         Ok(())
     }
 
-    /// What is running and what to try.
+    /// What is running, what is not, and what to try.
     fn tell(&self, begun: Instant) {
         for child in &self.children {
             say!("{}", start::line(child));
         }
-        let (dir, point) = (self.cluster.dir().display(), self.point.display());
-        say!(
-            "ready after {:.1} s. Try, in another terminal:",
-            begun.elapsed().as_secs_f64()
-        );
-        say!("  cp -r /etc/. {point}/ ; ls -l {point}");
-        say!("  xfs-admin --dir {dir} status");
-        // The only one is missed.
-        if self.cluster.servers().len() > 2 {
-            say!("  kill -9 {}      # nothing stops", self.example_pid());
-            say!("  oxfs start --dir {dir} osd-1");
+        let dir = self.cluster.dir();
+        for missing in &self.missing {
+            say!("{}", missing.sentence(dir));
         }
-        say!("Ctrl-C or `oxfs down --dir {dir}` ends it.");
-    }
-
-    fn example_pid(&self) -> u32 {
+        say!("ready after {:.1} s", begun.elapsed().as_secs_f64());
+        say!("Try, in another terminal:");
+        // The only one is missed.
+        let single = self.cluster.servers().len() <= 2;
         let osd = self
             .children
             .iter()
             .find(|child| child.process.name == "osd-1");
-        osd.map_or(0, |child| child.process.process.pid)
-    }
-
-    /// Until the signal to end, says which processes die, and starts them again if so asked.
-    async fn watch(&mut self, mut terminated: std::pin::Pin<&mut impl Future<Output = ()>>) {
-        let servers = self.cluster.servers();
-        let mut dead: Vec<(String, Instant)> = Vec::new();
-        loop {
-            tokio::select! {
-                () = terminated.as_mut() => return,
-                () = tokio::time::sleep(WATCH_INTERVAL) => {}
-            }
-            for child in &mut self.children {
-                child.ended();
-            }
-            for server in &servers {
-                self.look_at(server, &mut dead);
-            }
-            self.look_at_mount(&mut dead);
+        let osd = osd.filter(|_| !single && self.missing.is_empty());
+        let osd = osd.map(|child| child.process.process.pid);
+        for line in try_this::lines(dir, &self.point, osd) {
+            say!("  {line}");
         }
-    }
-
-    fn look_at(&mut self, server: &LocalServer, dead: &mut Vec<(String, Instant)>) {
-        let name = server.name();
-        if self.cluster.running(&name).is_some() {
-            if dead.iter().any(|(other, _)| *other == name) {
-                dead.retain(|(other, _)| *other != name);
-                say!("{name} is running again");
-            }
-            return;
-        }
-        let known = dead
-            .iter()
-            .find(|(other, _)| *other == name)
-            .map(|(_, since)| *since);
-        let Some(since) = known else {
-            let remedy = if self.restart {
-                "starting it again".to_owned()
-            } else {
-                format!(
-                    "start it with `oxfs start --dir {} {name}`",
-                    self.cluster.dir().display()
-                )
-            };
-            say!("{name} died{}; {remedy}", self.how_it_died(&name));
-            dead.push((name, Instant::now()));
-            return;
-        };
-        if self.restart && since.elapsed() >= RESTART_PAUSE {
-            dead.retain(|(other, _)| *other != name);
-            match launch::server(&self.cluster, server) {
-                Ok(started) => {
-                    say!("{}", start::line(&started));
-                    self.children.retain(|child| child.process.name != name);
-                    self.children.push(started);
-                }
-                Err(error) => {
-                    say!("{error:#}");
-                    dead.push((name, Instant::now()));
-                }
-            }
-        }
-    }
-
-    fn how_it_died(&mut self, name: &str) -> String {
-        let child = self
-            .children
-            .iter_mut()
-            .find(|child| child.process.name == name);
-        child
-            .and_then(Started::ended)
-            .map(|status| format!(" ({status})"))
-            .unwrap_or_default()
-    }
-
-    fn look_at_mount(&mut self, dead: &mut Vec<(String, Instant)>) {
-        let Some(mount) = self
-            .children
-            .iter_mut()
-            .find(|child| child.process.role == "mount")
-        else {
-            return;
-        };
-        let Some(status) = mount.ended() else {
-            return;
-        };
-        let name = mount.process.name.clone();
-        if dead.iter().any(|(other, _)| *other == name) {
-            return;
-        }
-        let words = mount
-            .error()
-            .map(|error| format!(": {error}"))
-            .unwrap_or_default();
-        say!(
-            "the mount on {} ended ({status}){words}",
-            self.point.display()
-        );
-        dead.push((name, Instant::now()));
+        say!("Ctrl-C or `oxfs down --dir {}` ends it.", dir.display());
     }
 
     fn end(&mut self) -> Result<()> {
         let killed = launch::end_all(&self.cluster, &mut self.children);
-        self.cluster.forget("up");
-        if killed.is_empty() {
-            return Ok(());
+        // For `oxfs down`, which may have asked.
+        if !killed.is_empty() {
+            self.cluster.note_killed(&killed);
         }
-        bail!(
-            "{} did not end when asked and had to be killed",
-            killed.join(", ")
-        )
+        self.cluster.forget("up");
+        launch::check_killed(&killed)
     }
 }

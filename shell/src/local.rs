@@ -7,6 +7,7 @@
 //! DIR/osd-2/              its state
 //! DIR/logs/osd-2.log      its log
 //! DIR/run/osd-2.json      its process, while it runs
+//! DIR/run/killed          who had to be killed when the cluster was ended, for `oxfs down` to tell
 //! ```
 
 mod process;
@@ -263,6 +264,25 @@ impl LocalCluster {
         process.write(&self.run_file(&process.name))
     }
 
+    /// Leaves word that these processes did not end when asked and were killed.
+    pub fn note_killed(&self, names: &[String]) {
+        // Only the words of `oxfs down` depend on it.
+        let _ = fs::write(self.killed_file(), names.join("\n"));
+    }
+
+    /// Takes that word: the names, or nothing.
+    #[must_use]
+    pub fn take_killed(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.killed_file()).unwrap_or_default();
+        // Not there is as good as removed.
+        let _ = fs::remove_file(self.killed_file());
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn killed_file(&self) -> PathBuf {
+        self.dir.join("run").join("killed")
+    }
+
     /// Forgets a process that ended.
     pub fn forget(&self, name: &str) {
         // A file that is left only names a process that does not run.
@@ -342,5 +362,9 @@ mod tests {
 
         cluster.forget("osd-2");
         assert!(cluster.processes().is_empty());
+
+        cluster.note_killed(&["mount-1".to_owned(), "osd-2".to_owned()]);
+        assert_eq!(cluster.take_killed(), ["mount-1", "osd-2"]);
+        assert!(cluster.take_killed().is_empty());
     }
 }

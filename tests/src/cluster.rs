@@ -131,6 +131,39 @@ impl Cluster {
         Ok(())
     }
 
+    /// What `oxfs up` has written, over all its starts.
+    #[must_use]
+    pub fn up_log(&self) -> String {
+        self.log_tail()
+    }
+
+    /// Kills `oxfs up`, and nothing that it started.
+    ///
+    /// # Errors
+    ///
+    /// If it is not running.
+    pub fn kill_up(&mut self) -> Result<()> {
+        let mut up = self.up.take().context("`oxfs up` is not running")?;
+        send(up.id().cast_signed(), libc::SIGKILL)?;
+        up.wait()?;
+        Ok(())
+    }
+
+    /// Ends everything with `oxfs down`, whoever of it still runs.
+    ///
+    /// # Errors
+    ///
+    /// What `oxfs down` says.
+    pub fn down_by_command(&mut self) -> Result<String> {
+        let program = binary("oxfs")?.display().to_string();
+        let dir = self.dir().display().to_string();
+        let said = run(self.home.path(), &program, &["down", "--dir", &dir])?;
+        if let Some(mut up) = self.up.take() {
+            wait_exit(&mut up)?;
+        }
+        Ok(said)
+    }
+
     /// Kills every process of the cluster at once, the mount included, and cleans up the dead mount.
     ///
     /// # Errors
@@ -274,11 +307,10 @@ impl Cluster {
     /// If it is not running.
     pub fn signal(&self, name: &str, signal: i32) -> Result<()> {
         let server = self.server(name)?;
-        send(server.pid, signal)?;
-        if signal == libc::SIGKILL {
-            wait_gone(server.pid)?;
+        match signal {
+            libc::SIGKILL => kill(server.pid),
+            signal => send(server.pid, signal),
         }
-        Ok(())
     }
 
     /// Starts a server that is not running.
@@ -407,6 +439,16 @@ fn unmount(point: &Path) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Kills a process that is not our child, and waits until it is gone.
+///
+/// # Errors
+///
+/// If it is not running.
+pub fn kill(pid: i32) -> Result<()> {
+    send(pid, libc::SIGKILL)?;
+    wait_gone(pid)
 }
 
 fn send(pid: i32, signal: i32) -> Result<()> {

@@ -9,7 +9,7 @@ mod program;
 mod store;
 mod tree;
 
-pub use cluster::{Cluster, Server};
+pub use cluster::{Cluster, Server, kill};
 pub use inputs::{dependency_sources, make_git_repository, make_sparse_and_odd_files};
 pub use probe::{Probe, Stall};
 pub use program::{binary, run, shell};

@@ -197,7 +197,6 @@ impl Up {
             if line.starts_with("ready") {
                 // Whatever it prints later must not fill the pipe and block it.
                 std::thread::spawn(move || lines.for_each(drop));
-                println!("   mounted after {:.1} s", started.elapsed().as_secs_f64());
                 return Ok(up);
             }
             if started.elapsed() > READY_WAIT {

@@ -30,7 +30,7 @@ pub struct Process {
     pub id: u64,
     /// Where it listens; empty for mounts.
     pub address: String,
-    /// Its state directory, or the mount point.
+    /// Its state directory; of a mount and of `up`, the mount point.
     pub dir: PathBuf,
     /// The process.
     #[serde(flatten)]
@@ -51,13 +51,15 @@ impl ProcessId {
         })
     }
 
-    /// Whether it still runs; frozen counts, a zombie does not.
+    /// Whether it still runs; frozen counts, a zombie does not. One whose first thread has ended
+    /// and others have not counts, too: it still has its port or mount.
     #[must_use]
     pub fn is_running(&self) -> bool {
         let same_boot = boot().is_ok_and(|boot| boot == self.boot);
         same_boot
             && stat(self.pid).is_ok_and(|(state, started)| {
-                started == self.started_ticks && state != 'Z' && state != 'X'
+                started == self.started_ticks
+                    && (!matches!(state, 'Z' | 'X') || thread_count(self.pid) > 1)
             })
     }
 
@@ -88,6 +90,11 @@ impl Process {
         fs::write(&new, serde_json::to_vec(self)?)?;
         fs::rename(&new, path)
     }
+}
+
+/// Threads of a process that have not ended, and a first one that has.
+fn thread_count(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
 /// State letter and start time of a pid.
