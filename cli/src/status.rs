@@ -1,7 +1,11 @@
 //! `status`: every server by its own words, its leader's, or what this machine knows of it.
 
+mod troubles;
+
 use std::time::{Duration, Instant};
 
+use proto::mrc::request::Op;
+use proto::mrc::response::Reply;
 use proto::mrc::{self, ClusterStatus};
 use serde::Serialize;
 use shell::admin::Admin;
@@ -119,7 +123,12 @@ pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
         }));
     }
     let has_leader = leader(&answers).is_some();
-    let mut done = show(&merge(&answers, local.as_deref()));
+    let status = merge(&answers, local.as_deref());
+    let pgs = degraded(admin, &status, has_leader).await;
+    let dir = found.local.as_ref().map(LocalCluster::dir);
+    let known = local.as_deref().unwrap_or_default();
+    let wrong = troubles::sentences(&status.servers, &pgs, known, dir);
+    let mut done = show(&status, &wrong);
     if !has_leader {
         done.missing.push(format!(
             "no metadata server leads, so object servers, volumes and placement groups may be out \
@@ -132,6 +141,18 @@ pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
         ));
     }
     Ok(done)
+}
+
+/// Placement groups, if some of them are degraded.
+async fn degraded(admin: &Admin, status: &Status, has_leader: bool) -> Vec<mrc::Pg> {
+    if status.placement_groups.degraded == 0 || !has_leader {
+        return Vec::new();
+    }
+    match admin.ask_leader(Op::PgList(mrc::PgList::default())).await {
+        Ok(Reply::Pgs(pgs)) => pgs.pgs,
+        // The numbers of the status say it in short.
+        _ => Vec::new(),
+    }
 }
 
 /// Asks all metadata servers, those that others name included, until one of them leads.
@@ -329,9 +350,9 @@ fn local_servers(cluster: &LocalCluster) -> Vec<Local> {
     servers.chain(mounts).collect()
 }
 
-fn show(status: &Status) -> Done {
+fn show(status: &Status, wrong: &[String]) -> Done {
     let groups = &status.placement_groups;
-    let text = format!(
+    let mut text = format!(
         "{}\n\n{}\n\nplacement groups: {} in all, {} full, {} degraded",
         render::table(&status.servers),
         render::table(&status.volumes),
@@ -339,6 +360,13 @@ fn show(status: &Status) -> Done {
         groups.full,
         groups.degraded
     );
+    if !wrong.is_empty() {
+        text.push_str("\n\nwhat is wrong:");
+        for sentence in wrong {
+            text.push_str("\n- ");
+            text.push_str(sentence);
+        }
+    }
     Done {
         text,
         json: render::json(status),

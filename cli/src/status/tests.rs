@@ -54,7 +54,7 @@ fn local(role: &str, id: u64, process: Known) -> Local {
 fn json_has_exactly_the_promised_fields() {
     let answers = vec![answer(1, vec![server("mrc", 1, "leader")], true)];
 
-    let json = show(&merge(&answers, None)).json;
+    let json = show(&merge(&answers, None), &["x".to_owned()]).json;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
 
     let keys = |value: &serde_json::Value| {
@@ -157,8 +157,9 @@ fn this_machine_knows_who_is_dead_before_the_cluster_does() {
 fn table_names_servers_as_other_commands_take_them() {
     let answers = vec![answer(1, vec![server("mrc", 1, "leader")], true)];
 
-    let text = show(&merge(&answers, None)).text;
+    let text = show(&merge(&answers, None), &["osd-2 is down".to_owned()]).text;
 
     assert!(text.contains("mrc-1"), "{text}");
+    assert!(text.ends_with("what is wrong:\n- osd-2 is down"), "{text}");
     assert!(text.contains("32 in all, 30 full, 2 degraded"), "{text}");
 }
