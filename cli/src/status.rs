@@ -125,9 +125,12 @@ pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
     let has_leader = leader(&answers).is_some();
     let status = merge(&answers, local.as_deref());
     let pgs = degraded(admin, &status, has_leader).await;
-    let dir = found.local.as_ref().map(LocalCluster::dir);
-    let known = local.as_deref().unwrap_or_default();
-    let wrong = troubles::sentences(&status.servers, &pgs, known, dir);
+    let known = troubles::Knowledge {
+        has_leader,
+        dir: found.local.as_ref().map(LocalCluster::dir),
+        local: local.as_deref().unwrap_or_default(),
+    };
+    let wrong = troubles::sentences(&status.servers, &pgs, known);
     let mut done = show(&status, &wrong);
     if !has_leader {
         done.missing.push(format!(

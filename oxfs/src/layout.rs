@@ -152,7 +152,7 @@ struct OsdFile<'a> {
 }
 
 /// Writes a server's configuration, unless there is one, which its owner may have changed.
-fn write_config(cluster: &LocalCluster, server: &LocalServer) -> Result<()> {
+pub(crate) fn write_config(cluster: &LocalCluster, server: &LocalServer) -> Result<()> {
     let name = server.name();
     let path = cluster.config_file(&name);
     if path.exists() {

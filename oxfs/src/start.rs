@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use shell::local::{LocalCluster, LocalServer};
 
-use crate::{launch, ports, readiness};
+use crate::{launch, layout, ports, readiness};
 
 /// Starts the server and waits until it answers.
 pub(crate) fn run(dir: &Path, name: &str) -> Result<()> {
@@ -19,6 +19,7 @@ pub(crate) fn run(dir: &Path, name: &str) -> Result<()> {
         bail!("{name} is running already, as pid {pid}");
     }
     ports::check_free(&server.address).with_context(|| name.to_owned())?;
+    layout::write_config(&cluster, &server)?;
     let mut started = launch::server(&cluster, &server)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

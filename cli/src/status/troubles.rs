@@ -18,15 +18,30 @@ struct Kind {
     incomplete: BTreeSet<u64>,
 }
 
-/// One sentence for each thing that is wrong. `dir` is the cluster's directory, if it is on this machine.
-pub(super) fn sentences(
-    servers: &[Server],
-    pgs: &[Pg],
-    local: &[Local],
-    dir: Option<&Path>,
-) -> Vec<String> {
+/// What is known besides the servers and what they say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Knowledge<'a> {
+    /// A metadata server leads: it hears the object servers, the others don't.
+    pub(super) has_leader: bool,
+    /// The cluster's directory, if it is on this machine.
+    pub(super) dir: Option<&'a Path>,
+    /// What this machine knows.
+    pub(super) local: &'a [Local],
+}
+
+/// One sentence for each thing that is wrong.
+pub(super) fn sentences(servers: &[Server], pgs: &[Pg], known: Knowledge<'_>) -> Vec<String> {
+    let Knowledge {
+        has_leader,
+        dir,
+        local,
+    } = known;
+    // Without a leader only this machine knows whether an object server runs.
+    let is_sure =
+        |server: &&Server| has_leader || server.role == "mrc" || (dir.is_some() && server.pid == 0);
     let mut said: Vec<String> = servers
         .iter()
+        .filter(is_sure)
         .filter_map(|server| of_server(server, dir))
         .collect();
     said.extend(local.iter().filter_map(|known| of_mount(known, dir)));
@@ -88,8 +103,9 @@ fn of_groups(servers: &[Server], pgs: &[Pg]) -> Vec<String> {
     for pg in pgs.iter().filter(|pg| pg.state != "full") {
         let down: BTreeSet<u64> = pg.osds.iter().copied().filter(|osd| !is_up(osd)).collect();
         let incomplete: BTreeSet<u64> = pg.incomplete.iter().copied().filter(is_up).collect();
-        let left = pg.osds.len() - down.len();
-        let stopped = left < pg.osds.len() / 2 + 1;
+        // A replica whose store is new does not count until it has everything.
+        let counts = |osd: &&u64| !down.contains(osd) && !incomplete.contains(osd);
+        let stopped = pg.osds.iter().filter(counts).count() < pg.osds.len() / 2 + 1;
         *kinds
             .entry(Kind {
                 stopped,
@@ -110,9 +126,20 @@ fn of_kind(kind: &Kind, count: usize) -> String {
         count => format!("{count} placement groups"),
     };
     let (down, new) = (names(&kind.down), names(&kind.incomplete));
-    if kind.stopped {
+    if kind.stopped && kind.down.is_empty() {
         return format!(
-            "{groups} can't be read or written until more of {down} run: too few replicas are up"
+            "{groups} can't be read or written: the stores of {new} are new, and the others are too few \
+             to say what is newest; bring back one of the stores that were replaced"
+        );
+    }
+    if kind.stopped {
+        let copied = match new.is_empty() {
+            true => String::new(),
+            false => format!(" (the store of {new} is new and does not count yet)"),
+        };
+        return format!(
+            "{groups} can't be read or written until more of {down} run: too few complete replicas \
+             are up{copied}"
         );
     }
     if !kind.down.is_empty() {
@@ -152,6 +179,19 @@ mod tests {
         }
     }
 
+    const LED: Knowledge<'_> = Knowledge {
+        has_leader: true,
+        dir: None,
+        local: &[],
+    };
+
+    fn here<'a>() -> Knowledge<'a> {
+        Knowledge {
+            dir: Some(Path::new("/c")),
+            ..LED
+        }
+    }
+
     fn group(pg: u32, incomplete: &[u64]) -> Pg {
         Pg {
             pg,
@@ -170,7 +210,7 @@ mod tests {
         };
         let servers = [osd(1, "up"), osd(2, "up"), osd(3, "up")];
 
-        assert!(sentences(&servers, &[full], &[], None).is_empty());
+        assert!(sentences(&servers, &[full], LED).is_empty());
     }
 
     #[test]
@@ -178,12 +218,12 @@ mod tests {
         let servers = [osd(1, "up"), osd(2, "down"), osd(3, "up")];
         let pgs = [group(0, &[]), group(1, &[])];
 
-        let local = sentences(&servers, &pgs, &[], Some(Path::new("/c")));
+        let local = sentences(&servers, &pgs, here());
 
         assert_eq!(local.len(), 2, "{local:?}");
         assert!(local[0].contains("run `oxfs start --dir /c osd-2`"));
         assert!(local[1].starts_with("2 placement groups lack the replica on osd-2: nothing"));
-        let remote = sentences(&servers, &[], &[], None);
+        let remote = sentences(&servers, &[], LED);
         assert!(remote[0].starts_with("osd-2 at 10.0.0.2:7 is down"));
     }
 
@@ -194,7 +234,7 @@ mod tests {
             ..osd(1, "down")
         }];
 
-        let said = sentences(&servers, &[], &[], Some(Path::new("/c")));
+        let said = sentences(&servers, &[], here());
 
         assert!(said[0].contains("runs as pid 7"), "{said:?}");
     }
@@ -206,10 +246,32 @@ mod tests {
         assert!(said[0].starts_with("1 placement group can't be read or written"));
         assert!(said[0].contains("osd-1 and osd-2"), "{said:?}");
 
+        let servers = [osd(1, "down"), osd(2, "up"), osd(3, "up")];
+        let said = of_groups(&servers, &[group(0, &[3])]);
+        assert!(said[0].contains("can't be read or written until more of osd-1"));
+        assert!(said[0].contains("store of osd-3 is new"), "{said:?}");
+        let said = of_groups(&servers, &[group(0, &[1])]);
+        assert!(said[0].contains("programs go on"), "{said:?}");
+
         let servers = [osd(1, "up"), osd(2, "up"), osd(3, "up")];
         let said = of_groups(&servers, &[group(0, &[3]), group(1, &[])]);
         assert!(said.iter().any(|text| text.contains("copied to osd-3")));
         assert!(said.iter().any(|text| text.contains("compared")));
+    }
+
+    #[test]
+    fn without_a_leader_object_servers_are_down_only_if_this_machine_knows_it() {
+        let servers = [osd(1, "down")];
+        let unled = |dir| Knowledge {
+            dir,
+            ..Knowledge::default()
+        };
+
+        assert!(sentences(&servers, &[], unled(None)).is_empty());
+        assert_eq!(
+            sentences(&servers, &[], unled(Some(Path::new("/c")))).len(),
+            1
+        );
     }
 
     #[test]
@@ -222,7 +284,14 @@ mod tests {
             dir: "/mnt".to_owned(),
         };
 
-        let said = sentences(&[], &[], &[mount], Some(Path::new("/c")));
+        let said = sentences(
+            &[],
+            &[],
+            Knowledge {
+                local: &[mount],
+                ..here()
+            },
+        );
 
         assert!(said[0].contains("/mnt") && said[0].contains("--restart --dir /c"));
     }
