@@ -464,22 +464,20 @@ fn send(pid: i32, signal: i32) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a process that is not our child is gone or a zombie.
+/// Waits until a process that is not our child is gone, or a zombie without other threads: until
+/// then it has its ports and locks.
 fn wait_gone(pid: i32) -> Result<()> {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
-        match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-            Err(_) => return Ok(()),
-            Ok(stat)
-                if stat
-                    .rsplit(") ")
-                    .next()
-                    .is_some_and(|rest| rest.starts_with('Z')) =>
-            {
-                return Ok(());
-            }
-            Ok(_) => std::thread::park_timeout(LOOK_AGAIN),
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            return Ok(());
+        };
+        let rest = stat.rsplit(") ").next();
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        if rest.is_some_and(|rest| rest.starts_with('Z')) && threads <= 1 {
+            return Ok(());
         }
+        std::thread::park_timeout(LOOK_AGAIN);
     }
     bail!("process {pid} does not end")
 }

@@ -155,7 +155,8 @@ fn of_kind(kind: &Kind, count: usize) -> String {
         );
     }
     format!(
-        "{groups}: the replicas are being compared and brought up to date, as after every start: wait"
+        "{groups}: replicas are being compared or brought up to date, as after every start: wait; if it \
+         stays so, look at the room on the disks (`xfs-admin osd list`)"
     )
 }
 
