@@ -211,11 +211,14 @@ async fn serve(
             // Whoever waited may have given up.
             let _ = sender.send(session.run());
         })?;
+    let connection = connection_of(mount_point);
     tokio::select! {
-        outcome = &mut ended => return outcome.unwrap_or(Ok(())),
+        outcome = &mut ended => {
+            remove_dead(mount_point, connection).await;
+            return outcome.unwrap_or(Ok(()));
+        }
         () = shutdown => {}
     }
-    let connection = connection_of(mount_point);
     let path = mount_point.to_owned();
     let unmounted = tokio::task::spawn_blocking(move || unmount(&path));
     if let Err(error) = unmounted.await.map_err(io::Error::other).flatten() {
@@ -232,6 +235,22 @@ async fn serve(
     // Threads that do not end now end with the process.
     let _ = tokio::time::timeout(DETACH_TIMEOUT, ended).await;
     Ok(())
+}
+
+/// Takes away what is left of a mount whose connection ended. `umount -f` ends the connection, so that
+/// everybody who waits gets an error, but leaves the mount if programs have files of it open.
+async fn remove_dead(mount_point: &Path, connection: Option<u32>) {
+    let path = mount_point.to_owned();
+    let removed = tokio::task::spawn_blocking(move || {
+        // Another mount may be there by now.
+        if connection.is_some() && connection_of(&path) == connection {
+            unmount(&path)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = removed.await.map_err(io::Error::other).flatten() {
+        tracing::warn!(mount_point = %mount_point.display(), %error, "can't remove the dead mount");
+    }
 }
 
 /// Unmounts; detaches a mount that programs still use, so that no new one can.
