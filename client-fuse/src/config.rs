@@ -27,6 +27,10 @@ pub(crate) const READ_PATIENCE: Duration = Duration::from_millis(500);
 /// costs one file in that time the wait for its answer, and a server that woke is used soon.
 pub(crate) const SILENT_TIME: types::Duration = types::Duration::from_secs(3);
 
+/// For how long a server that is cut off from this mount alone is asked through another one. 10 s:
+/// until then the link has noticed that it leads nowhere, and says when it leads somewhere again.
+pub(crate) const CUT_TIME: types::Duration = types::Duration::from_secs(10);
+
 /// How long an object server may take to answer at all. 30 s: longer than any disk that works;
 /// long before, other replicas have been asked.
 pub(crate) const OBJECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -172,18 +172,18 @@ impl File {
     /// Begins elsewhere if the one to ask first has been silent: another replica takes over sooner
     /// than it can be found out again that this one does not answer.
     fn avoid_silent(&self, state: &mut State) {
-        let silent = |osd| self.shared.servers.is_silent(osd);
-        let first = state.read_route.target().filter(|osd| silent(*osd));
-        if let Some(first) = first {
-            let other = (0..2)
-                .filter_map(|round| state.read_route.other_than(first, round))
-                .find(|osd| !silent(*osd));
-            if let Some(other) = other {
-                state.read_route.found(other);
-                if state.changes.is_idle() {
-                    state.changes.route().found(other);
-                }
-            }
+        let answers = |osd| !self.shared.servers.is_silent(osd);
+        state.read_route.avoid(answers);
+        if state.changes.is_idle() {
+            state.changes.route().avoid(answers);
+        }
+    }
+
+    /// Before a change: nobody is asked who is not reached, unless others say that it is the primary.
+    fn avoid_unreached(&self, state: &mut State) {
+        if state.changes.is_idle() {
+            let reached = |osd| self.shared.servers.is_reached(osd);
+            state.changes.route().avoid(reached);
         }
     }
 
@@ -233,6 +233,7 @@ impl File {
             {
                 return false;
             }
+            self.avoid_unreached(state);
             state
                 .changes
                 .write(now, &self.shared.ids, offset, data, out);
@@ -287,6 +288,7 @@ impl File {
         let now = boottime();
         self.step(|state, out| {
             state.owe();
+            self.avoid_unreached(state);
             let token = state.changes.add(now, &self.shared.ids, change, out);
             state.waiters.insert(token, sender);
         });
@@ -386,7 +388,7 @@ impl File {
                 state.stall = Some(self.shared.stalls.begin(&name));
             }
             Effect::Resumed => state.stall = None,
-            Effect::Send { .. } | Effect::Renew | Effect::Probe { .. } => {
+            Effect::Send { .. } | Effect::Renew | Effect::Probe { .. } | Effect::CutOff(_) => {
                 state.outbox.push_back(effect);
             }
         }

@@ -136,7 +136,7 @@ impl Metadata {
         &self,
         report: &mut (dyn FnMut(Trouble) -> bool + Send),
     ) -> Result<(), Fault> {
-        let request = Request {
+        let mut request = Request {
             op: Some(Op::OpenSession(OpenSession {
                 volume: self.introduction.volume.clone(),
                 client: self.introduction.client.clone(),
@@ -148,7 +148,7 @@ impl Metadata {
         };
         let mut pace = Pace::new(&self.stalls);
         loop {
-            match self.attempt(&request, &mut pace, report).await {
+            match self.attempt(&mut request, &mut pace, report).await {
                 Attempt::Answer(Ok(Reply::SessionOpened(opened))) => {
                     *write_lock(&self.session) = Some(Arc::new(Session::of(&opened)));
                     return Ok(());
@@ -223,12 +223,13 @@ impl Metadata {
             session: session.id,
             slot: slot.map_or(0, |s| s.number),
             slot_seq: slot.map_or(0, |s| s.seq),
+            forward: false,
             op: Some(op),
         };
         let mut pace = Pace::new(&self.stalls);
         let mut may_be_done = false;
         loop {
-            let outcome = match self.attempt(&request, &mut pace, &mut |_| true).await {
+            let outcome = match self.attempt(&mut request, &mut pace, &mut |_| true).await {
                 Attempt::Answer(outcome) => outcome,
                 Attempt::Vain { unanswered } => {
                     may_be_done |= unanswered;
@@ -281,14 +282,15 @@ impl Metadata {
     /// One request to the believed leader, waits included.
     async fn attempt(
         &self,
-        request: &Request,
+        request: &mut Request,
         pace: &mut Pace,
         report: &mut (dyn FnMut(Trouble) -> bool + Send),
     ) -> Attempt {
-        let Some((address, peer)) = self.leader_link() else {
+        let Some((address, forward, peer)) = self.leader_link() else {
             let text = "no metadata server is known";
             return Attempt::Answer(Err(Fault::surface(libc::EIO, text)));
         };
+        request.forward = forward;
         pace.notice(&address);
         let mut unanswered = false;
         let outcome = if peer.reach.is_down() {
@@ -296,9 +298,16 @@ impl Metadata {
         } else {
             unanswered = true;
             peer.link
-                .call::<_, Response>(request, Payload::none(), METADATA_PATIENCE)
+                .call::<_, Response>(&*request, Payload::none(), METADATA_PATIENCE)
                 .await
         };
+        match &outcome {
+            Ok(_) | Err(CallError::Fault(_)) => peer.reach.heard(),
+            Err(CallError::Timeout) => {
+                peer.reach.cut_off();
+            }
+            Err(_) => {}
+        }
         let mut refused = None;
         let (hint, text) = match outcome {
             Ok((response, _)) => {
@@ -335,7 +344,7 @@ impl Metadata {
         if !report(trouble) {
             return Attempt::Answer(Err(Fault::surface(libc::EACCES, "given up")));
         }
-        if lock(&self.leader).failed(&address, hint.as_deref()) {
+        if lock(&self.leader).failed(&address, hint.as_deref(), forward) {
             pace.wait().await;
         }
         Attempt::Vain { unanswered }
@@ -353,9 +362,15 @@ impl Metadata {
         }
     }
 
-    fn leader_link(&self) -> Option<(String, Arc<MetadataLink>)> {
-        let address = lock(&self.leader).address()?.to_owned();
+    /// Whom to ask, and whether that one shall pass the request on.
+    fn leader_link(&self) -> Option<(String, bool, Arc<MetadataLink>)> {
         let mut links = lock(&self.links);
+        let cut_off = |address: &str| links.get(address).is_some_and(|it| it.reach.is_cut_off());
+        let (address, forward) = {
+            let mut leader = lock(&self.leader);
+            let via = leader.ask(|address| !cut_off(address))?;
+            (via.address.to_owned(), via.forward)
+        };
         let peer = links.entry(address.clone()).or_insert_with(|| {
             let reach = Arc::new(Reach::default());
             let listener: Arc<dyn Listener> = reach.clone();
@@ -368,7 +383,7 @@ impl Metadata {
             );
             Arc::new(MetadataLink { link, reach })
         });
-        Some((address, peer.clone()))
+        Some((address, forward, peer.clone()))
     }
 
     /// The session `old` is over: opens another one, once for all who notice.

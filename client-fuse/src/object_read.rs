@@ -1,8 +1,9 @@
 //! Asking whoever is a file's primary for its bytes.
 
 use bytes::Bytes;
-use client_core::{Failure, Next};
+use client_core::{CUT_PATIENCE, Failure, Next};
 use proto::osd;
+use shell::clock::boottime;
 use shell::link::Payload;
 use types::OsdId;
 
@@ -31,10 +32,11 @@ impl File {
         let mut stall = None;
         let mut renewed = 0;
         loop {
-            let target = lock(&self.state)
-                .read_route
-                .target()
-                .ok_or(Errno(libc::EIO))?;
+            let target = {
+                let route = &mut lock(&self.state).read_route;
+                route.avoid(|osd| self.shared.servers.is_reached(osd));
+                route.target().ok_or(Errno(libc::EIO))?
+            };
             let failure = match self.ask_from(target, &op, started, &mut stall).await {
                 Ok((primary, answer)) => {
                     let mut state = lock(&self.state);
@@ -71,8 +73,9 @@ impl File {
         started: std::time::Instant,
         stall: &mut Option<Stall>,
     ) -> Result<(OsdId, (osd::Response, Bytes)), Failure> {
-        let first = self.ask_once(target, op);
+        let first = self.ask_target(target, op);
         tokio::pin!(first);
+        let asked = boottime();
         let mut round = 0;
         loop {
             tokio::select! {
@@ -86,13 +89,19 @@ impl File {
             let other = lock(&self.state).read_route.other_than(target, round);
             round += 1;
             let Some(other) = other else { continue };
-            let second = tokio::time::timeout(READ_PATIENCE, self.ask_once(other, op));
+            let second = tokio::time::timeout(READ_PATIENCE, self.ask_once(other, op, None));
             tokio::select! {
                 outcome = &mut first => return outcome.map(|answer| (target, answer)),
                 outcome = second => match outcome {
                     Ok(Ok(answer)) => return Ok((other, answer)),
                     Ok(Err(Failure::Redirect(Some(primary)))) if primary != target => {
                         return Err(Failure::Redirect(Some(primary)));
+                    }
+                    // Silent for longer than its lease, which runs all the same.
+                    Ok(Err(Failure::Redirect(_))) if asked + CUT_PATIENCE <= boottime() => {
+                        self.shared.servers.cut_off(target);
+                        lock(&self.state).read_route.confirmed(other);
+                        return Err(Failure::Redirect(Some(target)));
                     }
                     Ok(Err(Failure::Refresh)) => return Err(Failure::Refresh),
                     // The lease of the silent one still runs, or this one is no better.
@@ -102,16 +111,31 @@ impl File {
         }
     }
 
+    /// Asks the target, through another server if only that one reaches it.
+    async fn ask_target(
+        &self,
+        target: OsdId,
+        op: &osd::request::Op,
+    ) -> Result<(osd::Response, Bytes), Failure> {
+        let reached = |osd| self.shared.servers.is_reached(osd);
+        let way = lock(&self.state).read_route.way(reached);
+        match way.filter(|way| way.forward_to == Some(target)) {
+            Some(way) => self.ask_once(way.osd, op, Some(target)).await,
+            None => self.ask_once(target, op, None).await,
+        }
+    }
+
     async fn ask_once(
         &self,
         osd: OsdId,
         op: &osd::request::Op,
+        forward_to: Option<OsdId>,
     ) -> Result<(osd::Response, Bytes), Failure> {
         let server = self.shared.servers.get(osd).ok_or(Failure::Gone)?;
         if server.out_of_reach().is_some() {
             return Err(Failure::Gone);
         }
-        let request = self.request(op.clone());
+        let request = self.request(op.clone(), forward_to);
         let reply = server
             .link
             .call::<_, osd::Response>(&request, Payload::none(), OBJECT_TIMEOUT)

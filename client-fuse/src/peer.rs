@@ -9,7 +9,7 @@ use shell::clock::boottime;
 use shell::link::{CallError, Identity, Link, LinkOptions, Listener, ServiceKind};
 use types::{Instant, OsdId, Remedy};
 
-use crate::config::SILENT_TIME;
+use crate::config::{CUT_TIME, SILENT_TIME};
 use crate::lock;
 
 /// Whether a server is out of reach. Asking one that is would only wait for the next attempt to
@@ -18,6 +18,10 @@ use crate::lock;
 pub(crate) struct Reach {
     down: AtomicBool,
     why: Mutex<String>,
+    /// It did not answer in time; end of the time for which others are asked first.
+    silent_until: AtomicU64,
+    /// It lives but does not answer here; end of the time for which it is asked through others.
+    cut_until: AtomicU64,
 }
 
 impl Reach {
@@ -27,6 +31,38 @@ impl Reach {
 
     pub(crate) fn why(&self) -> String {
         lock(&self.why).clone()
+    }
+
+    /// It has not answered in time.
+    fn missed(&self) {
+        let until = boottime() + SILENT_TIME;
+        self.silent_until.store(until.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// It lives, but nothing gets there from here. Returns whether that is news.
+    pub(crate) fn cut_off(&self) -> bool {
+        let news = !self.is_cut_off();
+        let until = boottime() + CUT_TIME;
+        self.cut_until.store(until.as_nanos(), Ordering::Relaxed);
+        news
+    }
+
+    /// It has answered.
+    pub(crate) fn heard(&self) {
+        self.silent_until.store(0, Ordering::Relaxed);
+        self.cut_until.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it is only reached through others, if at all.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        let until = self.cut_until.load(Ordering::Relaxed);
+        self.is_down() || (until > 0 && boottime() < Instant::from_nanos(until))
+    }
+
+    /// Whether others should be asked first.
+    fn is_silent(&self) -> bool {
+        let until = self.silent_until.load(Ordering::Relaxed);
+        self.is_cut_off() || boottime() < Instant::from_nanos(until)
     }
 }
 
@@ -47,22 +83,14 @@ pub(crate) struct ObjectServer {
     pub(crate) address: String,
     pub(crate) link: Arc<Link>,
     reach: Arc<Reach>,
-    /// It did not answer in time; end of the time for which others are asked first.
-    silent_until: AtomicU64,
 }
 
 impl ObjectServer {
     /// Notes an answer, whatever it says.
     pub(crate) fn hear<T>(&self, outcome: &Result<T, CallError>) {
         if matches!(outcome, Ok(_) | Err(CallError::Fault(_))) {
-            self.silent_until.store(0, Ordering::Relaxed);
+            self.reach.heard();
         }
-    }
-
-    /// It has not answered in time.
-    fn missed(&self) {
-        let until = boottime() + SILENT_TIME;
-        self.silent_until.store(until.as_nanos(), Ordering::Relaxed);
     }
 
     /// Why it is not worth asking now, if it isn't.
@@ -112,7 +140,6 @@ impl ObjectServers {
                 address: replica.address.clone(),
                 link,
                 reach,
-                silent_until: AtomicU64::new(0),
             };
             known.insert(osd, Arc::new(server));
         }
@@ -133,16 +160,30 @@ impl ObjectServers {
     /// The server has not answered in time.
     pub(crate) fn missed(&self, osd: OsdId) {
         if let Some(server) = self.get(osd) {
-            server.missed();
+            server.reach.missed();
         }
+    }
+
+    /// The server lives, but nothing gets there from here.
+    pub(crate) fn cut_off(&self, osd: OsdId) {
+        if self.get(osd).is_some_and(|server| server.reach.cut_off()) {
+            tracing::warn!(
+                server = self.name(osd),
+                "the primary of a file is cut off from this mount but not from the other object \
+                 servers; asking it through them"
+            );
+        }
+    }
+
+    /// Whether requests get there from here.
+    pub(crate) fn is_reached(&self, osd: OsdId) -> bool {
+        self.get(osd)
+            .is_some_and(|server| !server.reach.is_cut_off())
     }
 
     /// Whether others should be asked first.
     pub(crate) fn is_silent(&self, osd: OsdId) -> bool {
-        self.get(osd).is_some_and(|server| {
-            let until = server.silent_until.load(Ordering::Relaxed);
-            server.reach.is_down() || boottime() < Instant::from_nanos(until)
-        })
+        self.get(osd).is_some_and(|server| server.reach.is_silent())
     }
 
     /// For log lines.

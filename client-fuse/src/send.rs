@@ -36,6 +36,7 @@ impl File {
                 }
                 self.send_probe(this, attempt, osd);
             }
+            Effect::CutOff(osd) => self.shared.servers.cut_off(osd),
             Effect::Settled { .. } | Effect::Lost | Effect::Stalled(_) | Effect::Resumed => {}
         }
     }
@@ -102,7 +103,15 @@ impl File {
                 }
             });
         };
-        self.post(osd, op, payload, done);
+        let way = lock(&self.state)
+            .changes
+            .route()
+            .way(|osd| self.shared.servers.is_reached(osd));
+        let way = way.filter(|way| way.forward_to == Some(osd));
+        match way {
+            Some(way) => self.post(way.osd, op, payload, Some(osd), done),
+            None => self.post(osd, op, payload, None, done),
+        }
     }
 
     fn send_probe(&self, this: Arc<Self>, attempt: u64, osd: OsdId) {
@@ -119,19 +128,20 @@ impl File {
             this.step(|state, out| {
                 state
                     .changes
-                    .probed(now, &this.shared.ids, attempt, answer, out);
+                    .probed(now, &this.shared.ids, (attempt, osd), answer, out);
             });
         };
         let op = osd::request::Op::Stat(osd::Stat {});
-        self.post(osd, op, Payload::none(), done);
+        self.post(osd, op, Payload::none(), None, done);
     }
 
-    /// Sends a request; `done` hears how it went, perhaps before this returns.
+    /// Sends a request, to be passed on if need be; `done` hears how it went, perhaps before this returns.
     fn post(
         &self,
         osd: OsdId,
         op: osd::request::Op,
         payload: Payload,
+        forward_to: Option<OsdId>,
         done: impl FnOnce(Result<osd::Response, CallError>) + Send + 'static,
     ) {
         let Some(server) = self.shared.servers.get(osd) else {
@@ -142,7 +152,7 @@ impl File {
         if let Some(error) = server.out_of_reach() {
             return done(Err(error));
         }
-        let request = self.request(op);
+        let request = self.request(op, forward_to);
         let link = server.link.clone();
         link.send(&request, payload, OBJECT_TIMEOUT, move |outcome| {
             server.hear(&outcome);
@@ -150,7 +160,11 @@ impl File {
         });
     }
 
-    pub(crate) fn request(&self, mut op: osd::request::Op) -> osd::Request {
+    pub(crate) fn request(
+        &self,
+        mut op: osd::request::Op,
+        forward_to: Option<OsdId>,
+    ) -> osd::Request {
         let (grant, renew) = {
             let mut state = lock(&self.state);
             // Together with the capability, whose session it is of.
@@ -180,6 +194,7 @@ impl File {
             pg: grant.pg,
             view: grant.view,
             capability: grant.capability,
+            forward_to: forward_to.map_or(0, |osd| osd.0),
             op: Some(op),
         }
     }

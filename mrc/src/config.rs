@@ -370,6 +370,12 @@ pub(crate) const JOIN_LAG_ENTRIES_MAX: u64 = 1000;
 /// Requests of a leader waiting for this follower's Raft. 64: a leader sends a few at once.
 pub(crate) const APPENDS_QUEUED_MAX: usize = 64;
 
+/// How long the leader may take to answer what a follower passed on. 1 s: as long as mounts wait.
+pub(crate) const FORWARD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Links to leaders of what is passed on. 16: more servers than a cluster has.
+pub(crate) const FORWARD_LINKS_MAX: usize = 16;
+
 /// How long a capability is good for. 10 min: a mount that lost its session keeps no right for
 /// longer, and renewing costs one request per file and that time.
 pub(crate) const CAPABILITY_LIFETIME: Duration = Duration::from_secs(600);

@@ -16,6 +16,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::consensus::LeaderId;
 use crate::disk::Disk;
+use crate::forward::Forwarder;
 use crate::grants::Grants;
 use crate::node::{Node, NotNow, no_leader};
 use crate::osds::{MapCache, Osds};
@@ -30,6 +31,7 @@ pub(crate) struct Service {
     pub map: MapCache,
     pub grants: Grants,
     pub disk: Arc<Disk>,
+    pub forwarder: Forwarder,
 }
 
 /// On what grounds this server answers as the leader.
@@ -59,6 +61,7 @@ impl Service {
             map: MapCache::default(),
             grants: Grants::new(identity),
             disk,
+            forwarder: Forwarder::new(identity.clone()),
         })
     }
 
@@ -345,7 +348,10 @@ impl Handler for Door {
         }
         match service.node.leading() {
             Ok(id) => service.serve(Leading { id, proved: false }, request, responder),
-            Err(NotNow::Elsewhere(fault)) => responder.fault(fault),
+            Err(NotNow::Elsewhere(fault)) => {
+                let role = from.caller().role;
+                service.forwarder.pass_on(role, fault, request, responder);
+            }
             Err(NotNow::Unproved) => service.prove_and_serve(request, responder),
         }
     }

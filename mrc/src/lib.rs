@@ -7,6 +7,7 @@ mod consensus;
 mod cushion;
 mod disk;
 mod door;
+mod forward;
 mod grants;
 mod heartbeats;
 mod index_buffer;

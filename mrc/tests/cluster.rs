@@ -12,7 +12,7 @@ use common::{Client, Cluster, create, heartbeat, inode_of, lookup, make_dir};
 use proto::mrc as wire;
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
-use shell::link::Role;
+use shell::link::{CallError, Role};
 use types::{Capability, Rights, UnixNanos};
 
 fn osd(cluster: &Cluster, id: u64) -> Client {
@@ -41,6 +41,43 @@ fn single_server_makes_opens_and_finds_a_file() {
     );
     assert_eq!(capability.session.0, client.session);
     assert_eq!(client.read(lookup("b")).unwrap_err().errno, libc::ENOENT);
+}
+
+#[test]
+fn follower_passes_requests_of_mounts_on_if_they_ask_for_it() {
+    let cluster = Cluster::start(3);
+    let mut client = cluster.client();
+    let server = osd(&cluster, 1);
+    client.open_volume(&server);
+    let leader = client.leader();
+    let follower = leader % 3 + 1;
+    let redirected = |answer: Result<Reply, CallError>| {
+        let redirects = |fault: &types::Fault| fault.remedy == types::Remedy::Redirect;
+        matches!(answer, Err(CallError::Fault(fault)) if redirects(&fault))
+    };
+
+    let mut make = client.next(make_dir("dir"));
+    assert!(redirected(client.ask_one(follower, &make)));
+    make.forward = true;
+    let made = client.ask_one(follower, &make).unwrap();
+    let found = client.read(lookup("dir")).unwrap();
+    assert_eq!(inode_of(found), inode_of(made.clone()));
+    // To the leader it means nothing, and repeated it is what was done before.
+    assert_eq!(client.ask_one(leader, &make).unwrap(), made);
+    let again = wire::Request {
+        forward: true,
+        ..client.next(make_dir("dir"))
+    };
+    match client.ask_one(follower, &again) {
+        Err(CallError::Fault(fault)) => assert_eq!(fault.errno, libc::EEXIST),
+        other => panic!("{other:?}"),
+    }
+    let beat = wire::Request {
+        forward: true,
+        op: Some(Op::OsdHeartbeat(heartbeat(1))),
+        ..wire::Request::default()
+    };
+    assert!(redirected(server.ask_one(follower, &beat)), "no mount's");
 }
 
 #[test]

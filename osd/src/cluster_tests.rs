@@ -2,6 +2,7 @@
 
 mod bed;
 mod failures;
+mod forwarding;
 mod leases;
 
 use std::sync::Arc;

@@ -267,6 +267,10 @@ pub(crate) const SEEK_STEPS_MAX: usize = 256;
 
 /// Addresses of metadata servers that are tried. 16: clusters have 1, 3 or 5 of them.
 pub(crate) const MRC_ADDRESSES_MAX: usize = 16;
+/// How long a primary may take to answer what another replica passed on to it. 10 s: longer than a
+/// new primary needs to serve, shorter than mounts wait.
+pub(crate) const FORWARD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// How long a metadata server may take to answer. 1 s: a frozen one is passed by before its lease
 /// as leader ends.
 pub(crate) const MRC_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);

@@ -19,6 +19,7 @@ mod cluster_tests;
 mod config;
 mod file_io;
 mod file_layout;
+mod forward;
 mod gate;
 mod header;
 #[cfg(test)]

@@ -26,6 +26,7 @@ use crate::budget::Budget;
 use crate::cluster::Wall;
 use crate::config::{Config, ConfigError, MAPS_MAX, SHUTDOWN_TIME};
 use crate::file_io::is_no_space;
+use crate::forward::Forwarder;
 use crate::heartbeats::Heartbeats;
 use crate::limits::raise_open_files;
 use crate::listing::Lister;
@@ -360,6 +361,7 @@ impl Running {
                     leases: Arc::clone(&leases),
                     metrics,
                     map_wanted,
+                    forwarder: Forwarder::new(identity.clone()),
                 }),
             )
             .service(

@@ -19,6 +19,7 @@ use crate::board::group_of;
 use crate::budget::Budget;
 use crate::cluster::Wall;
 use crate::config::DELETE_MAX;
+use crate::forward::Forwarder;
 use crate::gate::{Need, admit};
 use crate::shard_item::{DeleteBatch, Item};
 use crate::shards::Shards;
@@ -36,6 +37,7 @@ pub(crate) struct OsdDoor {
     pub(crate) metrics: shell::metrics::Source,
     /// Somebody knows a newer map than we do.
     pub(crate) map_wanted: Arc<Notify>,
+    pub(crate) forwarder: Forwarder,
 }
 
 impl fmt::Debug for OsdDoor {
@@ -59,6 +61,9 @@ impl Handler for OsdDoor {
         let Ok(request) = osd::Request::decode(body) else {
             return responder.fault(malformed("can't be decoded"));
         };
+        if request.forward_to != 0 && request.forward_to != self.me.0 {
+            return self.forward(request, payload, responder);
+        }
         let bytes = payload.bytes.len();
         match self.item(role, request, payload) {
             Ok(Work::Op { key, session, op }) => {

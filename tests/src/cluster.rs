@@ -1,5 +1,6 @@
 //! A cluster of processes with a mount, as `oxfs up` makes it.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -194,6 +195,15 @@ impl Cluster {
     ///
     /// If the mount does not appear.
     pub fn mount_again(&mut self, name: &str) -> Result<PathBuf> {
+        self.mount_again_by(name, &[])
+    }
+
+    /// As [`Cluster::mount_again`], by a program that runs the one behind its arguments.
+    ///
+    /// # Errors
+    ///
+    /// If the mount does not appear.
+    pub fn mount_again_by(&mut self, name: &str, launcher: &[&str]) -> Result<PathBuf> {
         let point = self.home.path().join(name);
         std::fs::create_dir(&point)?;
         let mrcs = self
@@ -217,7 +227,12 @@ impl Cluster {
             .create(true)
             .append(true)
             .open(self.home.path().join(format!("{name}.log")))?;
-        let status = Command::new(binary("oxfs")?)
+        let program = binary("oxfs")?;
+        let words = launcher.iter().map(OsStr::new);
+        let mut words = words.chain([program.as_os_str()]);
+        let first = words.next().context("no program")?;
+        let status = Command::new(first)
+            .args(words)
             .arg("mount")
             .arg(format!("{}/default", addresses.join(",")))
             .arg(&point)

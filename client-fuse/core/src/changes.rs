@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 
 use types::{Duration, Instant, OsdId};
 
-use crate::config::ChangeLimits;
+use crate::config::{CUT_PATIENCE, ChangeLimits};
 use crate::gather::Gather;
 use crate::route::{Failure, Next, Route};
 
@@ -274,12 +274,12 @@ impl Changes {
         }
     }
 
-    /// Another replica answered a probe.
+    /// Another replica, `by`, answered a probe.
     pub fn probed(
         &mut self,
         now: Instant,
         ids: &IdSource,
-        attempt: u64,
+        (attempt, by): (u64, OsdId),
         answer: ProbeAnswer,
         out: &mut Vec<Effect>,
     ) {
@@ -287,7 +287,14 @@ impl Changes {
             return;
         }
         match answer {
-            ProbeAnswer::Primary(primary) if Some(primary) == self.route.target() => {}
+            ProbeAnswer::Primary(primary) if Some(primary) == self.route.target() => {
+                let silent_since = self.oldest_sent().map(|sent| sent.max(self.answered_at));
+                self.route.confirmed(by);
+                if silent_since.is_some_and(|since| since + CUT_PATIENCE <= now) {
+                    self.restart();
+                    out.push(Effect::CutOff(primary));
+                }
+            }
             ProbeAnswer::Primary(primary) if self.route.found(primary) => self.restart(),
             ProbeAnswer::Primary(_) | ProbeAnswer::Refresh => {
                 self.restart();

@@ -14,6 +14,11 @@ pub const ROUTE_BACKOFF_MAX: Duration = Duration::from_millis(200);
 /// waits some 300 ms, longer than any server that makes progress needs.
 pub const ROUTE_TRIES_SAME_SERVER: u32 = 4;
 
+/// How long a server may be silent that others say is the primary, until it is asked through them.
+/// 2 s: longer than the default lease (1.5 s), which a server that is frozen or dead does not renew;
+/// so it lives and only this mount does not reach it.
+pub const CUT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Limits of the changes of one open file.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangeLimits {

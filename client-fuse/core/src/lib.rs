@@ -13,9 +13,10 @@ mod slots;
 
 pub use changes::{Answer, Change, Changes, Effect, IdSource, ProbeAnswer, Version};
 pub use config::{
-    ChangeLimits, ROUTE_BACKOFF_MAX, ROUTE_BACKOFF_MIN, ROUTE_TRIES_SAME_SERVER, ReadAheadLimits,
+    CUT_PATIENCE, ChangeLimits, ROUTE_BACKOFF_MAX, ROUTE_BACKOFF_MIN, ROUTE_TRIES_SAME_SERVER,
+    ReadAheadLimits,
 };
-pub use leader::Leader;
+pub use leader::{Leader, Via};
 pub use read_ahead::{Fetch, ReadAhead, Served};
-pub use route::{Failure, Next, Route};
+pub use route::{Failure, Next, Route, Way};
 pub use slots::{Slot, Slots};

@@ -32,11 +32,22 @@ pub enum Next {
     GiveUp(i32),
 }
 
+/// How a request gets to the [`Route::target`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Way {
+    /// The server it is sent to.
+    pub osd: OsdId,
+    /// The server that one shall pass it on to, if it is not its own.
+    pub forward_to: Option<OsdId>,
+}
+
 /// The replicas of an object in order, and which one is believed to be the primary.
 #[derive(Clone, Debug)]
 pub struct Route {
     members: Vec<OsdId>,
     target: usize,
+    /// Who said that the target is the primary.
+    hinted_by: Option<OsdId>,
     /// Failures since the last success.
     failures: u32,
     /// Failures of the current target.
@@ -50,6 +61,7 @@ impl Route {
         Self {
             members,
             target: 0,
+            hinted_by: None,
             failures: 0,
             target_failures: 0,
         }
@@ -60,12 +72,53 @@ impl Route {
         let target = self.target();
         self.target = members.iter().position(|m| Some(*m) == target).unwrap_or(0);
         self.members = members;
+        self.hinted_by = self.hinted_by.filter(|osd| self.members.contains(osd));
     }
 
     /// The server to ask now; none if the replica set is empty.
     #[must_use]
     pub fn target(&self) -> Option<OsdId> {
         self.members.get(self.target).copied()
+    }
+
+    /// How to reach the target: through the replica that named it, if it can't be reached itself. One
+    /// that nobody has just named may be dead: the others are asked themselves, one of them may be
+    /// the primary by now.
+    #[must_use]
+    pub fn way(&self, is_reached: impl Fn(OsdId) -> bool) -> Option<Way> {
+        let target = self.target()?;
+        let through = self.hinted_by.filter(|osd| is_reached(*osd));
+        Some(match through {
+            Some(osd) if !is_reached(target) => Way {
+                osd,
+                forward_to: Some(target),
+            },
+            _ => Way {
+                osd: target,
+                forward_to: None,
+            },
+        })
+    }
+
+    /// Turns to a replica that is reached if the target is not and nobody has named it: whoever is asked
+    /// then says whether it is still the primary.
+    pub fn avoid(&mut self, is_reached: impl Fn(OsdId) -> bool) {
+        let vain = |way: Way| way.forward_to.is_none() && !is_reached(way.osd);
+        if self.way(&is_reached).is_some_and(vain) {
+            let after = self.members.iter().enumerate().skip(self.target + 1);
+            let before = self.members.iter().enumerate().take(self.target);
+            let other = after.chain(before).find(|(_, osd)| is_reached(**osd));
+            if let Some((index, _)) = other {
+                self.aim(index);
+            }
+        }
+    }
+
+    /// Another replica, `by`, says that the target is the primary although it is silent.
+    pub fn confirmed(&mut self, by: OsdId) {
+        if Some(by) != self.target() {
+            self.hinted_by = Some(by);
+        }
     }
 
     /// The member after `osd` in order, another one if there is any.
@@ -98,17 +151,20 @@ impl Route {
         let wait = self.wait();
         self.failures = self.failures.saturating_add(1);
         self.target_failures = self.target_failures.saturating_add(1);
+        let asked = self.target();
+        let hinted_by = self.hinted_by.take();
         match failure {
             Failure::Surface(errno) => return Next::GiveUp(errno),
             // 5: EIO, for whoever did not ask after earlier changes.
             Failure::Lost => return Next::GiveUp(5),
             Failure::Refresh => return Next::Renew,
             Failure::Redirect(Some(primary)) => {
-                let repeated = Some(primary) == self.target();
+                let repeated = Some(primary) == asked;
                 if !self.found(primary) {
                     // A replica set we do not know yet.
                     return Next::Renew;
                 }
+                self.hinted_by = if repeated { hinted_by } else { asked };
                 // Following a first hint costs no wait; servers that disagree do.
                 if self.failures <= 2 && !repeated {
                     return Next::After(Duration::ZERO);
@@ -135,9 +191,10 @@ impl Route {
         self.aim(next.unwrap_or(0));
     }
 
-    const fn aim(&mut self, index: usize) {
+    fn aim(&mut self, index: usize) {
         if index != self.target {
             self.target = index;
+            self.hinted_by = None;
             self.target_failures = 0;
         }
     }
@@ -218,5 +275,78 @@ mod tests {
         }
 
         assert_eq!(route.target(), Some(OsdId(2)));
+    }
+
+    fn directly(osd: u64) -> Way {
+        Way {
+            osd: OsdId(osd),
+            forward_to: None,
+        }
+    }
+
+    #[test]
+    fn primary_that_is_not_reached_is_asked_through_whoever_named_it() {
+        let mut route = route();
+        let cut = |osd| osd != OsdId(1);
+        assert_eq!(route.way(cut), Some(directly(1)), "nobody named it");
+
+        route.failed(Failure::Gone);
+        assert_eq!(route.way(cut), Some(directly(2)));
+        let next = route.failed(Failure::Redirect(Some(OsdId(1))));
+
+        assert_eq!(next, Next::After(Duration::ZERO));
+        let through = Way {
+            osd: OsdId(2),
+            forward_to: Some(OsdId(1)),
+        };
+        assert_eq!(route.way(cut), Some(through));
+        route.answered();
+        assert_eq!(route.way(cut), Some(through), "as long as it is cut off");
+        assert_eq!(route.way(|_| true), Some(directly(1)));
+        assert_eq!(route.way(|_| false), Some(directly(1)), "no detour helps");
+    }
+
+    #[test]
+    fn primary_that_is_not_reached_is_asked_for_elsewhere() {
+        let mut route = route();
+        route.found(OsdId(2));
+        let cut = |osd| osd != OsdId(2);
+
+        route.avoid(|_| true);
+        assert_eq!(route.target(), Some(OsdId(2)));
+        route.avoid(|_| false);
+        assert_eq!(route.target(), Some(OsdId(2)), "nobody is better");
+        route.avoid(cut);
+        assert_eq!(route.target(), Some(OsdId(3)));
+        route.failed(Failure::Redirect(Some(OsdId(2))));
+        route.avoid(cut);
+
+        let way = route.way(cut).unwrap();
+        assert_eq!((way.osd, way.forward_to), (OsdId(3), Some(OsdId(2))));
+    }
+
+    #[test]
+    fn detour_that_fails_is_left_for_the_replicas_themselves() {
+        let is_cut = |osd| osd != OsdId(1);
+        for failure in [Failure::Gone, Failure::Retry, Failure::Redirect(None)] {
+            let mut route = route();
+            route.failed(Failure::Gone);
+            route.failed(Failure::Redirect(Some(OsdId(1))));
+
+            route.failed(failure);
+
+            let way = route.way(is_cut).unwrap();
+            assert_eq!(way.forward_to, None, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn primary_named_through_a_detour_is_asked_directly() {
+        let mut route = route();
+        route.confirmed(OsdId(2));
+
+        route.failed(Failure::Redirect(Some(OsdId(3))));
+
+        assert_eq!(route.way(|osd| osd != OsdId(1)), Some(directly(3)));
     }
 }

@@ -61,6 +61,7 @@ pub fn of_request(request: mrc::Request, now: UnixNanos) -> Result<Command, Box<
         session,
         slot,
         slot_seq,
+        forward,
         op,
     } = request;
     let op = match op {
@@ -97,6 +98,7 @@ pub fn of_request(request: mrc::Request, now: UnixNanos) -> Result<Command, Box<
                 session,
                 slot,
                 slot_seq,
+                forward,
                 op,
             }));
         }

@@ -163,6 +163,7 @@ impl Janitor {
             pg: pg.0,
             view,
             capability: capability.into(),
+            forward_to: 0,
             op: Some(proto::osd::request::Op::Stat(proto::osd::Stat {})),
         };
         self.links

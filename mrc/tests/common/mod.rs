@@ -312,6 +312,7 @@ impl Client {
             session: self.session,
             slot: 0,
             slot_seq: 0,
+            forward: false,
             op: Some(op),
         })
     }
@@ -323,6 +324,7 @@ impl Client {
             session: self.session,
             slot: 0,
             slot_seq: self.slot_seq,
+            forward: false,
             op: Some(op),
         }
     }

@@ -331,6 +331,7 @@ impl Client {
             pg: PG.pg.0,
             view: self.view,
             capability: capability.seal(&secret()).into(),
+            forward_to: 0,
             op: Some(op),
         }
     }

@@ -134,6 +134,9 @@ pub enum Effect {
         /// Whom to ask.
         osd: OsdId,
     },
+    /// This server is the primary and lives, but is not reached from here. Whatever is pending is sent
+    /// again.
+    CutOff(OsdId),
     /// The primary does not know changes that were acknowledged: they are lost. Whatever is pending is
     /// sent again.
     Lost,

@@ -149,7 +149,7 @@ impl Run {
                 Effect::Renew => self.renewing = true,
                 Effect::Probe { attempt, osd } => self.probes.push((attempt, osd)),
                 Effect::Lost => panic!("nothing was lost"),
-                Effect::Stalled(_) | Effect::Resumed => {}
+                Effect::CutOff(_) | Effect::Stalled(_) | Effect::Resumed => {}
             }
         }
     }
@@ -231,10 +231,10 @@ impl Run {
             Step::Time(ms) => {
                 self.now += ms;
                 self.changes.tick(at(self.now), &self.ids, &mut out);
-                for (attempt, _) in std::mem::take(&mut self.probes) {
+                for probe in std::mem::take(&mut self.probes) {
                     let answer = ProbeAnswer::Primary(OsdId(self.world.primary));
                     self.changes
-                        .probed(at(self.now), &self.ids, attempt, answer, &mut out);
+                        .probed(at(self.now), &self.ids, probe, answer, &mut out);
                 }
                 if std::mem::take(&mut self.renewing) {
                     let members = vec![OsdId(0), OsdId(1), OsdId(2)];

@@ -139,10 +139,22 @@ fn silent_primary_is_left_once_another_replica_took_over() {
         })
     );
     // The lease of the first still runs: waiting on.
-    changes.probed(at(501), &ids, 1, ProbeAnswer::Primary(OsdId(0)), &mut out);
+    changes.probed(
+        at(501),
+        &ids,
+        (1, OsdId(1)),
+        ProbeAnswer::Primary(OsdId(0)),
+        &mut out,
+    );
     assert!(sends(&out).is_empty());
     changes.tick(at(1000), &ids, &mut out);
-    changes.probed(at(1001), &ids, 1, ProbeAnswer::Primary(OsdId(2)), &mut out);
+    changes.probed(
+        at(1001),
+        &ids,
+        (1, OsdId(2)),
+        ProbeAnswer::Primary(OsdId(2)),
+        &mut out,
+    );
 
     let again = sends(&out);
     assert_eq!(again.len(), 1);
@@ -308,4 +320,21 @@ fn write_that_somebody_waits_for_is_shown_once_it_is_settled() {
     assert_eq!(sent.len(), 2, "both are under way together");
     changes.answered(at(1), &ids, token, done(sent[1].3), &mut out);
     assert!(!changes.concerns(8, 11));
+}
+
+#[test]
+fn silent_primary_whose_lease_others_renew_is_asked_through_them() {
+    let (mut changes, ids, mut out) = (machine(), IdSource::new(), Vec::new());
+    changes.write(at(0), &ids, 0, b"bytes", &mut out);
+    out.clear();
+    let primary = ProbeAnswer::Primary(OsdId(0));
+
+    changes.probed(at(1999), &ids, (1, OsdId(1)), primary, &mut out);
+    assert!(out.is_empty(), "it may have been frozen a moment ago");
+    changes.probed(at(2000), &ids, (1, OsdId(2)), primary, &mut out);
+
+    assert_eq!(out[0], Effect::CutOff(OsdId(0)));
+    assert_eq!(sends(&out).len(), 1, "sent again");
+    let way = changes.route().way(|osd| osd != OsdId(0)).unwrap();
+    assert_eq!((way.osd, way.forward_to), (OsdId(2), Some(OsdId(0))));
 }

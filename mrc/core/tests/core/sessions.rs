@@ -184,6 +184,7 @@ fn requests_become_commands_and_reads_do_not() {
         session: 5,
         slot: 6,
         slot_seq: 7,
+        forward: false,
         op: Some(op),
     };
     let rename = request::Op::Rename(mrc::Rename::default());
