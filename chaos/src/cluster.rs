@@ -95,10 +95,27 @@ impl Cluster {
     ///
     /// If it runs already or can't be started.
     pub(crate) fn start(&mut self, node: Node) -> Result<()> {
+        self.start_by(node, &[])
+    }
+
+    /// Starts a server whose system calls of some names are tampered with, as `strace -e` takes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::start`].
+    pub(crate) fn start_traced(&mut self, node: Node, calls: &str, inject: &str) -> Result<()> {
+        let trace = format!("trace={calls}");
+        // The tracer is a grandchild: the child is the server, to be signalled and waited for.
+        let strace = ["strace", "-D", "-f", "-q", "-o", "/dev/null"];
+        self.start_by(node, &[&strace[..], &["-e", &trace, "-e", inject]].concat())
+    }
+
+    fn start_by(&mut self, node: Node, tracer: &[&str]) -> Result<()> {
         ensure!(!self.running.contains_key(&node), "{node} is running");
         let program = tests::binary("oxfs")?.display().to_string();
         let dir = self.dir(node).display().to_string();
         let mut words = self.network.inside(Some(node));
+        words.extend(tracer.iter().map(|word| (*word).to_owned()));
         words.push(program);
         match node.kind {
             Kind::Mrc | Kind::Osd => {
@@ -164,12 +181,26 @@ impl Cluster {
         fs::metadata(self.log(node)).map_or(0, |log| log.len())
     }
 
-    /// Whether a server asked its operator to be started again, in its log from a place on.
-    pub(crate) fn wants_restart(&self, node: Node, from_bytes: u64) -> bool {
+    /// How often a text is in a server's log, from a place on.
+    pub(crate) fn log_has(&self, node: Node, from_bytes: u64, text: &str) -> usize {
         let log = fs::read(self.log(node)).unwrap_or_default();
         let from = usize::try_from(from_bytes).unwrap_or(usize::MAX);
-        let text = String::from_utf8_lossy(log.get(from..).unwrap_or_default()).into_owned();
-        text.contains("until the server is restarted")
+        let log = String::from_utf8_lossy(log.get(from..).unwrap_or_default()).into_owned();
+        log.matches(text).count()
+    }
+
+    /// Lets a server that is not started yet work in one thread of each kind, so that its steps come in
+    /// one order.
+    ///
+    /// # Errors
+    ///
+    /// Of the file system.
+    pub(crate) fn use_few_threads(&self, node: Node) -> Result<()> {
+        if node.kind == Kind::Osd {
+            let text = self.config_text(node) + "shards = 1\nsync_threads = 1\n";
+            fs::write(self.config(node), text)?;
+        }
+        Ok(())
     }
 
     /// Nodes that ended although nobody asked them to.

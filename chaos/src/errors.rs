@@ -12,16 +12,24 @@ const SHOWN_MAX: usize = 5;
 /// After a fault, its error may still arrive: a write that failed is told of by the next one.
 const AFTERMATH_NS: u64 = 5_000_000_000;
 
+/// A descriptor may be used that long after the loss of what was written through it. 30 s: a client
+/// comes back to each of the few files within seconds.
+const LOSS_TOLD_NS: u64 = 30_000_000_000;
+
 /// Checks all outcomes of a history.
 ///
-/// A mount goes on trying for ever, so the only error that may be seen is ENOSPC, while a disk is
-/// full.
+/// A mount goes on trying for ever, so the only errors that may be seen are ENOSPC, while a disk is
+/// full, and EIO, after all object servers were killed at once: what was written but not synced
+/// may be gone then, and whoever writes or syncs next is told.
 pub(crate) fn check(records: &[Record], faults: &[Happened]) -> Vec<Violation> {
     let mut seen: BTreeMap<(i32, &str), Vec<&Record>> = BTreeMap::new();
     let mut hanging = Vec::new();
     for record in records {
         match &record.outcome {
-            Outcome::Failed { errno, during } if !is_allowed(*errno, record, faults) => {
+            Outcome::Failed { errno, during }
+                if !is_for_want_of_space(*errno, record, faults)
+                    && !is_told_loss(*errno, during, record, faults) =>
+            {
                 seen.entry((*errno, during)).or_default().push(record);
             }
             Outcome::Hanging => hanging.push(record),
@@ -48,7 +56,16 @@ pub(crate) fn check(records: &[Record], faults: &[Happened]) -> Vec<Violation> {
     violations
 }
 
-fn is_allowed(errno: i32, record: &Record, faults: &[Happened]) -> bool {
+fn is_told_loss(errno: i32, during: &str, record: &Record, faults: &[Happened]) -> bool {
+    errno == libc::EIO
+        && matches!(during, "write" | "fsync")
+        && faults.iter().any(|fault| {
+            fault.fault == Fault::KillAll
+                && record.overlaps(fault.began_ns, fault.healed_ns + LOSS_TOLD_NS)
+        })
+}
+
+fn is_for_want_of_space(errno: i32, record: &Record, faults: &[Happened]) -> bool {
     errno == libc::ENOSPC
         && faults.iter().any(|fault| {
             matches!(fault.fault, Fault::Full(_))
@@ -89,6 +106,28 @@ mod tests {
         assert!(check(&[failed(libc::ENOSPC)], &faults).is_empty());
         assert_eq!(check(&[failed(libc::ENOSPC)], &[]).len(), 1);
         assert_eq!(check(&[failed(libc::EIO)], &faults).len(), 1);
+    }
+
+    #[test]
+    fn loss_is_told_to_who_writes_after_all_were_killed_and_to_nobody_else() {
+        let killed = |fault| Happened {
+            fault,
+            name: String::new(),
+            began_ns: 5,
+            healed_ns: 6,
+        };
+        let during = |during: &str| Record {
+            outcome: Outcome::Failed {
+                errno: libc::EIO,
+                during: during.to_owned(),
+            },
+            ..failed(0)
+        };
+        let seen = |during, fault| check(&[during], &[killed(fault)]).len();
+
+        assert_eq!(seen(during("fsync"), Fault::KillAll), 0);
+        assert_eq!(seen(during("read"), Fault::KillAll), 1);
+        assert_eq!(seen(during("fsync"), Fault::Kill(Node::osd(1))), 1);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub(crate) enum Fault {
     Kill(Node),
     /// kill -9 of all servers at once; started again at the end.
     KillAll,
+    /// Power fails everywhere at once: what was not synced is lost.
+    Power,
     /// SIGSTOP; SIGCONT at the end.
     Freeze(Node),
     /// Nothing reaches it, nothing leaves it.
@@ -36,6 +38,7 @@ impl Fault {
         match self {
             Self::Kill(node) => format!("kill-{}", node.kind),
             Self::KillAll => "kill-all".to_owned(),
+            Self::Power => "power".to_owned(),
             Self::Freeze(node) => format!("freeze-{}", node.kind),
             Self::Isolate(node) => format!("isolate-{}", node.kind),
             Self::Cut(one, other) => format!("cut-{}-{}", one.kind, other.kind),
@@ -51,7 +54,7 @@ impl Fault {
     /// fault may take a second one of that kind away meanwhile.
     pub(crate) fn takes(&self) -> Vec<Kind> {
         match self {
-            Self::KillAll => vec![Kind::Mrc, Kind::Osd],
+            Self::KillAll | Self::Power => vec![Kind::Mrc, Kind::Osd],
             Self::Kill(node)
             | Self::Freeze(node)
             | Self::Isolate(node)
@@ -72,7 +75,7 @@ impl Fault {
     pub(crate) fn kills(&self) -> Vec<Node> {
         match self {
             Self::Kill(node) => vec![*node],
-            Self::KillAll => Node::servers(),
+            Self::KillAll | Self::Power => Node::servers(),
             _ => Vec::new(),
         }
     }

@@ -34,6 +34,14 @@ struct Inner {
 }
 
 impl History {
+    /// One that goes on from these operations.
+    pub(crate) fn of(records: Vec<Record>) -> Self {
+        let running = Vec::new();
+        Self {
+            inner: Mutex::new(Inner { records, running }),
+        }
+    }
+
     /// Takes what a client tells: an operation that begins, as one that hangs, or one that ended.
     pub(crate) fn add(&self, record: Record) {
         let mut inner = self.lock();

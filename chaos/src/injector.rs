@@ -1,6 +1,7 @@
 //! Begins and heals faults at their times, and starts again what ended by itself.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,6 +22,12 @@ use crate::violation::Violation;
 
 /// Times a server that ends by itself is started again in a run: more say nothing new.
 const RESTARTS_MAX: u32 = 10;
+
+/// Every way to sync.
+pub(crate) const SYNCS: &str = "fsync,fdatasync,syncfs";
+
+/// What an object server says that does not trust its disk any more.
+pub(crate) const STOPPED: &str = "until the server is restarted";
 
 /// The cluster with what is being done to it.
 #[derive(Debug)]
@@ -72,16 +79,27 @@ struct Active {
 
 impl Injector {
     /// Takes over a cluster.
-    pub(crate) fn new(cluster: Cluster, disks: BTreeMap<Node, Disk>, seed: u64) -> Self {
+    pub(crate) fn new(cluster: Cluster, seed: u64) -> Self {
         Self {
             cluster,
-            disks,
+            disks: BTreeMap::new(),
             rng: ChaCha8Rng::seed_from_u64(!seed),
             active: Vec::new(),
             ended_full: Vec::new(),
             restarts: 0,
             done: Done::default(),
         }
+    }
+
+    /// Gives a server that is not started yet a disk of its own, which can be filled.
+    ///
+    /// # Errors
+    ///
+    /// What the tools said.
+    pub(crate) fn add_small_disk(&mut self, node: Node) -> Result<()> {
+        let disk = Disk::new(&self.cluster.dir(node))?;
+        self.disks.insert(node, disk);
+        Ok(())
     }
 
     /// The earliest end of a fault that lasts.
@@ -101,7 +119,7 @@ impl Injector {
         let mut tracer = None;
         let mut log_bytes = 0;
         match &planned.fault {
-            Fault::Kill(_) | Fault::KillAll => {
+            Fault::Kill(_) | Fault::KillAll | Fault::Power => {
                 for node in planned.fault.kills() {
                     if self.cluster.pid(node).is_some() {
                         self.cluster.kill(node)?;
@@ -117,7 +135,10 @@ impl Injector {
                 log_bytes = self.cluster.log_bytes(*node);
                 disk.fill()?;
             }
-            Fault::SlowSync(node, delay_ms) => tracer = self.slow_syncs(*node, *delay_ms)?,
+            Fault::SlowSync(node, delay_ms) => {
+                let inject = format!("inject={SYNCS}:delay_enter={delay_ms}ms");
+                tracer = self.trace(*node, SYNCS, &inject, Path::new("/dev/null"))?;
+            }
             Fault::Rot(node, count) => {
                 let flips = rot::flip(&self.cluster.dir(*node), *count, &mut self.rng)?;
                 self.note(now_ns, format!("flipped {flips:?}"));
@@ -147,7 +168,7 @@ impl Injector {
         {
             let mut over = self.active.remove(at);
             match &over.planned.fault {
-                Fault::Kill(_) | Fault::KillAll => {
+                Fault::Kill(_) | Fault::KillAll | Fault::Power => {
                     for node in over.planned.fault.kills() {
                         self.cluster.start(node)?;
                     }
@@ -160,9 +181,7 @@ impl Injector {
                 _ => {}
             }
             if let Some(tracer) = &mut over.tracer {
-                // It lets go of the server and ends.
-                kill(Pid::from_raw(tracer.id().cast_signed()), Signal::SIGTERM)?;
-                tracer.wait()?;
+                let_go(tracer)?;
             }
             self.filter()?;
             let healed_ns = now_ns();
@@ -219,7 +238,7 @@ impl Injector {
             self.note(now_ns(), format!("{node} is started again"));
             return self.cluster.start(node);
         }
-        if self.cluster.wants_restart(node, log_bytes) {
+        if self.cluster.log_has(node, log_bytes, STOPPED) > 0 {
             self.note(
                 now_ns(),
                 format!("{node} is started again, as its log asks"),
@@ -240,26 +259,30 @@ impl Injector {
         self.cluster.network().apply(&faults)
     }
 
-    fn slow_syncs(&self, node: Node, delay_ms: u32) -> Result<Option<Child>> {
+    /// Tampers with system calls of some names of a running server, as `strace -e` takes it, until the
+    /// tracer is [let go](let_go). None if the server is not running, or there is no strace.
+    ///
+    /// # Errors
+    ///
+    /// If the tracer can't be started.
+    pub(crate) fn trace(
+        &self,
+        node: Node,
+        calls: &str,
+        inject: &str,
+        trace: &Path,
+    ) -> Result<Option<Child>> {
         let Some(pid) = self.cluster.pid(node) else {
             return Ok(None);
         };
         if !command::exists("strace") {
             return Ok(None);
         }
-        let calls = "fsync,fdatasync,syncfs";
         let child = Command::new("setpriv")
-            .args([
-                "--pdeathsig",
-                "KILL",
-                "strace",
-                "-f",
-                "-q",
-                "-o",
-                "/dev/null",
-            ])
+            .args(["--pdeathsig", "KILL", "strace", "-f", "-q", "-o"])
+            .arg(trace)
             .args(["-e", &format!("trace={calls}")])
-            .args(["-e", &format!("inject={calls}:delay_enter={delay_ms}ms")])
+            .args(["-e", inject])
             .args(["-p", &pid.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -272,6 +295,17 @@ impl Injector {
     fn note(&mut self, at_ns: u64, what: String) {
         self.done.log.push(Line { at_ns, what });
     }
+}
+
+/// Ends a tracer; its server goes on.
+///
+/// # Errors
+///
+/// Of the system.
+pub(crate) fn let_go(tracer: &mut Child) -> Result<()> {
+    kill(Pid::from_raw(tracer.id().cast_signed()), Signal::SIGTERM)?;
+    tracer.wait()?;
+    Ok(())
 }
 
 impl Drop for Injector {

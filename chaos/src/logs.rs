@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::fault::Happened;
+use crate::fault::{Fault, Happened};
 use crate::log_record::{self, Malformed, Name};
 use crate::node::{Kind, Node};
 use crate::operation::{Operation, Outcome, Record};
@@ -24,8 +24,12 @@ pub(crate) struct FinalLog {
 /// Checks one log against everything that was done with it.
 pub(crate) fn check(log: &FinalLog, records: &[Record], faults: &[Happened]) -> Vec<Violation> {
     let mut checker = Checker::new(log, records);
-    checker.form();
-    checker.once_each();
+    // What was not synced when power failed may have left holes and halves.
+    if !faults.iter().any(|fault| fault.fault == Fault::Power) {
+        checker.form();
+    }
+    checker.only_appended();
+    checker.once_each(faults);
     checker.nothing_lost(faults);
     checker.order_of_writers();
     checker.order_of_time();
@@ -124,6 +128,9 @@ impl<'a> Checker<'a> {
             );
             self.add("log damaged", &what, []);
         }
+    }
+
+    fn only_appended(&mut self) {
         let foreign: Vec<Name> = self
             .place
             .keys()
@@ -136,14 +143,28 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn once_each(&mut self) {
+    /// Who repeats an append after all object servers were killed may find that it was done already
+    /// and that nobody knows.
+    fn once_each(&mut self, faults: &[Happened]) {
         let mut seen = BTreeSet::new();
-        let twice: Vec<Name> = self
-            .found
-            .iter()
-            .map(|(name, _)| *name)
-            .filter(|name| !seen.insert(*name))
-            .collect();
+        let mut twice = Vec::new();
+        let appends = &self.appends;
+        self.found.retain(|(name, _)| {
+            if seen.insert(*name) {
+                return true;
+            }
+            let under_way = |fault: &Happened| {
+                matches!(fault.fault, Fault::KillAll | Fault::Power)
+                    && appends
+                        .get(name)
+                        .is_some_and(|it| it.overlaps(fault.began_ns, fault.healed_ns))
+            };
+            if faults.iter().any(under_way) {
+                return false;
+            }
+            twice.push(*name);
+            true
+        });
         if !twice.is_empty() {
             let what = format!("{} records are there more than once", twice.len());
             let shown: Vec<&Record> = twice

@@ -14,6 +14,7 @@ mod disk;
 mod errors;
 mod fault;
 mod history;
+mod images;
 mod injector;
 mod linear;
 mod log_record;
@@ -23,6 +24,7 @@ mod logs_tests;
 mod network;
 mod node;
 mod operation;
+mod pool;
 mod register;
 mod registers;
 mod rot;
@@ -31,6 +33,7 @@ mod schedule;
 mod stall_bench;
 mod stall_loops;
 mod stalls;
+mod steps;
 mod verdict;
 mod violation;
 mod worker;
@@ -58,16 +61,16 @@ struct Arguments {
     #[arg(long, default_value_t = 3.0)]
     minutes: f64,
     /// Decides faults and operations; a new one each time unless it is given.
-    #[arg(long)]
+    #[arg(long, global = true)]
     seed: Option<u64>,
     /// Directory for the run's own, which stays there if something is wrong.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     dir: Option<PathBuf>,
     /// Change no bytes on disks.
     #[arg(long)]
     no_rot: bool,
     /// Keep the run's directory even if all is well, and the servers' state with it.
-    #[arg(long)]
+    #[arg(long, global = true)]
     keep: bool,
     #[command(subcommand)]
     part: Option<Part>,
@@ -84,6 +87,18 @@ enum Part {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Starts clusters from images of all disks, made while programs work: power fails everywhere.
+    Images {
+        /// Sets of images.
+        #[arg(long, default_value_t = 4)]
+        count: u32,
+    },
+    /// Kills a server before each of its writes, syncs and renames; and lets its disk fail to sync.
+    Steps {
+        /// Only a few of them.
+        #[arg(long)]
+        quick: bool,
+    },
     /// The clients of one mount; started by a run.
     #[command(hide = true)]
     Clients {
@@ -97,7 +112,7 @@ fn main() -> ExitCode {
     let result = match &arguments.part {
         Some(Part::Clients { work }) => worker::work(work).map(|()| true),
         Some(Part::Stalls { faults, json }) => stall_bench(&arguments, *faults, json.as_deref()),
-        None => chaos(&arguments),
+        _ => kept_promises(&arguments),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -110,7 +125,7 @@ fn main() -> ExitCode {
 }
 
 /// Whether all promises were kept.
-fn chaos(arguments: &Arguments) -> Result<bool> {
+fn kept_promises(arguments: &Arguments) -> Result<bool> {
     ensure!(
         arguments.minutes.is_finite() && arguments.minutes > 0.0,
         "--minutes must be above 0"
@@ -124,28 +139,41 @@ fn chaos(arguments: &Arguments) -> Result<bool> {
         length: Duration::from_secs_f64(arguments.minutes * 60.0),
         rot: !arguments.no_rot,
         home: home.clone(),
+        keep: arguments.keep,
     };
-    println!(
-        "seed {seed}: {} minutes of faults, in {}",
-        arguments.minutes,
-        home.display()
-    );
+    println!("seed {seed}, in {}", home.display());
     let interrupted = Arc::new(AtomicBool::new(false));
     watch_signals(&interrupted);
-    let outcome = run::run(&settings, &interrupted);
-    let kept = match outcome {
-        Ok(outcome) => report(seed, outcome, &home)?,
-        Err(error) => {
-            forget_state(&home);
-            return Err(error.context(format!("seed {seed}: see {}/logs", home.display())));
+    let kept = match &arguments.part {
+        Some(Part::Images { count }) => try_images(&settings, *count, &interrupted),
+        Some(Part::Steps { quick }) => {
+            steps::steps(&settings, *quick, &interrupted).and_then(|it| report(seed, it, &home))
         }
+        _ => run::run(&settings, &interrupted).and_then(|it| report(seed, it, &home)),
     };
-    if kept && !arguments.keep {
-        fs::remove_dir_all(&home)?;
-    } else if !arguments.keep {
-        forget_state(&home);
+    let kept = kept.with_context(|| format!("seed {seed}: see {}", home.display()));
+    if !settings.keep {
+        if matches!(kept, Ok(true)) {
+            fs::remove_dir_all(&home)?;
+        } else {
+            forget_state(&home);
+        }
     }
-    Ok(kept)
+    kept
+}
+
+fn try_images(settings: &Settings, count: u32, interrupted: &AtomicBool) -> Result<bool> {
+    let violations = images::images(settings, count, interrupted)?;
+    history::write_lines(&settings.home.join("violations.jsonl"), &violations)?;
+    for violation in &violations {
+        println!("{}: {}", violation.kind, violation.what);
+    }
+    let seed = settings.seed;
+    println!(
+        "images: seed {seed}: {count} clusters after a loss of power; {} violations",
+        violations.len()
+    );
+    Ok(violations.is_empty())
 }
 
 /// Whether no program saw an error.

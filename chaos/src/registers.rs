@@ -13,7 +13,7 @@ use crate::violation::Violation;
 const WINDOW_LEAST: usize = 100;
 
 /// What every register holds at the start.
-const INITIAL: u64 = 0;
+pub(crate) const INITIAL: u64 = 0;
 
 /// Checks all registers of a history. Second: windows on which the checker did not come to an end.
 pub(crate) fn check(records: &[Record]) -> (Vec<Violation>, u64) {

@@ -1,6 +1,6 @@
 //! One run: a cluster, clients, faults, healing, and what all of them left behind.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,6 @@ use crate::clients::Clients;
 use crate::cluster::Cluster;
 use crate::command;
 use crate::directories::NAMES;
-use crate::disk::Disk;
 use crate::fault::Planned;
 use crate::history::History;
 use crate::injector::{Done, Injector};
@@ -24,7 +23,7 @@ use crate::operation::{Operation, Record};
 use crate::register;
 use crate::schedule::{schedule, victims};
 use crate::violation::Violation;
-use crate::worker::final_log;
+use crate::worker::{final_log, found_inodes};
 use crate::workload::LOGS;
 
 /// Whatever is waited for after everything was healed takes seconds; the machine may be slow.
@@ -44,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) rot: bool,
     /// Where everything of the run lies.
     pub(crate) home: PathBuf,
+    /// Whether what the servers stored is kept although all is well.
+    pub(crate) keep: bool,
 }
 
 /// What a run left behind.
@@ -67,62 +68,83 @@ pub(crate) struct Outcome {
 ///
 /// If the cluster can't be made; whatever goes wrong later is a violation, with the history so far.
 pub(crate) fn run(settings: &Settings, interrupted: &Arc<AtomicBool>) -> Result<Outcome> {
-    command::check_tools()?;
     let mut run = Run::new(settings, interrupted)?;
+    for node in victims(settings.seed).small_disks {
+        run.injector.add_small_disk(node)?;
+    }
     run.start()?;
-    let finished = run.work_and_look();
-    run.check_interrupted()?;
-    let (logs, still_rotten) = finished.unwrap_or_else(|error| {
-        let what = format!("{error:#}");
-        run.violations
-            .push(Violation::new("run could not go on", what));
-        (Vec::new(), 0)
-    });
-    Ok(Outcome {
-        records: run.history.records(),
-        logs,
-        done: std::mem::take(&mut run.injector.done),
-        violations: std::mem::take(&mut run.violations),
-        still_rotten,
-    })
+    run.finish(Run::inject)
 }
 
-struct Run<'a> {
-    settings: &'a Settings,
+impl Run<'_> {
+    /// Lets clients work while something is done to the cluster, and looks at what both left behind.
+    ///
+    /// # Errors
+    ///
+    /// If it was interrupted; whatever else goes wrong is a violation.
+    pub(crate) fn finish(mut self, harm: impl FnOnce(&mut Self) -> Result<()>) -> Result<Outcome> {
+        let run = &mut self;
+        let finished = run.work_and_look(harm);
+        run.check_interrupted()?;
+        let (logs, still_rotten) = finished.unwrap_or_else(|error| {
+            let what = format!("{error:#}");
+            run.violations
+                .push(Violation::new("run could not go on", what));
+            (Vec::new(), 0)
+        });
+        Ok(Outcome {
+            records: run.history.records(),
+            logs,
+            done: std::mem::take(&mut run.injector.done),
+            violations: std::mem::take(&mut run.violations),
+            still_rotten,
+        })
+    }
+}
+
+/// A cluster with its clients.
+pub(crate) struct Run<'a> {
+    /// What it is made from.
+    pub(crate) settings: &'a Settings,
     interrupted: &'a AtomicBool,
-    history: Arc<History>,
+    /// What the clients do and see.
+    pub(crate) history: Arc<History>,
     clients: Vec<Clients>,
     // Ends its processes before it unmounts their disks.
-    injector: Injector,
-    violations: Vec<Violation>,
+    /// The cluster with what is done to it.
+    pub(crate) injector: Injector,
+    /// Found so far.
+    pub(crate) violations: Vec<Violation>,
 }
 
 impl<'a> Run<'a> {
-    fn new(settings: &'a Settings, interrupted: &'a AtomicBool) -> Result<Self> {
+    /// Makes the network and the configuration; nothing is started yet.
+    ///
+    /// # Errors
+    ///
+    /// If something is missing, or what the tools said.
+    pub(crate) fn new(settings: &'a Settings, interrupted: &'a AtomicBool) -> Result<Self> {
+        command::check_tools()?;
         let prefix = format!("oxchaos{}-", std::process::id());
         let network = Network::new(&prefix)?;
         let cluster = Cluster::new(&settings.home, network, settings.seed)?;
-        let mut disks = BTreeMap::new();
-        for node in victims(settings.seed).small_disks {
-            disks.insert(node, Disk::new(&cluster.dir(node))?);
-        }
         Ok(Self {
             settings,
             interrupted,
             history: Arc::default(),
             clients: Vec::new(),
-            injector: Injector::new(cluster, disks, settings.seed),
+            injector: Injector::new(cluster, settings.seed),
             violations: Vec::new(),
         })
     }
 
-    fn start(&mut self) -> Result<()> {
-        for node in Node::servers() {
-            self.injector.cluster.start(node)?;
-        }
-        self.wait_for("the servers", |run| {
-            Ok(run.injector.cluster.are_all_up(false))
-        })?;
+    /// Starts the cluster and makes the first files.
+    ///
+    /// # Errors
+    ///
+    /// If it does not get usable.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        self.start_servers()?;
         self.injector.cluster.make_volume()?;
         for mount in Node::mounts() {
             self.mount(mount)?;
@@ -131,13 +153,46 @@ impl<'a> Run<'a> {
         self.wait_for("the first files", |_| maker.has_ended())
     }
 
-    /// Faults and clients, and what they left behind: the logs, and how many objects are rotten.
-    fn work_and_look(&mut self) -> Result<(Vec<FinalLog>, usize)> {
+    /// Starts all servers and waits until they are up.
+    ///
+    /// # Errors
+    ///
+    /// If one of them does not get there.
+    pub(crate) fn start_servers(&mut self) -> Result<()> {
+        for node in Node::servers() {
+            self.injector.cluster.start(node)?;
+        }
+        self.wait_for("the servers", |run| {
+            run.injector.look_after()?;
+            Ok(run.injector.cluster.are_all_up(false))
+        })
+    }
+
+    /// Harm and clients, and what they left behind: the logs, and how many objects are rotten.
+    fn work_and_look(
+        &mut self,
+        harm: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<(Vec<FinalLog>, usize)> {
         self.start_clients()?;
-        self.inject()?;
+        harm(self)?;
         self.wait_for_clients()?;
         let logs = self.last_look()?;
         Ok((logs, self.compare_replicas()?))
+    }
+
+    /// Lets the clients work for a while.
+    ///
+    /// # Errors
+    ///
+    /// If it was interrupted, or servers end again and again.
+    pub(crate) fn let_work(&mut self, duration: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < duration {
+            self.check_interrupted()?;
+            self.injector.look_after()?;
+            thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
     }
 
     fn mount(&mut self, mount: Node) -> Result<()> {
@@ -147,11 +202,16 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn point(&self, mount: Node) -> String {
+    pub(crate) fn point(&self, mount: Node) -> String {
         self.injector.cluster.dir(mount).display().to_string()
     }
 
-    fn start_clients(&mut self) -> Result<()> {
+    /// Lets the clients of all mounts begin to work.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be started.
+    pub(crate) fn start_clients(&mut self) -> Result<()> {
         let seed = self.settings.seed.to_string();
         for mount in Node::mounts() {
             let number = mount.number.to_string();
@@ -161,7 +221,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn clients(&self, words: &[&str]) -> Result<Clients> {
+    pub(crate) fn clients(&self, words: &[&str]) -> Result<Clients> {
         let log = self.settings.home.join("logs/clients.log");
         Clients::start(words, &log, &self.history)
     }
@@ -197,7 +257,11 @@ impl<'a> Run<'a> {
     }
 
     /// Everything is healed, so every operation must come to its end.
-    fn wait_for_clients(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// If clients fail.
+    pub(crate) fn wait_for_clients(&mut self) -> Result<()> {
         for clients in &mut self.clients {
             clients.ask_to_end();
         }
@@ -221,7 +285,11 @@ impl<'a> Run<'a> {
     }
 
     /// Waits for full redundancy, mounts anew and reads everything.
-    fn last_look(&mut self) -> Result<Vec<FinalLog>> {
+    ///
+    /// # Errors
+    ///
+    /// If that can't be done; missing redundancy is a violation.
+    pub(crate) fn last_look(&mut self) -> Result<Vec<FinalLog>> {
         let full = self.wait_for("full redundancy", |run| {
             run.injector.look_after()?;
             Ok(run.injector.cluster.are_all_up(true))
@@ -242,6 +310,8 @@ impl<'a> Run<'a> {
             run.injector.look_after()?;
             reader.has_ended()
         })?;
+        let mut walker = self.clients(&["walk", &self.point(mount), &keep])?;
+        self.wait_for("a walk through the whole tree", |_| walker.has_ended())?;
         let log = |name: &str| {
             let bytes = std::fs::read(final_log(&self.settings.home, name))?;
             let name = name.to_owned();
@@ -251,7 +321,14 @@ impl<'a> Run<'a> {
     }
 
     /// Stops everything and compares the stores. The number of objects that are still rotten.
-    fn compare_replicas(&mut self) -> Result<usize> {
+    ///
+    /// Objects of files that are not there any more don't count: each server deletes them when its
+    /// turn comes.
+    ///
+    /// # Errors
+    ///
+    /// If a store can't be read; differences are a violation.
+    pub(crate) fn compare_replicas(&mut self) -> Result<usize> {
         self.end_all(&Node::mounts())?;
         let of_kind = |kind| {
             let servers = Node::servers().into_iter();
@@ -261,12 +338,20 @@ impl<'a> Run<'a> {
         };
         self.end_all(&of_kind(Kind::Osd))?;
         self.end_all(&of_kind(Kind::Mrc))?;
-        let dirs = |rotten: bool| -> Vec<PathBuf> {
-            of_kind(Kind::Osd)
+        let inodes = std::fs::read_to_string(found_inodes(&self.settings.home))?;
+        let inodes: BTreeSet<&str> = inodes.lines().collect();
+        let differ = |rotten: bool| -> Result<Vec<String>> {
+            let dirs: Vec<PathBuf> = of_kind(Kind::Osd)
                 .into_iter()
                 .filter(|it| rotten || *it != victims(self.settings.seed).rotten)
                 .map(|it| self.injector.cluster.dir(it))
-                .collect()
+                .collect();
+            let mut differences = tests::replicas_differ(&dirs)?;
+            differences.retain(|line| {
+                let inode = line.split(['/', '.']).nth(1);
+                inode.is_none_or(|inode| inodes.contains(inode))
+            });
+            Ok(differences)
         };
         let flipped: BTreeSet<&Path> = self
             .injector
@@ -275,8 +360,7 @@ impl<'a> Run<'a> {
             .iter()
             .map(|flip| flip.file.as_path())
             .collect();
-        let all = tests::replicas_differ(&dirs(true))?;
-        let good = tests::replicas_differ(&dirs(false))?;
+        let (all, good) = (differ(true)?, differ(false)?);
         let still_rotten = all.len().saturating_sub(good.len());
         if !good.is_empty() || still_rotten > flipped.len() {
             let what = format!(
@@ -291,7 +375,7 @@ impl<'a> Run<'a> {
         Ok(still_rotten)
     }
 
-    fn end_all(&mut self, nodes: &[Node]) -> Result<()> {
+    pub(crate) fn end_all(&mut self, nodes: &[Node]) -> Result<()> {
         let killed = self.injector.cluster.stop(nodes)?;
         if !killed.is_empty() {
             let what = format!("{killed:?} did not end when asked");
@@ -301,7 +385,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn wait_for(
+    pub(crate) fn wait_for(
         &mut self,
         what: &str,
         mut condition: impl FnMut(&mut Self) -> Result<bool>,
@@ -318,7 +402,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn check_interrupted(&self) -> Result<()> {
+    pub(crate) fn check_interrupted(&self) -> Result<()> {
         if self.interrupted.load(Ordering::Relaxed) {
             bail!("interrupted");
         }

@@ -159,7 +159,7 @@ pub(crate) fn run(
     let network = Network::new(&format!("oxstall{}-", std::process::id()))?;
     let cluster = Cluster::new(home, network, seed)?;
     let mut bench = Bench {
-        injector: Injector::new(cluster, BTreeMap::new(), seed),
+        injector: Injector::new(cluster, seed),
         interrupted,
     };
     for node in Node::servers() {

@@ -20,13 +20,19 @@ pub(crate) struct Verdict {
 
 /// Checks a history and the logs that it left.
 pub(crate) fn judge(records: &[Record], finals: &[FinalLog], faults: &[Happened]) -> Verdict {
+    let mut verdict = judge_state(records, finals, faults);
+    verdict.violations.extend(errors::check(records, faults));
+    verdict
+}
+
+/// The same without a look at errors and at operations that did not end.
+pub(crate) fn judge_state(records: &[Record], finals: &[FinalLog], faults: &[Happened]) -> Verdict {
     let (mut violations, undecided) = registers::check(records);
     let (of_names, undecided_names) = directories::check(records);
     violations.extend(of_names);
     for log in finals {
         violations.extend(logs::check(log, records, faults));
     }
-    violations.extend(errors::check(records, faults));
     Verdict {
         violations,
         undecided: undecided + undecided_names,

@@ -3,14 +3,16 @@
 //! Clients are no threads of the process that breaks the cluster: whoever starts a program closes
 //! copies of all its open files on the way, and a close waits for a mount that is cut off.
 
+use std::fs::{self, File};
 use std::io::{self, BufRead as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 
 use crate::client::Client;
@@ -35,15 +37,22 @@ pub(crate) enum Work {
         root: PathBuf,
         /// Number of the mount, from 1.
         mount: u8,
-        /// Decides the plans.
-        seed: u64,
+        /// Seed of the plans.
+        plans: u64,
     },
     /// Performs the operations that it is told on standard input, and keeps the logs that it reads.
     Told {
         /// Mount point.
         root: PathBuf,
         /// Where logs are kept.
-        keep: PathBuf,
+        logs: PathBuf,
+    },
+    /// Reads everything and keeps a list of the files, then makes, syncs, renames and removes one.
+    Walk {
+        /// Mount point.
+        root: PathBuf,
+        /// Where the list is kept.
+        list: PathBuf,
     },
 }
 
@@ -58,12 +67,34 @@ pub(crate) fn work(work: &Work) -> Result<()> {
             let mut client = Client::new(root.clone(), OTHER_CLIENT);
             client.set_up(&LOGS).context("making the first files")
         }
-        Work::Plans { root, mount, seed } => {
+        Work::Plans {
+            root,
+            mount,
+            plans: seed,
+        } => {
             plans(root, *mount, *seed);
             Ok(())
         }
-        Work::Told { root, keep } => told(root, keep),
+        Work::Told { root, logs } => told(root, logs),
+        Work::Walk { root, list } => walk(root, list),
     }
+}
+
+fn walk(root: &Path, list: &Path) -> Result<()> {
+    let mut inodes = String::new();
+    for path in tests::Tree::read(root)?.paths() {
+        let inode = fs::symlink_metadata(root.join(path))?.ino();
+        inodes.push_str(&format!("{inode:x}\n"));
+    }
+    fs::write(found_inodes(list), inodes)?;
+    let [made, renamed] = ["walk", "walk-renamed"].map(|name| root.join(name));
+    let mut file = File::create_new(&made)?;
+    file.write_all(b"after")?;
+    file.sync_all()?;
+    fs::rename(&made, &renamed)?;
+    ensure!(fs::read(&renamed)? == b"after", "a new file was changed");
+    fs::remove_file(&renamed)?;
+    Ok(())
 }
 
 fn plans(root: &Path, mount: u8, seed: u64) {
@@ -108,10 +139,15 @@ fn told(root: &Path, keep: &Path) -> Result<()> {
         };
         perform(&mut client, 1, OTHER_CLIENT, operation, manner)?;
         if let Some(log) = log {
-            std::fs::write(final_log(keep, &log), client.last_log())?;
+            fs::write(final_log(keep, &log), client.last_log())?;
         }
     }
     Ok(())
+}
+
+/// Where the inode numbers of all files are kept, hexadecimal, one in each line.
+pub(crate) fn found_inodes(keep: &Path) -> PathBuf {
+    keep.join("final-inodes")
 }
 
 /// Where the content of a log is kept.

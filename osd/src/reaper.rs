@@ -122,6 +122,12 @@ impl Scythe {
     }
 
     fn sync(&self, parents: &BTreeSet<PathBuf>) -> io::Result<()> {
+        // After one that failed another one may succeed without having made anything stable.
+        if self.root.is_poisoned() {
+            return Err(io::Error::other(
+                "the store failed before; nothing is stable any more",
+            ));
+        }
         if parents.len() > SYNC_DIRS_MAX {
             return self
                 .root
@@ -262,6 +268,16 @@ mod tests {
 
         assert!(!outcome.recv().unwrap());
         assert!(root.is_poisoned());
+
+        // The next sync could succeed; it would prove nothing.
+        fs::remove_file(parent).unwrap();
+        fs::create_dir(parent).unwrap();
+        let (gone, outcome) = mpsc::channel();
+        root.doom(key(1, 7));
+        let on_gone = move |result: io::Result<()>| gone.send(result.is_ok()).unwrap();
+        reaper.submit(key(1, 7), Box::new(on_gone));
+
+        assert!(!outcome.recv().unwrap());
         reaper.stop();
         thread.join().unwrap();
     }

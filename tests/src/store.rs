@@ -9,7 +9,9 @@ use crate::program::{binary, run};
 
 /// Compares all replicas of all objects of stopped or idle object servers.
 ///
-/// Returns one line per difference; none if every object is on every server with the same bytes.
+/// Returns one line per difference, beginning with `VOLUME/INODE.COLUMN`; none if every object is on
+/// every server with the same bytes. One without any byte is as good as absent: a replica that was
+/// never needed has not made its file.
 ///
 /// # Errors
 ///
@@ -28,7 +30,8 @@ pub fn replicas_differ(stores: &[PathBuf]) -> Result<Vec<String>> {
     let mut differences = Vec::new();
     for (object, sums) in seen {
         let holders: usize = sums.values().map(Vec::len).sum();
-        if sums.len() != 1 || holders != stores.len() {
+        let is_empty = sums.keys().all(|sum| sum.starts_with("0 "));
+        if !is_empty && (sums.len() != 1 || holders != stores.len()) {
             differences.push(format!("{object}: {sums:?}"));
         }
     }

@@ -71,6 +71,11 @@ impl Tree {
         Ok(count)
     }
 
+    /// All names, below `root`, ascending.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.keys().map(PathBuf::as_path)
+    }
+
     /// Number of names.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,4 +1,5 @@
-//! `cargo xtask chaos`: builds the programs and lets the chaos program break a cluster of them.
+//! `cargo xtask chaos`, `images` and `steps`: builds the programs and lets the chaos program break a
+//! cluster of them.
 
 use std::path::Path;
 use std::process::{Command, ExitStatus};
@@ -31,8 +32,16 @@ pub(crate) fn chaos(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// What of it belongs to all tests, with fixed seeds: the same faults each time.
+pub(crate) const TESTS: [&[&str]; 3] = [
+    &["images", "--count", "4", "--seed", "1"],
+    &["steps", "--quick", "--seed", "1"],
+    // Bits that rot are a matter of longer runs.
+    &["--minutes", "3", "--seed", "1", "--no-rot"],
+];
+
 /// Not through cargo, whose lock on the build directory others wait for.
-fn run(words: &[&str]) -> Result<ExitStatus> {
+pub(crate) fn run(words: &[&str]) -> Result<ExitStatus> {
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     let program = Path::new(&target).join("debug/chaos");
     Command::new(&program)

@@ -22,6 +22,10 @@ cargo xtask VERB
                          simulate clusters from seeds
   chaos [--minutes M] [--seed S] [--no-rot] [--keep] [--dir DIR]
                          break a real cluster while programs use it, and check what they saw
+  images [--count N] [--seed S] [--keep] [--dir DIR]
+                         start clusters from images of all disks: power fails everywhere
+  steps [--quick] [--seed S] [--keep] [--dir DIR]
+                         kill a server before each write, sync and rename; let its disk fail to sync
   bench fs --mount DIR [--peers glusterfs,moosefs] [--json FILE] [--quick] [--processes NAME[,NAME...]]
                          file system benchmark of any directory
   bench lease [--quick] [--json FILE] [--svg FILE] [--docs FILE] [--systems NAME[,NAME...]]
@@ -43,6 +47,7 @@ fn main() -> Result<()> {
             run::cargo(&[&["run", "-q", "-p", "sim", "--", "sweep"], rest].concat())
         }
         ["chaos", rest @ ..] => chaos::chaos(rest),
+        ["images" | "steps", ..] => chaos::chaos(&words),
         ["bench", "fs", rest @ ..] => {
             if rest.iter().any(|word| word.starts_with("--peers")) {
                 packages::install_stopped(packages::FS_PEERS)?;

@@ -46,7 +46,8 @@ pub(crate) const TEST: &[Need] = &[
     },
 ];
 
-/// To break a cluster: namespaces, packet filters, small disks, slow syncs.
+/// To break a cluster: namespaces, packet filters, small disks, images of disks, stepping through
+/// system calls.
 pub(crate) const CHAOS: &[Need] = &[
     Need {
         program: "fusermount3",
@@ -63,6 +64,10 @@ pub(crate) const CHAOS: &[Need] = &[
     Need {
         program: "mkfs.ext4",
         package: "e2fsprogs",
+    },
+    Need {
+        program: "mkfs.btrfs",
+        package: "btrfs-progs",
     },
     Need {
         program: "strace",

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::run::{cargo, cargo_program};
-use crate::{check, packages};
+use crate::{chaos, check, packages};
 
 /// Seeds of the bounded simulator sweep; more of them are a matter of `cargo xtask sim`.
 const SIM_SEEDS: &str = "2000";
@@ -16,6 +16,7 @@ const SIM_SEEDS: &str = "2000";
 /// The first step that failed.
 pub(crate) fn test() -> Result<()> {
     packages::ensure(packages::TEST)?;
+    packages::ensure(packages::CHAOS)?;
     check::check()?;
     cargo(&["build", "-q", "--workspace", "--bins"])?;
     let mut total = Tally::default();
@@ -43,6 +44,13 @@ pub(crate) fn test() -> Result<()> {
         "1",
         "--nocapture",
     ])?);
+    // Each of these has several minutes of work behind it and counts as one.
+    for words in chaos::TESTS {
+        println!("$ chaos {}", words.join(" "));
+        let kept = chaos::run(words)?.success();
+        total.passed += u64::from(kept);
+        total.failed += u64::from(!kept);
+    }
     cargo(&[
         "run", "-q", "-p", "sim", "--", "sweep", "--seeds", SIM_SEEDS,
     ])?;
