@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use types::WritePolicy;
 
 /// Heading of the options that every command has.
 const GLOBAL: &str = "Which cluster, and how to print";
@@ -87,6 +88,8 @@ pub(crate) enum VolumeVerb {
         /// Its name.
         name: String,
     },
+    /// Change a volume's policy; files stay open. Waits until its object servers know it.
+    Set(VolumeSet),
     /// Delete a volume with everything in it.
     Delete {
         /// Its name.
@@ -101,6 +104,13 @@ pub(crate) struct VolumeCreate {
     /// Replicas of every object; default 3, or as many as there are object servers if fewer.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) replicas: Option<u32>,
+    /// When a change is acknowledged; default memsync. Whatever it is, fsync means on disk.
+    #[arg(long, value_enum)]
+    pub(crate) policy: Option<Policy>,
+    /// How many of the replicas it takes; default majority. With `all`, a replica that is down stops
+    /// writing until it is back.
+    #[arg(long, value_enum)]
+    pub(crate) quorum: Option<Quorum>,
     /// Placement groups; default 32.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) pgs: Option<u32>,
@@ -113,6 +123,60 @@ pub(crate) struct VolumeCreate {
     /// Group of the root directory.
     #[arg(long, default_value_t = 0)]
     pub(crate) gid: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VolumeSet {
+    /// Its name.
+    pub(crate) name: String,
+    /// When a change is acknowledged.
+    #[arg(long, value_enum, required_unless_present_any = ["quorum", "replicas"])]
+    pub(crate) policy: Option<Policy>,
+    /// How many of the replicas it takes.
+    #[arg(long, value_enum)]
+    pub(crate) quorum: Option<Quorum>,
+    /// Can't be changed yet: another number than the volume has is refused.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) replicas: Option<u32>,
+}
+
+/// When a change is acknowledged.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Policy {
+    /// When the quorum has it on disk.
+    Fullsync,
+    /// When the quorum has it in memory.
+    Memsync,
+    /// When the primary has it. What was not synced may be lost with the primary.
+    Async,
+}
+
+/// How many replicas a change takes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Quorum {
+    /// More than half.
+    Majority,
+    /// Each.
+    All,
+}
+
+impl From<Policy> for WritePolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Fullsync => Self::Fullsync,
+            Policy::Memsync => Self::Memsync,
+            Policy::Async => Self::Async,
+        }
+    }
+}
+
+impl From<Quorum> for types::Quorum {
+    fn from(quorum: Quorum) -> Self {
+        match quorum {
+            Quorum::Majority => Self::Majority,
+            Quorum::All => Self::All,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -217,6 +281,9 @@ mod tests {
         for line in [
             "status",
             "volume create v --replicas 2 --mode 1777",
+            "volume create v --policy fullsync --quorum all",
+            "volume set v --policy async",
+            "volume set v --quorum majority",
             "volume list",
             "volume show v",
             "volume delete v",
@@ -244,6 +311,9 @@ mod tests {
             "frobnicate",
             "volume",
             "volume create",
+            "volume set v",
+            "volume set v --policy sync",
+            "volume create v --quorum most",
             "pg show v x",
             "volume create v --mode 9",
             "volume create v --replicas 0",

@@ -216,6 +216,15 @@ struct Pg {
     incomplete: Vec<u64>,
     full_replicas: u32,
     state: String,
+    lags: Vec<Lag>,
+}
+
+/// What a replica lacks of changes that primaries made.
+#[derive(Debug, Serialize)]
+struct Lag {
+    osd: u64,
+    bytes: u64,
+    age_ms: u64,
 }
 
 impl Row for Pg {
@@ -227,6 +236,7 @@ impl Row for Pg {
         "incomplete",
         "full",
         "state",
+        "lag",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -238,7 +248,30 @@ impl Row for Pg {
             render::numbers(&self.incomplete),
             format!("{}/{}", self.full_replicas, self.osds.len()),
             self.state.clone(),
+            lags(&self.lags),
         ]
+    }
+}
+
+impl From<mrc::ReplicaLag> for Lag {
+    fn from(lag: mrc::ReplicaLag) -> Self {
+        Self {
+            osd: lag.osd,
+            bytes: lag.bytes,
+            age_ms: lag.age_ms,
+        }
+    }
+}
+
+/// As in `2: 1.5 MiB, 30 ms`; a dash if nobody is behind.
+fn lags(lags: &[Lag]) -> String {
+    let one = |lag: &Lag| {
+        let (bytes, age) = (render::bytes(lag.bytes), render::millis(lag.age_ms));
+        format!("{}: {bytes}, {age}", lag.osd)
+    };
+    match lags {
+        [] => "-".to_owned(),
+        lags => lags.iter().map(one).collect::<Vec<_>>().join("; "),
     }
 }
 
@@ -275,6 +308,7 @@ async fn pgs_known(admin: &Admin, volume: Option<&str>) -> Result<Vec<Pg>, Failu
         incomplete: pg.incomplete,
         full_replicas: pg.full_replicas,
         state: pg.state,
+        lags: pg.lags.into_iter().map(Lag::from).collect(),
     });
     Ok(rows.collect())
 }

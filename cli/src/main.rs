@@ -49,6 +49,7 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Status => status::run(admin, found).await,
         Command::Volume(VolumeVerb::Create(create)) => volumes::create(admin, create).await,
         Command::Volume(VolumeVerb::List) => volumes::list(admin).await,
+        Command::Volume(VolumeVerb::Set(set)) => volumes::set(admin, set).await,
         Command::Volume(VolumeVerb::Show { name }) => volumes::show(admin, name).await,
         Command::Volume(VolumeVerb::Delete { name }) => volumes::delete(admin, name).await,
         Command::Osd(OsdVerb::List) => lists::osds(admin).await,

@@ -1,11 +1,14 @@
 //! Volumes.
 
+use std::time::{Duration, Instant};
+
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
-use proto::mrc::{self, Owner, VolumeCreate, VolumeDelete, VolumeList, VolumeShow};
+use proto::mrc::{self, Owner, VolumeCreate, VolumeDelete, VolumeList, VolumeSet, VolumeShow};
 use serde::Serialize;
 use serde_json::json;
 use shell::admin::Admin;
+use types::{Quorum, WritePolicy};
 
 use crate::arguments;
 use crate::lists::odd;
@@ -21,6 +24,7 @@ pub(crate) struct Volume {
     placement_groups: u32,
     write_policy: String,
     quorum: String,
+    policy_version: u64,
     inodes: u64,
     size_bytes: u64,
 }
@@ -34,6 +38,7 @@ impl From<&mrc::Volume> for Volume {
             placement_groups: volume.pgs,
             write_policy: volume.write_policy.clone(),
             quorum: volume.quorum.clone(),
+            policy_version: volume.policy_version,
             inodes: volume.inode_count,
             size_bytes: volume.size_bytes,
         }
@@ -73,6 +78,8 @@ pub(crate) async fn create(
             gid: wanted.gid,
         }),
         root_mode: wanted.mode,
+        write_policy: word(wanted.policy.map(WritePolicy::from)),
+        quorum: word(wanted.quorum.map(Quorum::from)),
         // Never 0.
         nonce: rand::random::<u64>() | 1,
     });
@@ -89,16 +96,57 @@ pub(crate) async fn list(admin: &Admin) -> Result<Done, Failure> {
     Ok(render::list(&rows))
 }
 
+/// The word of a choice; none means the default, or no change.
+fn word(choice: Option<impl ToString>) -> String {
+    choice.map_or_else(String::new, |choice| choice.to_string())
+}
+
+/// How long to wait for object servers to say that they know a policy. 5 s: ten of their reports.
+const TOLD_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Pause between two looks. 100 ms: short for a person.
+const TOLD_PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) async fn set(admin: &Admin, wanted: &arguments::VolumeSet) -> Result<Done, Failure> {
+    let op = Op::VolumeSet(VolumeSet {
+        name: wanted.name.clone(),
+        write_policy: word(wanted.policy.map(WritePolicy::from)),
+        quorum: word(wanted.quorum.map(Quorum::from)),
+        replicas: wanted.replicas.unwrap_or_default(),
+    });
+    admin.ask_leader(op).await?;
+    let give_up = Instant::now() + TOLD_WAIT_MAX;
+    loop {
+        let volume = find(admin, &wanted.name).await?;
+        if volume.outdated_osds.is_empty() || Instant::now() >= give_up {
+            let mut done = render::one(&Volume::from(&volume));
+            done.missing = volume.outdated_osds.iter().map(not_told).collect();
+            return Ok(done);
+        }
+        tokio::time::sleep(TOLD_PAUSE).await;
+    }
+}
+
+fn not_told(osd: &u64) -> String {
+    format!(
+        "object server {osd} has not said that it knows the policy; if it runs, it goes by the old one \
+         until it reaches a metadata server, so look at it or stop it"
+    )
+}
+
 pub(crate) async fn show(admin: &Admin, name: &str) -> Result<Done, Failure> {
+    let volume = find(admin, name).await?;
+    Ok(render::one(&Volume::from(&volume)))
+}
+
+async fn find(admin: &Admin, name: &str) -> Result<mrc::Volume, Failure> {
     let op = Op::VolumeShow(VolumeShow {
         name: name.to_owned(),
     });
     let Reply::Volumes(volumes) = admin.ask_leader(op).await? else {
         return Err(odd());
     };
-    let volume = volumes.volumes.first();
-    let volume = volume.ok_or_else(|| Failure::failed(format!("there is no volume {name:?}")))?;
-    Ok(render::one(&Volume::from(volume)))
+    let volume = volumes.volumes.into_iter().next();
+    volume.ok_or_else(|| Failure::failed(format!("there is no volume {name:?}")))
 }
 
 pub(crate) async fn delete(admin: &Admin, name: &str) -> Result<Done, Failure> {

@@ -166,8 +166,16 @@ fn pgs(service: &Service, volume: Option<VolumeId>) -> Result<Vec<mrc::Pg>, Inde
     for (pg, health) in pgs.iter_mut().zip(health) {
         pg.full_replicas = health.full_replicas;
         pg.state = if health.full { "full" } else { "degraded" }.to_owned();
+        pg.lags = service.osds.lags(pg, service.config.osd_timeout());
     }
     Ok(pgs)
+}
+
+/// Says of a volume which servers may still go by an older policy.
+pub(crate) fn outdated(service: &Service, volume: &mut mrc::Volume) -> Result<(), IndexError> {
+    let pgs = query::pgs(&**service.node.index(), Some(VolumeId(volume.volume)))?;
+    volume.outdated_osds = service.osds.outdated(&pgs, volume.policy_version);
+    Ok(())
 }
 
 fn sessions(service: &Service) -> Result<Vec<mrc::SessionInfo>, IndexError> {

@@ -250,6 +250,13 @@ impl Service {
                 if let Some(response::Reply::FsStat(stat)) = &mut response.reply {
                     admin::space(self, volume, stat).map_err(|error| index_fault(&error))?;
                 }
+                if let (Op::VolumeShow(_), Some(response::Reply::Volumes(shown))) =
+                    (op, &mut response.reply)
+                {
+                    for volume in &mut shown.volumes {
+                        admin::outdated(self, volume).map_err(|error| index_fault(&error))?;
+                    }
+                }
                 Ok(response)
             }
         }

@@ -1,6 +1,6 @@
 //! What the leader remembers of object servers: when they were heard and what they reported.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ struct Soft {
     capacity_bytes: u64,
     free_bytes: u64,
     file_system: String,
+    /// Version of the map it has taken.
+    map_version: u64,
     reports: HashMap<(u64, u32), PgReport>,
 }
 
@@ -105,6 +107,7 @@ impl Osds {
             capacity_bytes: beat.capacity_bytes,
             free_bytes: beat.free_bytes,
             file_system: beat.file_system.clone(),
+            map_version: beat.map_version,
             reports: reports.collect(),
         };
         lock(&self.0).insert(OsdId(beat.osd), soft);
@@ -159,6 +162,36 @@ impl Osds {
             free = free.saturating_add(free_bytes);
         }
         (capacity, free)
+    }
+
+    /// Members of these groups that have not told that they know a map as new as `version`.
+    pub(crate) fn outdated(&self, pgs: &[mrc::Pg], version: u64) -> Vec<u64> {
+        let osds = lock(&self.0);
+        let members: BTreeSet<u64> = pgs.iter().flat_map(|pg| &pg.osds).copied().collect();
+        let knows = |osd: &u64| {
+            let soft = osds.get(&OsdId(*osd));
+            soft.is_some_and(|soft| soft.map_version >= version)
+        };
+        members.into_iter().filter(|osd| !knows(osd)).collect()
+    }
+
+    /// How far the members of a group are behind, by what the primaries of its objects reported.
+    pub(crate) fn lags(&self, pg: &mrc::Pg, timeout: Duration) -> Vec<mrc::ReplicaLag> {
+        let osds = lock(&self.0);
+        let heard = pg.osds.iter().filter_map(|osd| osds.get(&OsdId(*osd)));
+        let heard = heard.filter(|soft| soft.heard.elapsed() < timeout);
+        let reports = heard.filter_map(|soft| soft.reports.get(&(pg.volume, pg.pg)));
+        let mut lags: BTreeMap<u64, mrc::ReplicaLag> = BTreeMap::new();
+        for lag in reports.flat_map(|report| &report.lags) {
+            // Each is primary of other objects of the group.
+            let whole = lags.entry(lag.osd).or_insert(mrc::ReplicaLag {
+                osd: lag.osd,
+                ..mrc::ReplicaLag::default()
+            });
+            whole.bytes = whole.bytes.saturating_add(lag.bytes);
+            whole.age_ms = whole.age_ms.max(lag.age_ms);
+        }
+        lags.into_values().collect()
     }
 
     pub(crate) fn up(&self, timeout: Duration) -> Vec<OsdId> {
@@ -343,6 +376,40 @@ mod tests {
         assert_eq!(admit(&beat("old", "a:9"), 1, LONG), Ok(()));
         assert_eq!(admit(&beat("new", "a:1"), 1, LONG), Ok(()));
         assert_eq!(admit(&new, 2, Duration::ZERO), Ok(()));
+    }
+
+    #[test]
+    fn lags_of_a_member_are_those_of_all_primaries_together() {
+        let osds = Osds::default();
+        let lag = |osd, bytes, age_ms| mrc::ReplicaLag { osd, bytes, age_ms };
+        let tells = |lags: &[mrc::ReplicaLag]| PgReport {
+            lags: lags.to_vec(),
+            ..report(4, PgState::PgFull)
+        };
+        let pg = mrc::Pg {
+            osds: vec![1, 2, 3],
+            ..pg()
+        };
+        osds.heard(&beat(1, tells(&[lag(2, 10, 5), lag(3, 1, 1)])));
+        osds.heard(&beat(2, tells(&[lag(3, 7, 9)])));
+
+        assert_eq!(osds.lags(&pg, LONG), [lag(2, 10, 5), lag(3, 8, 9)]);
+        assert_eq!(osds.lags(&pg, Duration::ZERO), []);
+    }
+
+    #[test]
+    fn server_is_outdated_until_it_reports_the_map() {
+        let osds = Osds::default();
+        let beat = |osd, map_version| OsdHeartbeat {
+            osd,
+            map_version,
+            ..OsdHeartbeat::default()
+        };
+        osds.heard(&beat(1, 7));
+        assert_eq!(osds.outdated(&[pg()], 7), [2]);
+        assert_eq!(osds.outdated(&[pg()], 8), [1, 2]);
+        osds.heard(&beat(2, 8));
+        assert_eq!(osds.outdated(&[pg()], 8), [1]);
     }
 
     #[test]

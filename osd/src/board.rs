@@ -8,11 +8,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use osd_core::ObjectKey;
 use proto::mrc;
+use shell::clock::boottime;
+use shell::metrics::Metric;
 use tokio::sync::Notify;
 use types::{Instant, ObjectId, OsdId, PgKey};
 
 use crate::config::RECOVERIES_MAX;
 use crate::lagging::Lagging;
+use crate::lags::{Lags, ShardLags};
 use crate::map::Map;
 
 /// The notes of all threads.
@@ -35,6 +38,7 @@ struct Notes {
     lacking: HashMap<PgKey, u64>,
     /// Groups that were compared with enough others.
     recovered: BTreeSet<PgKey>,
+    lags: Lags,
 }
 
 /// The placement group of a key.
@@ -160,6 +164,7 @@ impl Board {
     pub(crate) fn reports(&self, me: OsdId, map: &Map) -> Vec<mrc::PgReport> {
         let notes = self.lock();
         let lagging = notes.lagging.by_group();
+        let mut lags = notes.lags.by_group(boottime());
         map.groups_of(me)
             .into_iter()
             .map(|group| {
@@ -178,9 +183,19 @@ impl Board {
                         .get(&group)
                         .map(|osds| osds.iter().map(|osd| osd.0).collect())
                         .unwrap_or_default(),
+                    lags: lags.remove(&group).unwrap_or_default(),
                 }
             })
             .collect()
+    }
+
+    /// How far backups are behind the primaries of a shard.
+    pub(crate) fn note_lags(&self, shard: usize, lags: ShardLags) {
+        self.lock().lags.note(shard, lags);
+    }
+
+    pub(crate) fn lag_metrics(&self) -> Vec<Metric> {
+        self.lock().lags.metrics(boottime())
     }
 
     /// Forgets everything about a deleted object.

@@ -41,6 +41,7 @@ impl Cluster {
                     members: Arc::clone(&pg.osds),
                     incomplete: pg.incomplete.contains(&me) || incomplete.contains(key),
                     recovered: recovered.contains(key),
+                    policy: map.policies.get(&key.volume).copied().unwrap_or_default(),
                 };
                 (*key, membership)
             })

@@ -4,6 +4,7 @@ mod bed;
 mod failures;
 mod forwarding;
 mod leases;
+mod policies;
 
 use std::sync::Arc;
 

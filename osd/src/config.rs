@@ -335,6 +335,12 @@ pub(crate) const MAPS_MAX: usize = 4;
 /// Members of a replica set. 31: what the lease protocol takes.
 pub(crate) const PG_MEMBERS_MAX: usize = 31;
 
+/// Time between looks at how far backups are behind. 500 ms: as often as it is reported.
+pub(crate) const LAG_NOTE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Lags in one report. 32,768: one of each placement group a cluster can have, 0.6 MiB.
+pub(crate) const LAGS_REPORTED_MAX: usize = 32_768;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,6 +28,7 @@ mod heartbeats;
 mod inbox;
 mod inspect;
 mod lagging;
+mod lags;
 mod limits;
 mod listing;
 mod map;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use prost::Message as _;
 use proto::mrc;
 use shell::statedir::replace_file;
-use types::{MemberId, OsdId, PgId, PgKey, VolumeId};
+use types::{MemberId, OsdId, PgId, PgKey, Policy, VolumeId};
 
 use crate::config::PG_MEMBERS_MAX;
 
@@ -34,6 +34,8 @@ pub(crate) struct Map {
     pub(crate) version: u64,
     pub(crate) addresses: BTreeMap<OsdId, String>,
     pub(crate) pgs: HashMap<PgKey, Pg>,
+    /// Volumes that are not here have the default.
+    pub(crate) policies: HashMap<VolumeId, Policy>,
 }
 
 impl Pg {
@@ -71,10 +73,15 @@ impl Map {
                 (key, group)
             })
             .collect();
+        let policies = wire.volumes.iter().map(|volume| {
+            let policy = Policy::of_words(&volume.write_policy, &volume.quorum);
+            (VolumeId(volume.volume), policy)
+        });
         Self {
             version: wire.version,
             addresses,
             pgs,
+            policies: policies.collect(),
         }
     }
 
@@ -118,6 +125,7 @@ pub(crate) fn load(dir: &Path) -> Option<mrc::OsdMap> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use types::WritePolicy;
 
     fn wire() -> mrc::OsdMap {
         let pg = |pg, osds: &[u64]| mrc::Pg {
@@ -136,6 +144,11 @@ mod tests {
                 address: "127.0.0.1:7".to_owned(),
             }],
             pgs: vec![pg(0, &[1, 2, 3]), pg(1, &[3]), pg(2, &[])],
+            volumes: vec![mrc::VolumePolicy {
+                volume: 1,
+                write_policy: "async".to_owned(),
+                quorum: String::new(),
+            }],
         }
     }
 
@@ -166,5 +179,6 @@ mod tests {
         assert_eq!(map.groups_of(OsdId(3)), [key(0), key(1)]);
         assert_eq!(map.pgs.len(), 2);
         assert_eq!(map.pgs[&key(0)].membership().view, 4);
+        assert_eq!(map.policies[&VolumeId(1)].write, WritePolicy::Async);
     }
 }

@@ -335,10 +335,17 @@ impl Running {
         let server = Server::new(identity.clone());
         let metrics: shell::metrics::Source = {
             let (leases, refusals) = (Arc::clone(&leases), server.refusals());
-            let root = Arc::clone(&root);
+            let (root, board) = (Arc::clone(&root), Arc::clone(&board));
             Arc::new(move || {
                 let damage = root.damage().metrics();
-                [lease_shell::metrics(&leases), refusals.metrics(), damage].concat()
+                let lags = board.lag_metrics();
+                [
+                    lease_shell::metrics(&leases),
+                    refusals.metrics(),
+                    damage,
+                    lags,
+                ]
+                .concat()
             })
         };
         if let Some(listener) = metrics_listener {

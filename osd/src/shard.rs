@@ -46,6 +46,10 @@ pub(crate) struct Surroundings {
 
 /// The thread's state.
 pub(crate) struct Shard {
+    number: usize,
+    /// When it was last looked how far backups are behind, and whether any was.
+    lags_noted: Instant,
+    lags_seen: bool,
     around: Surroundings,
     inbox: Arc<Inbox<Item>>,
     store: DirectoryStore,
@@ -93,8 +97,11 @@ impl std::fmt::Debug for Shard {
 }
 
 impl Shard {
-    pub(crate) fn new(around: Surroundings, inbox: Arc<Inbox<Item>>) -> Self {
+    pub(crate) fn new(number: usize, around: Surroundings, inbox: Arc<Inbox<Item>>) -> Self {
         Self {
+            number,
+            lags_noted: Instant::ZERO,
+            lags_seen: false,
             store: DirectoryStore::with_reaper(Arc::clone(&around.root)),
             around,
             inbox,
@@ -114,10 +121,10 @@ impl Shard {
     pub(crate) fn run(mut self) {
         let mut items = Vec::new();
         loop {
-            let wait = self
-                .alarms
-                .first()
-                .map(|(at, _)| at.since(boottime()).to_std());
+            let alarm = self.alarms.first().map(|(at, _)| *at);
+            let look = self.looks_for_lags_at();
+            let next = [alarm, look].into_iter().flatten().min();
+            let wait = next.map(|at| at.since(boottime()).to_std());
             if !self.inbox.take(&mut items, wait) {
                 return;
             }
@@ -125,6 +132,7 @@ impl Shard {
                 self.handle(item);
             }
             self.ring_alarms();
+            self.note_lags();
             self.finish_stopping();
         }
     }

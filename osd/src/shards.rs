@@ -34,7 +34,7 @@ impl Shards {
     /// Starts the threads.
     pub(crate) fn start(&self, around: &Surroundings) -> io::Result<Vec<JoinHandle<()>>> {
         let start = |(number, inbox): (usize, &Arc<Inbox<Item>>)| {
-            let shard = Shard::new(around.clone(), Arc::clone(inbox));
+            let shard = Shard::new(number, around.clone(), Arc::clone(inbox));
             worker::spawn(format!("shard-{number}"), move || shard.run())
         };
         self.0.iter().enumerate().map(start).collect()

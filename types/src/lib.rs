@@ -8,6 +8,7 @@ mod fault;
 mod ids;
 mod layout;
 mod machine;
+mod policy;
 mod time;
 
 pub use capability::{Capability, CapabilityError, Rights, Secret, SecretError};
@@ -17,4 +18,5 @@ pub use ids::{
 };
 pub use layout::{BLOCK_BYTES, FILE_BYTES_MAX, SUM_BYTES, blocks_of};
 pub use machine::Machine;
+pub use policy::{Policy, PolicyError, Quorum, WritePolicy};
 pub use time::{Duration, Instant, UnixNanos};

@@ -206,6 +206,7 @@ pub fn pgs(index: &dyn IndexRead, volume: Option<VolumeId>) -> Result<Vec<mrc::P
             incomplete: record.incomplete,
             full_replicas: 0,
             state: String::new(),
+            lags: Vec::new(),
         });
         Ok(Visit::Continue)
     })?;
@@ -238,7 +239,22 @@ pub fn osd_map(index: &dyn IndexRead) -> Result<mrc::OsdMap, IndexError> {
             })
             .collect(),
         pgs: pgs(index, None)?,
+        volumes: policies(index)?,
     })
+}
+
+/// The policies of all volumes, those being deleted included: their objects are still there.
+fn policies(index: &dyn IndexRead) -> Result<Vec<mrc::VolumePolicy>, IndexError> {
+    let mut found = Vec::new();
+    records::scan(index, keys::all(b'v'), |key, record: VolumeRecord| {
+        found.push(mrc::VolumePolicy {
+            volume: records::volume_of(key)?.0,
+            write_policy: record.write_policy,
+            quorum: record.quorum,
+        });
+        Ok(Visit::Continue)
+    })?;
+    Ok(found)
 }
 
 fn lookup(

@@ -1,11 +1,11 @@
-//! Making and deleting volumes.
+//! Making, changing and deleting volumes.
 
 use proto::index::{
     CountersRecord, InodeRecord, OsdRecord, PgRecord, VolumeCreate, VolumeDelete, VolumePurge,
     VolumeRecord,
 };
 use proto::mrc::{self, response};
-use types::{Fault, Inode, PgId, VolumeId};
+use types::{Fault, Inode, PgId, Policy, PolicyError, VolumeId};
 
 use crate::attr::{PERMISSIONS, S_IFDIR};
 use crate::command::{Effects, done};
@@ -41,6 +41,7 @@ pub(crate) fn create(
         )
         .into());
     }
+    let policy = changed(Policy::default(), &request.write_policy, &request.quorum)?;
     let candidates = candidates(work, &create.osds)?;
     let (replicas, pgs) = shape(request, candidates.len())?;
     let (volumes, groups) = count(work)?;
@@ -74,8 +75,9 @@ pub(crate) fn create(
         root_inode: ROOT.0,
         replicas,
         pgs,
-        write_policy: "memsync".to_owned(),
-        quorum: "majority".to_owned(),
+        write_policy: policy.write.to_string(),
+        quorum: policy.quorum.to_string(),
+        policy_version: records::map_version(work)? + 1,
         created_ns: work.now,
         nonce: request.nonce,
         deleted: false,
@@ -106,6 +108,63 @@ pub(crate) fn create(
     work.raise_map_version()?;
     effects.map_changed = true;
     Ok(shown(volume, &record, &counters))
+}
+
+/// Changes a volume's policy. Servers learn of it with the next map.
+pub(crate) fn set(
+    work: &mut Work<'_>,
+    set: &mrc::VolumeSet,
+    effects: &mut Effects,
+) -> Step<mrc::Response> {
+    let name = &set.name;
+    let Some((volume, mut record)) = records::volume_named(work, name)? else {
+        return Err(
+            Fault::surface(errno::ENOENT, format!("volume {name:?} does not exist")).into(),
+        );
+    };
+    if set.replicas != 0 && set.replicas != record.replicas {
+        return Err(Fault::surface(
+            errno::EOPNOTSUPP,
+            format!(
+                "volume {name:?} was made with {} replicas, which can't be changed to {}; make another \
+                 volume with --replicas and copy the files",
+                record.replicas, set.replicas
+            ),
+        )
+        .into());
+    }
+    let old = policy_of(&record);
+    let new = changed(old, &set.write_policy, &set.quorum)?;
+    if new != old {
+        record.write_policy = new.write.to_string();
+        record.quorum = new.quorum.to_string();
+        record.policy_version = records::map_version(work)? + 1;
+        work.put(keys::volume(volume), &record);
+        work.raise_map_version()?;
+        effects.map_changed = true;
+    }
+    let counters = records::counters(work, volume)?;
+    Ok(shown(volume, &record, &counters))
+}
+
+/// The policy in a record.
+pub(crate) fn policy_of(record: &VolumeRecord) -> Policy {
+    Policy::of_words(&record.write_policy, &record.quorum)
+}
+
+/// A policy with what is asked for; an empty word leaves it as it is.
+fn changed(policy: Policy, write: &str, quorum: &str) -> Step<Policy> {
+    let refused = |error: PolicyError| Fault::surface(errno::EINVAL, error.to_string());
+    Ok(Policy {
+        write: match write {
+            "" => policy.write,
+            word => word.parse().map_err(refused)?,
+        },
+        quorum: match quorum {
+            "" => policy.quorum,
+            word => word.parse().map_err(refused)?,
+        },
+    })
 }
 
 /// Takes a volume away from its users, once per nonce; the janitor purges its records afterwards.
@@ -335,6 +394,8 @@ pub(crate) fn show(
         quorum: record.quorum.clone(),
         inode_count: counters.inode_count,
         size_bytes: counters.size_bytes,
+        policy_version: record.policy_version,
+        outdated_osds: Vec::new(),
     }
 }
 

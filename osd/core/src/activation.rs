@@ -69,6 +69,7 @@ impl ObjectReplica {
             return;
         };
         tenure.writable = false;
+        tenure.syncs.abandon_round();
         tenure.phase = Phase::Asking {
             reading,
             grace_until: step.now + self.config.trust_grace,
@@ -254,7 +255,7 @@ impl ObjectReplica {
             self.recovered(step);
         }
         self.commit(step);
-        self.sync_newcomers(step);
+        self.sync_peers(step);
     }
 
     /// A new object's epoch is not confirmed in time: take the long way, which works with crashed and

@@ -40,6 +40,11 @@ pub struct Config {
     /// Time between requests to be brought up. Default 1 s: a large object takes longer, and asking
     /// again does not start it anew.
     pub recover_retry: Duration,
+    /// Bytes that a volume with the policy `async` may have acknowledged and no quorum has, per object.
+    /// Default 16 MiB: 16 of the largest writes, a hundredth of a second of a fast network.
+    pub async_lag_bytes_max: u64,
+    /// How old the oldest of them may be. Default 1 s: as long as a backup may keep quiet.
+    pub async_lag_max: Duration,
     /// A deliberate wrong edit.
     #[cfg(feature = "mutants")]
     pub mutant: Option<crate::Mutant>,
@@ -60,6 +65,8 @@ impl Default for Config {
             acquire_retry: Duration::from_millis(50),
             newborn_patience: Duration::from_millis(300),
             recover_retry: Duration::from_secs(1),
+            async_lag_bytes_max: 16 << 20,
+            async_lag_max: Duration::from_secs(1),
             #[cfg(feature = "mutants")]
             mutant: None,
         }
@@ -79,6 +86,10 @@ pub const WAITING_BYTES_MAX: u64 = 64 << 20;
 
 /// Changes of one object that wait for a quorum. 512: two full links.
 pub const IN_FLIGHT_MAX: usize = 512;
+
+/// Changes counted one by one that a replica has not applied. Equal to [`IN_FLIGHT_MAX`]: more are
+/// under way only while it is left behind.
+pub(crate) const UNAPPLIED_CHANGES_MAX: usize = IN_FLIGHT_MAX;
 
 /// Largest read. 4 MiB: four times what the kernel asks for at once.
 pub const READ_BYTES_MAX: u32 = 4 << 20;

@@ -47,6 +47,14 @@ impl Change {
         }
     }
 
+    /// Bytes that travel with it.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Write { data, .. } => data.len() as u64,
+            Self::Truncate { .. } => 0,
+        }
+    }
+
     /// Whether the object would stay below its largest size.
     pub(crate) fn fits(&self) -> bool {
         let end = match self {

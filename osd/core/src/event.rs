@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use types::{Duration, Fault, Instant, OsdId, SessionId};
+use types::{Duration, Fault, Instant, OsdId, Policy, SessionId};
 
 use crate::position::Position;
 use crate::stall::Obstacle;
@@ -109,6 +109,17 @@ pub struct Done {
     pub payload: Bytes,
 }
 
+/// How far another replica is behind the primary.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OsdLag {
+    /// Whose replica.
+    pub osd: OsdId,
+    /// When the oldest change was made that it has not applied.
+    pub since: Instant,
+    /// Bytes of those changes.
+    pub bytes: u64,
+}
+
 /// News about the object's lease.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LeaseEvent {
@@ -151,6 +162,9 @@ pub struct Membership {
     /// Absent objects are known to be absent: this server did not crash, or has compared the group
     /// with *all* other members that are not incomplete.
     pub recovered: bool,
+    /// When a change is acknowledged. It may differ between members while it is being changed, and
+    /// between two pictures of one view: what counts is what the primary knows when it answers.
+    pub policy: Policy,
 }
 
 /// What a request to a peer was, so that its answer needs no table.

@@ -61,7 +61,9 @@ pub(crate) fn not_ready() -> Fault {
 }
 
 pub(crate) fn no_quorum() -> Fault {
-    Fault::retry("no majority of the object's replicas answered in time; repeat the request")
+    Fault::retry(
+        "too few of the object's replicas answered in time for the volume's quorum; repeat the request",
+    )
 }
 
 pub(crate) fn lease_lost() -> Fault {

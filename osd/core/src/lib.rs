@@ -11,6 +11,7 @@ mod backup;
 mod block_plan;
 mod catch_up;
 mod closing;
+mod commit;
 pub mod config;
 pub mod contract;
 mod copy;
@@ -40,12 +41,13 @@ mod store;
 mod sync_round;
 mod tenure;
 mod timers;
+mod unapplied;
 mod waiting;
 
 pub use answers::deleted_response;
 pub use config::Config;
 pub use event::{
-    AnswerId, Call, CallKind, Done, Effect, Input, LeaseEvent, Membership, Op, Payload,
+    AnswerId, Call, CallKind, Done, Effect, Input, LeaseEvent, Membership, Op, OsdLag, Payload,
     PeerFailure, RequestId,
 };
 pub use faults::expired;

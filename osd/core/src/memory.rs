@@ -185,6 +185,14 @@ impl MemoryStore {
         self.inner().fail_syncs = true;
     }
 
+    /// The record that a loss of power would leave.
+    #[must_use]
+    pub fn stable_record(&self, key: ObjectKey) -> Option<Record> {
+        let inner = self.inner();
+        let stable = inner.objects.get(&key)?.stable.as_ref()?;
+        Some(stable.record.clone())
+    }
+
     /// The bytes of an object as they are, unverified.
     #[must_use]
     pub fn bytes(&self, key: ObjectKey) -> Option<Vec<u8>> {

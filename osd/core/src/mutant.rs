@@ -37,6 +37,16 @@ pub enum Mutant {
     RefusedStays,
     /// Nobody looks whether acknowledged changes are still there.
     LossesUnnoticed,
+    /// With `fullsync` a change is acknowledged when a quorum has it in memory.
+    FullsyncInMemory,
+    /// A quorum of all replicas is taken for one of their majority.
+    AllIsMajority,
+    /// With `async` a replica that was left behind is not tried again.
+    AsyncForgetsLagging,
+    /// With `async` changes are acknowledged however far the replicas are behind.
+    AsyncUnbounded,
+    /// A policy that changed counts for what is asked from then on only.
+    PolicyKept,
 }
 
 impl crate::Config {

@@ -7,6 +7,7 @@ use types::{Instant, OsdId};
 use crate::block_plan::BlockPlan;
 use crate::copy::Answer;
 use crate::recent::Span;
+use crate::unapplied::Unapplied;
 
 /// Another replica of the object.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Peer {
     pub(crate) durable: Option<u64>,
     /// Newest change it was asked to sync in this attempt.
     pub(crate) asked_sync: Option<u64>,
+    /// What was changed in this tenure that it has not applied.
+    pub(crate) unapplied: Unapplied,
     /// Since when it owes an answer to a change.
     pub(crate) owing_since: Option<Instant>,
     pub(crate) connected: bool,
@@ -67,7 +70,7 @@ pub(crate) struct CatchUp {
 }
 
 impl Peer {
-    pub(crate) const fn new(id: OsdId, now: Instant) -> Self {
+    pub(crate) fn new(id: OsdId, now: Instant) -> Self {
         Self {
             id,
             attempt: 0,
@@ -76,6 +79,7 @@ impl Peer {
             sent: 0,
             durable: None,
             asked_sync: None,
+            unapplied: Unapplied::default(),
             owing_since: None,
             connected: true,
             is_full: false,
@@ -120,6 +124,10 @@ impl Peer {
         // Never more than was sent, whatever it claims.
         self.applied = self.applied.max(seq.min(self.sent));
         self.owing_since = (self.applied < self.sent).then_some(now);
+        // Before, it has applied them without having what they follow.
+        if self.is_joined() {
+            self.unapplied.applied(self.applied);
+        }
     }
 
     /// Notes that a change is sent.

@@ -1,6 +1,6 @@
 //! Serving clients: reads under the lease, changes through a quorum.
 
-use types::{Fault, Instant, SessionId};
+use types::{Fault, Instant, SessionId, WritePolicy};
 
 use bytes::Bytes;
 
@@ -9,11 +9,10 @@ use crate::copy::Change;
 use crate::event::{CallKind, Done, Effect, Op, Payload, RequestId};
 use crate::faults;
 use crate::mutant::Mutant;
-use crate::quorum;
 use crate::record::Mark;
 use crate::replica::{ObjectReplica, Step};
 use crate::store::StoreError;
-use crate::tenure::{Held, Pending, Phase, Undo};
+use crate::tenure::{Held, Pending, Phase, Tenure, Undo};
 use crate::waiting::Queued;
 use proto::peer;
 
@@ -108,12 +107,13 @@ impl ObjectReplica {
         }
     }
 
+    /// The newest change that is not committed, which whoever looks at the whole object must wait for.
     fn newest_pending(&self) -> Option<u64> {
-        let tenure = self.tenure.as_ref()?;
+        let tenure = self.tenure_to_wait_in()?;
         tenure.changes.back().map(|change| change.seq)
     }
 
-    /// Answers when the change `seq` (if any) has its quorum.
+    /// Answers when the change `seq` (if any) is committed.
     pub(crate) fn reply_after(
         &mut self,
         step: &mut Step<'_>,
@@ -121,7 +121,6 @@ impl ObjectReplica {
         (request, deadline): (RequestId, Instant),
         done: Done,
     ) {
-        let seq = seq.filter(|_| !self.config.has(Mutant::ReadsUncommitted));
         let Some(tenure) = self.tenure.as_mut() else {
             step.refuse(request, faults::lease_lost());
             return;
@@ -140,7 +139,13 @@ impl ObjectReplica {
         }
     }
 
-    fn reply(&self, step: &mut Step<'_>, request: RequestId, done: Done, until: Instant) {
+    pub(crate) fn reply(
+        &self,
+        step: &mut Step<'_>,
+        request: RequestId,
+        done: Done,
+        until: Instant,
+    ) {
         let unchecked = self.config.has(Mutant::LeaseCheckedBefore);
         step.effects.push(Effect::Reply {
             request,
@@ -197,9 +202,17 @@ impl ObjectReplica {
         self.reply_after(step, newest, (queued.request, queued.deadline), done);
     }
 
-    /// The newest change without quorum that a read may have seen.
+    /// The tenure whose changes reads have to wait for. With `async` what was acknowledged may be lost,
+    /// so what was read may be, too.
+    fn tenure_to_wait_in(&self) -> Option<&Tenure> {
+        let uncommitted =
+            self.writes(WritePolicy::Async) || self.config.has(Mutant::ReadsUncommitted);
+        self.tenure.as_ref().filter(|_| !uncommitted)
+    }
+
+    /// The newest change that is not committed and that a read may have seen.
     fn newest_seen(&self, offset: u64, asked: u32, got: usize) -> Option<u64> {
-        let tenure = self.tenure.as_ref()?;
+        let tenure = self.tenure_to_wait_in()?;
         if got < asked as usize {
             // It saw where the object ends, which any of them may have moved.
             return tenure.changes.back().map(|change| change.seq);
@@ -224,8 +237,11 @@ impl ObjectReplica {
                 ..
             } if known.append_id == *append_id && *append_id != 0 => {
                 let done = self.done(known.append_offset, Bytes::new());
-                let newest = self.newest_pending();
-                self.reply_after(step, newest, (queued.request, queued.deadline), done);
+                // It may have been made under another primary and never acknowledged: then it is no
+                // further than on the majority that this one needed to serve.
+                let made = Some(self.copy.position.seq);
+                self.reply_after(step, made, (queued.request, queued.deadline), done);
+                self.commit(step);
                 return Progress::Done;
             }
             Op::Write {
@@ -345,6 +361,7 @@ impl ObjectReplica {
             start,
             end,
             undo,
+            bytes: change.bytes(),
         };
         if let Some(tenure) = self.tenure.as_mut() {
             tenure.changes.push_back(pending);
@@ -369,9 +386,13 @@ impl ObjectReplica {
             Change::Truncate { length_bytes } => (*length_bytes, true),
         };
         for index in 0..tenure.peers.len() {
-            let Some(peer) = tenure.peers.get_mut(index).filter(|peer| peer.follows()) else {
+            let Some(peer) = tenure.peers.get_mut(index) else {
                 continue;
             };
+            peer.unapplied.made(step.now, seq, change.bytes());
+            if !peer.follows() {
+                continue;
+            }
             peer.note_sent(step.now, seq);
             let replicate = peer::Replicate {
                 seq,
@@ -402,41 +423,6 @@ impl ObjectReplica {
             if peer.is_joined() {
                 self.commit(step);
             }
-        }
-    }
-
-    /// Answers whatever has its quorum now.
-    pub(crate) fn commit(&mut self, step: &mut Step<'_>) {
-        let Some(tenure) = self.tenure.as_mut() else {
-            return;
-        };
-        if !tenure.is_serving() || tenure.changes.is_empty() {
-            return;
-        }
-        let own = self.copy.position.seq;
-        let joined = tenure.peers.iter().filter(|peer| peer.is_joined());
-        let applied = joined.map(|peer| peer.applied).chain([own]);
-        let reached = match self.config.has(Mutant::QuorumOfOne) {
-            true => Some(own),
-            false => quorum::reached(applied, tenure.members()),
-        };
-        let Some(committed) = reached else {
-            return;
-        };
-        let until = tenure.until;
-        let mut replies = Vec::new();
-        while let Some(change) = tenure
-            .changes
-            .pop_front_if(|change| change.seq <= committed)
-        {
-            if let Some(request) = change.request {
-                replies.push((request, change.done));
-            }
-        }
-        let ready = tenure.held.extract_if(.., |held| held.seq <= committed);
-        replies.extend(ready.map(|held| (held.request, held.done)));
-        for (request, done) in replies {
-            self.reply(step, request, done, until);
         }
     }
 }

@@ -1,15 +1,18 @@
 //! Counting members, each once.
 
+use types::Quorum;
+
 use crate::config::MEMBERS_MAX;
 
-/// Members needed so that any two such groups share one.
+/// Members needed so that any two such groups share one: what decides about leases and histories,
+/// whatever the policy.
 pub(crate) const fn majority(members: usize) -> usize {
-    members / 2 + 1
+    Quorum::Majority.of(members)
 }
 
-/// The greatest number that a majority of `members` has reached, given one number per member that
-/// has reached any.
-pub(crate) fn reached(numbers: impl Iterator<Item = u64>, members: usize) -> Option<u64> {
+/// The greatest number that `needed` members have reached, given one number per member that has
+/// reached any.
+pub(crate) fn reached(numbers: impl Iterator<Item = u64>, needed: usize) -> Option<u64> {
     let mut sorted = [0; MEMBERS_MAX];
     let mut count = 0;
     for (slot, number) in sorted.iter_mut().zip(numbers) {
@@ -18,7 +21,7 @@ pub(crate) fn reached(numbers: impl Iterator<Item = u64>, members: usize) -> Opt
     }
     let sorted = sorted.get_mut(..count)?;
     sorted.sort_unstable_by(|a, b| b.cmp(a));
-    sorted.get(majority(members) - 1).copied()
+    sorted.get(needed.checked_sub(1)?).copied()
 }
 
 #[cfg(test)]
@@ -27,10 +30,13 @@ mod tests {
 
     #[test]
     fn majority_of_three_reached_what_two_have() {
-        assert_eq!(reached([5, 9].into_iter(), 3), Some(5));
-        assert_eq!(reached([5, 9, 7].into_iter(), 3), Some(7));
-        assert_eq!(reached([9].into_iter(), 3), None);
-        assert_eq!(reached([9].into_iter(), 1), Some(9));
-        assert_eq!(reached([4, 4, 1, 1, 9].into_iter(), 5), Some(4));
+        let majority = |members| Quorum::Majority.of(members);
+        assert_eq!(reached([5, 9].into_iter(), majority(3)), Some(5));
+        assert_eq!(reached([5, 9, 7].into_iter(), majority(3)), Some(7));
+        assert_eq!(reached([9].into_iter(), majority(3)), None);
+        assert_eq!(reached([9].into_iter(), majority(1)), Some(9));
+        assert_eq!(reached([4, 4, 1, 1, 9].into_iter(), majority(5)), Some(4));
+        assert_eq!(reached([5, 9].into_iter(), Quorum::All.of(3)), None);
+        assert_eq!(reached([5, 9, 7].into_iter(), Quorum::All.of(3)), Some(5));
     }
 }

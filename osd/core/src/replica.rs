@@ -9,6 +9,7 @@ use crate::durable::{Durable, Need, Who};
 use crate::event::{Effect, Input, Membership, Op, RequestId};
 use crate::faults;
 use crate::leasing::Leasing;
+use crate::mutant::Mutant;
 use crate::position::{Position, Promise};
 use crate::recover::Recovery;
 use crate::store::{ObjectKey, ObjectStore, StoreError};
@@ -52,7 +53,7 @@ pub struct Status {
 
 /// One object's replica on one server.
 ///
-/// Invariants (docs/invariants.md): O-1 to O-8.
+/// Invariants (docs/invariants.md): O-1 to O-10.
 #[derive(Debug)]
 pub struct ObjectReplica {
     pub(crate) me: OsdId,
@@ -244,6 +245,7 @@ impl ObjectReplica {
         self.drain(step);
         self.leave_for_room(step);
         self.report_behind(step);
+        self.start_round(step);
         self.close_if_idle(step);
         self.pump_durable(step);
         self.want_lease(step);
@@ -359,8 +361,15 @@ impl ObjectReplica {
         if membership.view < self.membership.view {
             return;
         }
+        let policy = self.membership.policy;
         self.membership = membership;
+        if self.tenure.is_some() && self.config.has(Mutant::PolicyKept) {
+            self.membership.policy = policy;
+        }
         if same {
+            // What waits for the old policy may be all the new one asks for.
+            self.answer_synced(step);
+            self.commit(step);
             return;
         }
         // Those of the old view may have been counted: start over with those of the new one.

@@ -70,8 +70,8 @@ impl ObjectReplica {
             (CallKind::Replicate { .. }, Some(Reply::Replicated(replicated))) => {
                 self.peer_applied(step, index, replicated.seq);
             }
-            (CallKind::Sync { seq, clean }, Some(Reply::Synced(synced))) => {
-                self.peer_synced(step, index, (seq.min(synced.seq), clean));
+            (CallKind::Sync { seq, clean }, Some(Reply::Synced(synced))) if synced.seq >= seq => {
+                self.peer_synced(step, index, (seq, clean));
             }
             (CallKind::Sums { first }, Some(Reply::BlockSums(sums))) => {
                 if sums.sums.len() > crate::config::SUMS_WINDOW as usize {

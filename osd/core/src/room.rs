@@ -19,10 +19,10 @@ use crate::waiting::Queued;
 use proto::peer;
 
 impl Tenure {
-    /// Whether so many replicas lack room that the rest is no majority.
-    pub(crate) fn lacks_room(&self) -> bool {
+    /// Whether so many replicas lack room that the rest is no quorum.
+    pub(crate) fn lacks_room(&self, quorum: usize) -> bool {
         let full = self.peers.iter().filter(|peer| peer.is_full).count();
-        self.members() - full - usize::from(self.is_full) < self.majority()
+        self.members() - full - usize::from(self.is_full) < quorum
     }
 
     /// A replica that can take the object over and has room.
@@ -59,12 +59,13 @@ impl ObjectReplica {
             return false;
         };
         let grows = offset + data.len() as u64 > self.copy.length_bytes;
+        let quorum = self.quorum();
         let timeout = self.config.step_timeout;
         let pause = self.config.catch_up_retry;
         let Some(tenure) = self.tenure.as_mut() else {
             return false;
         };
-        if !grows || !tenure.lacks_room() {
+        if !grows || !tenure.lacks_room(quorum) {
             return false;
         }
         if tenure
@@ -88,13 +89,14 @@ impl ObjectReplica {
     /// If this server has no room: leaves the object to a replica that has, or tells whoever waits that too
     /// many have none.
     pub(crate) fn leave_for_room(&mut self, step: &mut Step<'_>) {
+        let quorum = self.quorum();
         let Some(tenure) = self.tenure.as_mut().filter(|tenure| tenure.is_full) else {
             return;
         };
         let serving = tenure.is_serving();
         if serving && !self.waiting.front().is_some_and(Queued::is_change) {
             tenure.is_full = false;
-        } else if tenure.lacks_room() {
+        } else if tenure.lacks_room(quorum) {
             self.refuse_for_room(step);
             if let Some(tenure) = self.tenure.as_mut() {
                 // The next change shows whether that is still so.
@@ -121,7 +123,9 @@ impl ObjectReplica {
     /// With too many full disks no change gets its quorum: programs learn that at once, and nothing that
     /// was added stays.
     pub(crate) fn refuse_for_room(&mut self, step: &mut Step<'_>) {
-        let Some(tenure) = self.tenure.as_mut().filter(|tenure| tenure.lacks_room()) else {
+        let quorum = self.quorum();
+        let full = |tenure: &&mut Tenure| tenure.lacks_room(quorum);
+        let Some(tenure) = self.tenure.as_mut().filter(full) else {
             return;
         };
         let mut undone = Vec::with_capacity(tenure.changes.len());
@@ -239,6 +243,7 @@ impl ObjectReplica {
                 deadline: step.now,
                 start,
                 end,
+                bytes: change.bytes(),
                 undo: None,
             });
         }

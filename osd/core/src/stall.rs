@@ -105,7 +105,7 @@ impl fmt::Display for WaitsFor {
             Self::Quorum { silent } => {
                 write!(
                     f,
-                    "no majority of the replicas has answered; not up: {}",
+                    "too few replicas have answered for the volume's quorum; not up: {}",
                     names(silent)
                 )
             }

@@ -1,7 +1,9 @@
-//! fsync: everything up to a change becomes stable on a quorum. What is asked for meanwhile waits for
-//! the next round, which serves all of it.
+//! Making changes stable on a quorum: for an fsync, and with the policy `fullsync` for every change.
+//!
+//! One round at a time. What is asked for or made meanwhile waits for the next round, which serves all
+//! of it with one sync of each disk.
 
-use types::Instant;
+use types::{Instant, WritePolicy};
 
 use crate::durable::{Need, Who};
 use crate::event::{CallKind, Payload, RequestId};
@@ -29,6 +31,12 @@ struct Waiter {
 impl Syncs {
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Everybody is asked anew where they are, and this copy may only come to exist: what is still wanted
+    /// needs another round.
+    pub(crate) const fn abandon_round(&mut self) {
+        self.round = None;
     }
 
     pub(crate) fn into_requests(self) -> impl Iterator<Item = RequestId> {
@@ -65,27 +73,21 @@ impl ObjectReplica {
         self.start_round(step);
     }
 
-    fn start_round(&mut self, step: &mut Step<'_>) {
+    /// Begins a round if somebody waits for one and none is under way.
+    pub(crate) fn start_round(&mut self, step: &mut Step<'_>) {
         let seq = self.copy.position.seq;
+        let fullsync = self.writes(WritePolicy::Fullsync);
         let Some(tenure) = self.tenure.as_mut() else {
             return;
         };
-        if tenure.syncs.waiting.is_empty() || tenure.syncs.round.is_some() {
+        let unanswered = !tenure.changes.is_empty() || !tenure.held.is_empty();
+        let wanted = fullsync && unanswered || !tenure.syncs.waiting.is_empty();
+        if !wanted || !tenure.is_serving() || tenure.syncs.round.is_some() {
             return;
         }
         tenure.syncs.round = Some(seq);
         let position = tenure.position(seq);
-        let joined: Vec<_> = (0..tenure.peers.len())
-            .filter(|index| {
-                tenure
-                    .peers
-                    .get(*index)
-                    .is_some_and(|peer| peer.is_joined())
-            })
-            .collect();
-        for index in joined {
-            self.send_sync(step, index, (seq, false));
-        }
+        self.sync_peers(step);
         if self.copy.exists {
             self.durable.want(Need::Position(position), Who::Own);
         } else {
@@ -115,8 +117,9 @@ impl ObjectReplica {
         }
     }
 
-    /// Replicas that joined during a round take part in it.
-    pub(crate) fn sync_newcomers(&mut self, step: &mut Step<'_>) {
+    /// Has the replicas take part in the round that are not at a sync: those that joined meanwhile, too.
+    /// One with a slow disk is not asked again before it answered, and then for all there is.
+    pub(crate) fn sync_peers(&mut self, step: &mut Step<'_>) {
         let Some(tenure) = self.tenure.as_ref() else {
             return;
         };
@@ -124,12 +127,13 @@ impl ObjectReplica {
             return;
         };
         let behind = |peer: &crate::peer_state::Peer| {
-            peer.is_joined() && peer.durable < Some(round) && peer.asked_sync < Some(round)
+            let free = peer.asked_sync <= peer.durable;
+            peer.is_joined() && peer.durable < Some(round) && free
         };
-        let newcomers: Vec<_> = (0..tenure.peers.len())
+        let behind: Vec<_> = (0..tenure.peers.len())
             .filter(|index| tenure.peers.get(*index).is_some_and(behind))
             .collect();
-        for index in newcomers {
+        for index in behind {
             self.send_sync(step, index, (round, false));
         }
     }
@@ -149,6 +153,7 @@ impl ObjectReplica {
             peer.is_clean |= clean;
         }
         self.answer_synced(step);
+        self.sync_peers(step);
         self.check_closed(step);
     }
 
@@ -177,18 +182,21 @@ impl ObjectReplica {
         mine.then_some(stable.seq)
     }
 
-    /// Answers the syncs that a quorum has served, and starts the next round.
-    fn answer_synced(&mut self, step: &mut Step<'_>) {
+    /// The newest change that is stable on a quorum.
+    pub(crate) fn stable(&self) -> Option<u64> {
         let own = self.own_durable();
-        let Some(tenure) = self.tenure.as_mut() else {
-            return;
-        };
-        let peers = tenure.peers.iter().filter_map(|peer| peer.durable);
-        let stable = match self.config.has(Mutant::SyncOfOne) {
+        let peers = self.tenure.as_ref()?.peers.iter();
+        let peers = peers.filter_map(|peer| peer.durable);
+        match self.config.has(Mutant::SyncOfOne) {
             true => own,
-            false => quorum::reached(peers.chain(own), tenure.members()),
-        };
-        let Some(stable) = stable else {
+            false => quorum::reached(peers.chain(own), self.quorum()),
+        }
+    }
+
+    /// Answers the syncs and changes that a quorum has served, and starts the next round.
+    pub(crate) fn answer_synced(&mut self, step: &mut Step<'_>) {
+        let stable = self.stable();
+        let (Some(tenure), Some(stable)) = (self.tenure.as_mut(), stable) else {
             return;
         };
         if tenure.syncs.round.is_some_and(|round| round <= stable) {
@@ -204,6 +212,7 @@ impl ObjectReplica {
             let deadline = step.now;
             self.reply_after(step, None, (request, deadline), done);
         }
+        self.commit(step);
         self.start_round(step);
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Tenure {
     pub(crate) phase: Phase,
     pub(crate) peers: Vec<Peer>,
     pub(crate) changes: VecDeque<Pending>,
-    /// Answers that must wait for the quorum of a change they include.
+    /// Answers that must wait until a change they include is committed.
     pub(crate) held: Vec<Held>,
     pub(crate) syncs: Syncs,
     pub(crate) mending: Option<Mend>,
@@ -68,16 +68,17 @@ pub(crate) enum Phase {
     Closing { since: Instant },
 }
 
-/// A change without a quorum yet.
+/// A change that is not committed yet.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) seq: u64,
-    /// None once it was told to try again.
+    /// None once it was answered, or told to try again.
     pub(crate) request: Option<RequestId>,
     pub(crate) done: Done,
     pub(crate) deadline: Instant,
     pub(crate) start: u64,
     pub(crate) end: u64,
+    pub(crate) bytes: u64,
     /// What it takes to cut off what it added; none if it can't be.
     pub(crate) undo: Option<Undo>,
 }
@@ -90,7 +91,7 @@ pub(crate) struct Undo {
     pub(crate) mark: Mark,
 }
 
-/// An answer that waits for the quorum of change `seq`.
+/// An answer that waits until change `seq` is committed.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) seq: u64,

@@ -1,8 +1,9 @@
 //! Everything that happens because time passed.
 
-use types::Instant;
+use types::{Instant, WritePolicy};
 
 use crate::faults;
+use crate::mutant::Mutant;
 use crate::peer_state::{Peer, PeerState};
 use crate::replica::{ObjectReplica, Step};
 use crate::tenure::{Phase, Tenure};
@@ -118,7 +119,9 @@ impl ObjectReplica {
     }
 
     fn expire_requests(&mut self, step: &mut Step<'_>) {
-        let full = self.tenure.as_ref().is_some_and(Tenure::lacks_room);
+        let quorum = self.quorum();
+        let tenure = self.tenure.as_ref();
+        let full = tenure.is_some_and(|tenure| tenure.lacks_room(quorum));
         while let Some(queued) = self.waiting.pop_expired(step.now) {
             let fault = match full && queued.is_change() {
                 true => faults::no_space(),
@@ -215,7 +218,10 @@ impl ObjectReplica {
                 PeerState::Behind { retry_at } => retry_at <= step.now,
                 _ => false,
             });
-            if due {
+            let forgotten = self.membership.policy.write == WritePolicy::Async
+                && peer.is_some_and(|peer| peer.attempt > 0)
+                && self.config.has(Mutant::AsyncForgetsLagging);
+            if due && !forgotten {
                 tenure.attempt(step.now, index, activate, &self.config, step.effects);
             }
         }

@@ -69,6 +69,10 @@ pub(super) struct Bed {
 
 impl Bed {
     pub(super) async fn new(count: u64) -> Self {
+        Self::with_policy(count, "", "").await
+    }
+
+    pub(super) async fn with_policy(count: u64, write_policy: &str, quorum: &str) -> Self {
         // With RUST_LOG, a failing test tells more.
         shell::telemetry::init("off", None).unwrap();
         let root = tempfile::tempdir().unwrap();
@@ -108,6 +112,11 @@ impl Bed {
             view: 1,
             osds: (1..=count).collect(),
             ..mrc::Pg::default()
+        });
+        bed.map.volumes.push(mrc::VolumePolicy {
+            volume: PG.volume.0,
+            write_policy: write_policy.to_owned(),
+            quorum: quorum.to_owned(),
         });
         bed.publish();
         bed
@@ -250,6 +259,16 @@ impl Bed {
             change_id: Arc::clone(&self.change_id),
             last: std::sync::Mutex::new(OsdId(1)),
         }
+    }
+
+    /// The newest change that the record in a stopped server's store vouches for.
+    pub(super) fn recorded_seq(&self, id: u64, inode: u64) -> u64 {
+        let key = ObjectKey {
+            pg: PG.pg,
+            object: object(inode),
+        };
+        let header = store(&self.nodes[id as usize - 1].dir).open(key).unwrap();
+        header.map_or(0, |header| header.record.position.seq)
     }
 
     /// Bytes of an object as they lie in a stopped server's store.

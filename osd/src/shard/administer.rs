@@ -4,10 +4,12 @@ use osd_core::{Input, ObjectKey};
 use proto::osd;
 use shell::clock::boottime;
 use shell::link::Responder;
-use types::{Fault, ObjectId, OsdId};
+use types::{Fault, Instant, ObjectId, OsdId};
 
 use super::{Shard, Waiting};
-use crate::config::STALL_NOTED;
+use crate::board::group_of;
+use crate::config::{LAG_NOTE_INTERVAL, STALL_NOTED};
+use crate::lags::{Lag, ShardLags};
 use crate::stalls::to_wire;
 
 impl Shard {
@@ -21,6 +23,35 @@ impl Shard {
             .map(|(key, stall)| to_wire(now, key, &stall))
             .take(limit)
             .collect()
+    }
+
+    /// When to look again how far backups are behind, though nothing happens: they may have come up.
+    pub(super) fn looks_for_lags_at(&self) -> Option<Instant> {
+        self.lags_seen.then(|| self.lags_noted + LAG_NOTE_INTERVAL)
+    }
+
+    /// Notes how far backups are behind, once in a while.
+    pub(super) fn note_lags(&mut self) {
+        let now = boottime();
+        if self.lags_noted + LAG_NOTE_INTERVAL > now {
+            return;
+        }
+        self.lags_noted = now;
+        let mut lags = ShardLags::new();
+        for slot in self.replicas.values() {
+            let group = group_of(slot.key);
+            for osd_core::OsdLag { osd, since, bytes } in slot.replica.lags() {
+                let known = lags.entry((group, osd));
+                known
+                    .or_insert(Lag { since, bytes: 0 })
+                    .add(Lag { since, bytes });
+            }
+        }
+        let seen = !lags.is_empty();
+        if seen || self.lags_seen {
+            self.around.board.note_lags(self.number, lags);
+        }
+        self.lags_seen = seen;
     }
 
     /// Gives an object's lease to another server.

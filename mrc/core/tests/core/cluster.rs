@@ -114,6 +114,7 @@ impl Cluster {
                 root_owner: Some(OWNER),
                 root_mode: 0,
                 nonce: 0,
+                ..mrc::VolumeCreate::default()
             }),
             osds: Vec::new(),
         }))

@@ -125,6 +125,96 @@ fn repeated_creation_finds_its_volume_and_another_one_does_not() {
 }
 
 #[test]
+fn policy_is_that_of_creation_until_it_is_set_and_reaches_servers_with_the_map() {
+    let mut cluster = Cluster::empty();
+    cluster.register(1, "store").unwrap();
+    let request = mrc::VolumeCreate {
+        quorum: "all".to_owned(),
+        ..asked("v")
+    };
+    cluster.internal(create_op(request, &[])).reply.unwrap();
+    let policy = |cluster: &Cluster| {
+        let map = query::osd_map(&cluster.index).unwrap();
+        let volume = query::volumes(&cluster.index).unwrap().remove(0);
+        let told = map.volumes[0].clone();
+        assert_eq!(told.volume, volume.volume);
+        assert_eq!(
+            (&told.write_policy, &told.quorum),
+            (&volume.write_policy, &volume.quorum)
+        );
+        let words = format!("{} {}", told.write_policy, told.quorum);
+        (words, volume.policy_version, map.version)
+    };
+    let (words, version, made) = policy(&cluster);
+    assert_eq!((words.as_str(), version), ("memsync all", made));
+
+    let set = |write_policy: &str, quorum: &str| {
+        Op::VolumeSet(mrc::VolumeSet {
+            name: "v".to_owned(),
+            write_policy: write_policy.to_owned(),
+            quorum: quorum.to_owned(),
+            replicas: 1,
+        })
+    };
+    for _ in 0..2 {
+        let outcome = cluster.internal(set("fullsync", ""));
+        assert!(outcome.reply.is_ok());
+        assert_eq!(
+            policy(&cluster),
+            ("fullsync all".to_owned(), made + 1, made + 1)
+        );
+    }
+    assert!(
+        cluster
+            .internal(set("async", "majority"))
+            .effects
+            .map_changed
+    );
+    assert_eq!(
+        policy(&cluster),
+        ("async majority".to_owned(), made + 2, made + 2)
+    );
+    cluster.assert_consistent();
+}
+
+#[test]
+fn impossible_changes_of_a_volume_are_refused_with_a_reason() {
+    let (mut cluster, _) = Cluster::new();
+    let set = |name: &str, write_policy: &str, quorum: &str, replicas| {
+        Op::VolumeSet(mrc::VolumeSet {
+            name: name.to_owned(),
+            write_policy: write_policy.to_owned(),
+            quorum: quorum.to_owned(),
+            replicas,
+        })
+    };
+    for (op, errno, text) in [
+        (set("none", "", "", 0), errno::ENOENT, "does not exist"),
+        (
+            set("default", "sync", "", 0),
+            errno::EINVAL,
+            "fullsync, memsync or async",
+        ),
+        (
+            set("default", "", "most", 0),
+            errno::EINVAL,
+            "majority or all",
+        ),
+        (
+            set("default", "async", "", 7),
+            errno::EOPNOTSUPP,
+            "another volume with --replicas",
+        ),
+    ] {
+        let before = cluster.entries();
+        let fault = cluster.internal(op).reply.unwrap_err();
+        assert_eq!(fault.errno, errno, "{fault}");
+        assert!(fault.message.contains(text), "{fault}");
+        assert_eq!(cluster.entries(), before);
+    }
+}
+
+#[test]
 fn server_with_another_store_is_incomplete_until_it_reports_full() {
     let (mut cluster, _) = Cluster::new();
     let version = query::map_version(&cluster.index).unwrap();
@@ -240,6 +330,12 @@ fn map_and_report_of_most_groups_fit_a_message() {
     use prost::Message as _;
     let most = config::PGS_TOTAL_MAX as usize;
     let members = || vec![u64::from(u16::MAX); config::REPLICAS_MAX as usize];
+    let lag = mrc::ReplicaLag {
+        osd: u64::from(u16::MAX),
+        bytes: u64::from(u32::MAX),
+        age_ms: u64::from(u16::MAX),
+    };
+    // An object server reports no more of them than there can be groups.
     let group = mrc::Pg {
         volume: u64::from(u32::MAX),
         pg: config::PGS_MAX,
@@ -255,6 +351,7 @@ fn map_and_report_of_most_groups_fit_a_message() {
         state: 2,
         objects_behind: u64::from(u32::MAX),
         lagging: members(),
+        lags: vec![lag],
     };
 
     let map = mrc::OsdMap {

@@ -30,6 +30,7 @@ impl Bench {
             members: (0..members).map(osd).collect::<Vec<_>>().into(),
             incomplete: false,
             recovered: true,
+            policy: types::Policy::default(),
         };
         Self {
             replica: ObjectReplica::open(osd(0), KEY, membership, config, &mut store).unwrap(),

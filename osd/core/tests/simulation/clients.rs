@@ -93,7 +93,7 @@ impl Clients {
             turn: 0,
         });
         Self {
-            oracle: Oracle::new(),
+            oracle: Oracle::new(plan.loses(), plan.beyond_majority),
             quiet_until: 0,
             done: 0,
             longest: 0,
@@ -282,6 +282,7 @@ impl World {
             Goal::Stat => Op::Stat,
             Goal::Sync => Op::Sync { follows },
         };
+        self.placed.asks(request, &op);
         let node = client.node;
         let session = index as u64 + 1;
         // A slow network delays requests for long, so that old ones come late.
@@ -314,7 +315,7 @@ impl World {
         let done = match result {
             Ok(done) => done,
             Err(fault) if fault.is_changes_lost() => {
-                if client.follows_losses == self.clients.oracle.losses {
+                if client.follows_losses == self.clients.oracle.losses && !self.plan.loses() {
                     return Err(format!("client {index}: told of a loss that was none"));
                 }
                 client.follows = 0;
@@ -385,7 +386,7 @@ impl World {
             }
             Goal::Read { .. } | Goal::ReadRecord { .. } | Goal::Stat | Goal::Sync => {}
         }
-        let lost = known.losses != oracle.losses;
+        let lost = known.losses != oracle.losses || self.plan.loses();
         match goal {
             Goal::Write { register, value } if !lost => oracle.write_acked(register, value),
             Goal::Length { value } if !lost => oracle.length_acked(value),
@@ -405,10 +406,15 @@ impl World {
             Goal::Stat if self.clients.appends => {}
             Goal::Stat => oracle.stat(&known, done.length_bytes)?,
             Goal::Sync => {
-                oracle.synced(&known);
+                if !self.plan.loses() {
+                    oracle.synced(&known);
+                }
                 oracle.synced_by(index)?;
                 self.schedule(now, Target::World, Event::Inject(Fault::Synced));
             }
+        }
+        if self.plan.is_stable() && !lost {
+            self.clients.oracle.acked_is_durable();
         }
         let pause = match self.rng.below(20) {
             0 => self.rng.between(50, 300) * MS,

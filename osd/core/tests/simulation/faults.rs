@@ -1,6 +1,7 @@
 //! What goes wrong in a run, drawn from its seed.
 
 use osd_core::MemoryStore;
+use types::{Policy, Quorum, WritePolicy};
 
 use crate::lease_model::MS;
 use crate::rng::Rng;
@@ -22,6 +23,10 @@ pub(crate) struct Plan {
     pub(crate) sums_forgotten: bool,
     pub(crate) full: bool,
     pub(crate) faults_end: u64,
+    /// The volume's policy; with several, the first one first and then others by turns.
+    pub(crate) policies: Vec<Policy>,
+    /// All replicas but one may crash: what is acknowledged by all survives that.
+    pub(crate) beyond_majority: bool,
 }
 
 impl Plan {
@@ -44,15 +49,51 @@ impl Plan {
             sums_forgotten: false,
             full: appends && rng.once_in(2),
             faults_end: 1_000 * MS + 20_000 * MS,
+            policies: vec![Policy::default()],
+            beyond_majority: false,
         }
+    }
+
+    /// The faults of a seed, with this many replicas and these policies.
+    pub(crate) fn with(seed: u64, replicas: usize, policies: &[Policy]) -> Self {
+        let keeps_all =
+            |policy: &Policy| policy.quorum == Quorum::All && policy.write != WritePolicy::Async;
+        let all = policies.iter().all(keeps_all);
+        let plan = Self::of(seed);
+        let beyond_majority = all && plan.crashes && seed.is_multiple_of(2);
+        Self {
+            replicas,
+            policies: policies.to_vec(),
+            beyond_majority,
+            // Somebody must have it sound.
+            damage: plan.damage && replicas > 2,
+            // Room for a majority is promised, not for all; and what `async` lost is not refused.
+            full: plan.full && replicas > 2 && *policies == [Policy::default()],
+            // The others must be a majority.
+            wipes: plan.wipes && replicas > 2 && !beyond_majority,
+            ..plan
+        }
+    }
+
+    /// What is acknowledged may be lost although a majority survives.
+    pub(crate) fn loses(&self) -> bool {
+        let mut policies = self.policies.iter();
+        policies.any(|policy| policy.write == WritePolicy::Async)
+    }
+
+    /// What is acknowledged survives the loss of power.
+    pub(crate) fn is_stable(&self) -> bool {
+        let mut policies = self.policies.iter();
+        policies.all(|policy| policy.write == WritePolicy::Fullsync)
     }
 }
 
 impl Plan {
     pub(crate) fn new_store(&self) -> MemoryStore {
         let store = MemoryStore::new();
-        if self.damage {
-            // A damaged block, and others taken for damaged, would be more than one fault.
+        if self.damage || self.replicas == 1 {
+            // A damaged block, and others taken for damaged, would be more than one fault; and nobody could
+            // tell a single replica which blocks are only torn.
             store.keep_notes();
         }
         if self.sums_forgotten {
@@ -75,6 +116,8 @@ pub(crate) enum Fault {
     Synced,
     /// A node has just become primary.
     Elected(usize),
+    /// An administrator changes the policy.
+    SetPolicy,
 }
 
 impl World {
@@ -89,6 +132,9 @@ impl World {
             Target::World,
             Event::Inject(Fault::Quiet),
         );
+        if self.plan.policies.len() > 1 {
+            self.schedule(self.now, Target::World, Event::Inject(Fault::SetPolicy));
+        }
     }
 
     pub(crate) fn inject(&mut self, fault: Fault) {
@@ -128,6 +174,7 @@ impl World {
                     self.crash_one(node);
                 }
             }
+            Fault::SetPolicy => self.set_policy(),
             Fault::Quiet => {
                 // Long enough for the object to be closed.
                 self.clients.quiet_until = self.now + 3_500 * MS;
@@ -150,7 +197,11 @@ impl World {
     fn one_fault(&mut self) {
         let count = self.nodes.len();
         let node = self.rng.below(count as u64) as usize;
-        let other = (node + 1 + self.rng.below(count as u64 - 1) as usize) % count;
+        let others = match count {
+            1 => 0,
+            _ => self.rng.below(count as u64 - 1),
+        };
+        let other = (node + 1 + others as usize) % count;
         match self.rng.below(10) {
             0..=2 if self.plan.crashes => self.crash_one(node),
             3 if self.plan.total_losses => self.lose_all(),
@@ -196,7 +247,11 @@ impl World {
                     .is_some_and(|replica| replica.status().trusted)
         };
         let unsound = self.nodes.iter().filter(|node| !sound(node)).count();
-        if !self.nodes[node].up || unsound + 1 > (self.nodes.len() - 1) / 2 {
+        let most = match self.plan.beyond_majority {
+            true => self.nodes.len() - 1,
+            false => (self.nodes.len() - 1) / 2,
+        };
+        if !self.nodes[node].up || unsound + 1 > most {
             return;
         }
         let power = self.rng.once_in(2);
@@ -225,7 +280,7 @@ impl World {
         }
         // One disk may be gone with it: the others are a majority.
         let wiped = self.plan.wipes || self.rng.once_in(3);
-        if wiped && !self.plan.damage {
+        if wiped && !self.plan.damage && self.nodes.len() > 2 {
             let any = self.rng.below(self.nodes.len() as u64) as usize;
             let wiped = match self.rng.once_in(2) {
                 true => primary.unwrap_or(any),
@@ -237,6 +292,9 @@ impl World {
     }
 
     fn cut(&mut self, a: usize, b: usize) {
+        if a == b {
+            return;
+        }
         let until = self.now + self.rng.between(100, 5_000) * MS;
         if self.rng.once_in(2) {
             self.stall(a, b, until);
@@ -253,6 +311,9 @@ impl World {
     }
 
     fn disconnect_for_a_moment(&mut self, a: usize, b: usize) {
+        if a == b {
+            return;
+        }
         self.disconnect(a, b);
         let at = self.now + self.rng.between(1, 50) * MS;
         self.schedule(at, Target::World, Event::Inject(Fault::Reconnect(a, b)));

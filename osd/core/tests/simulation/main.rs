@@ -24,6 +24,7 @@ mod mutants;
 mod network;
 mod odd_messages;
 mod oracle;
+mod policies;
 mod protocol;
 mod rng;
 mod services;

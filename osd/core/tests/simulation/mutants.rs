@@ -3,7 +3,10 @@
 
 use osd_core::{Config, Mutant};
 
+use types::{Policy, Quorum, WritePolicy};
+
 use crate::faults::Plan;
+use crate::policies::{EVERY, policy};
 use crate::{config, run};
 
 /// Seeds until a run of the edited protocol fails.
@@ -82,7 +85,7 @@ fn crashed_replicas_that_vote_like_others_are_found() {
 
 #[test]
 fn uncommitted_reads_are_found() {
-    check(Mutant::ReadsUncommitted, 300);
+    check(Mutant::ReadsUncommitted, 2000);
 }
 
 #[test]
@@ -172,4 +175,53 @@ fn appends_that_stay_without_room_are_found() {
     );
     println!("RefusedStays: found by seed {seed:?} of 100");
     assert!(seed.is_some());
+}
+
+/// Checks an edit of what a policy means, with three replicas.
+fn check_policies(mutant: Mutant, policies: &[Policy], seeds: u64) {
+    let edited = |plan: &mut Plan, config: &mut Config| {
+        *plan = Plan::with(plan.seed, 3, policies);
+        config.async_lag_bytes_max = 4_000;
+        config.mutant = Some(mutant);
+    };
+    let seed = found(edited, seeds);
+    println!("{mutant:?}: found by seed {seed:?} of {seeds}");
+    assert!(seed.is_some(), "{mutant:?} survived {seeds} seeds");
+}
+
+#[test]
+fn fullsync_that_answers_before_the_disk_is_found() {
+    let fullsync = policy(WritePolicy::Fullsync, Quorum::Majority);
+    check_policies(Mutant::FullsyncInMemory, &[fullsync], 10);
+}
+
+#[test]
+fn quorum_of_all_that_is_a_majority_is_found() {
+    for write in [WritePolicy::Fullsync, WritePolicy::Memsync] {
+        let all = policy(write, Quorum::All);
+        check_policies(Mutant::AllIsMajority, &[all], 10);
+    }
+}
+
+#[test]
+fn replicas_that_async_forgets_are_found() {
+    let all = policy(WritePolicy::Async, Quorum::Majority);
+    check_policies(Mutant::AsyncForgetsLagging, &[all], 20);
+}
+
+#[test]
+fn async_without_bound_is_found() {
+    let all = policy(WritePolicy::Async, Quorum::Majority);
+    check_policies(Mutant::AsyncUnbounded, &[all], 20);
+}
+
+#[test]
+fn policy_that_changes_for_the_next_primary_only_is_found() {
+    check_policies(Mutant::PolicyKept, &EVERY, 20);
+}
+
+#[test]
+fn sync_of_one_under_fullsync_is_found() {
+    let fullsync = policy(WritePolicy::Fullsync, Quorum::Majority);
+    check_policies(Mutant::SyncOfOne, &[fullsync], 10);
 }

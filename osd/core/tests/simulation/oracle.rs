@@ -44,6 +44,10 @@ pub(crate) struct Oracle {
     pub(crate) owed_appends: Vec<(usize, Record)>,
     /// Counts losses of power: what spans one proves nothing.
     pub(crate) losses: u64,
+    /// What is acknowledged may be lost at any time.
+    loses: bool,
+    /// What was read may be lost, what is acknowledged may not.
+    reads_lose: bool,
 }
 
 /// What was known when a request was sent.
@@ -70,7 +74,7 @@ pub(crate) fn length_of(value: u64) -> u64 {
 }
 
 impl Oracle {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(loses: bool, reads_lose: bool) -> Self {
         let register = Register {
             asked: 0,
             acked: 0,
@@ -85,6 +89,8 @@ impl Oracle {
             durable_appends: 0,
             owed_appends: Vec::new(),
             losses: 0,
+            loses,
+            reads_lose,
         }
     }
 
@@ -118,7 +124,8 @@ impl Oracle {
 
     /// Checks bytes read from a register.
     pub(crate) fn read(&mut self, index: usize, known: &Known, bytes: &[u8]) -> Result<(), String> {
-        let lost = known.losses != self.losses;
+        let lost = known.losses != self.losses || self.loses;
+        let reads_lose = self.reads_lose;
         let register = &mut self.registers[index];
         let mut padded = bytes.to_vec();
         padded.resize(WORDS * WORD_BYTES, 0);
@@ -136,7 +143,7 @@ impl Oracle {
                     register.asked
                 ));
             }
-            if !lost {
+            if !lost && !reads_lose {
                 register.known[at] = register.known[at].max(value);
             }
         }
@@ -145,7 +152,7 @@ impl Oracle {
 
     /// Checks the object's length.
     pub(crate) fn stat(&mut self, known: &Known, length: u64) -> Result<(), String> {
-        let lost = known.losses != self.losses;
+        let lost = known.losses != self.losses || self.loses;
         let least = match lost {
             true => self.length.durable.min(known.length_acked),
             false => known.length_acked,
@@ -160,7 +167,7 @@ impl Oracle {
                 self.length.asked
             ));
         };
-        if !lost {
+        if !lost && !self.reads_lose {
             self.length.known[0] = self.length.known[0].max(found);
         }
         Ok(())
@@ -191,6 +198,14 @@ impl Oracle {
         }
         self.length.durable = self.length.durable.max(known.length_acked);
         self.durable_appends = self.durable_appends.max(known.appends);
+    }
+
+    /// Nothing is acknowledged before it is stable.
+    pub(crate) fn acked_is_durable(&mut self) {
+        for register in self.registers.iter_mut().chain([&mut self.length]) {
+            register.durable = register.durable.max(register.acked);
+        }
+        self.durable_appends = self.appended.len();
     }
 
     /// A sync of a client is acknowledged: whatever was acknowledged to that client is there, or it

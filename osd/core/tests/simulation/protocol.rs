@@ -40,6 +40,7 @@ fn promise_is_answered_only_when_it_is_on_disk() {
                 members: (0..3).map(osd).collect::<Vec<_>>().into(),
                 incomplete: false,
                 recovered: false,
+                policy: types::Policy::default(),
             },
             Config::default(),
             &mut bench.store,

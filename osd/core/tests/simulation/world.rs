@@ -7,11 +7,12 @@ use osd_core::{
     PeerFailure, Role, SyncJob, expired,
 };
 use proto::peer;
-use types::{Fault, Inode, Instant, ObjectId, OsdId, PgId, VolumeId};
+use types::{Fault, Inode, Instant, ObjectId, OsdId, PgId, Policy, VolumeId};
 
 use crate::clients::Clients;
 use crate::faults::{Fault as InjectedFault, Plan};
 use crate::lease_model::{LeaseModel, MS};
+use crate::policies::Placed;
 use crate::rng::Rng;
 
 pub(crate) const KEY: ObjectKey = ObjectKey {
@@ -35,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) paused_until: u64,
     pub(crate) recovered: bool,
     pub(crate) incomplete: bool,
+    /// As far as it knows.
+    pub(crate) policy: Policy,
     pub(crate) behind: Vec<OsdId>,
     primary: bool,
     /// A look at the clock before a pause, used for what waited for its end.
@@ -88,6 +91,7 @@ pub(crate) enum Event {
     },
     PeerUp(usize),
     PeerLost(usize),
+    Policy(Policy),
     // Not of a node:
     ClientReply {
         request: u64,
@@ -125,6 +129,7 @@ pub(crate) struct World {
     pub(crate) connections: BTreeMap<(usize, usize), u64>,
     pub(crate) stalled_until: BTreeMap<(usize, usize), u64>,
     pub(crate) last_arrival: BTreeMap<(usize, usize, u64), u64>,
+    pub(crate) placed: Placed,
 }
 
 pub(crate) fn pair(a: usize, b: usize) -> (usize, usize) {
@@ -149,6 +154,7 @@ impl World {
             up: false,
             paused_until: 0,
             recovered: true,
+            policy: plan.policies[0],
             incomplete: false,
             behind: Vec::new(),
             primary: false,
@@ -174,6 +180,7 @@ impl World {
             connections: BTreeMap::new(),
             stalled_until: BTreeMap::new(),
             last_arrival: BTreeMap::new(),
+            placed: Placed::default(),
             plan,
         };
         for node in 0..world.nodes.len() {
@@ -261,6 +268,7 @@ impl World {
             members: (0..self.nodes.len()).map(osd).collect::<Vec<_>>().into(),
             incomplete: self.nodes[node].incomplete,
             recovered: self.nodes[node].recovered,
+            policy: self.nodes[node].policy,
         }
     }
 
@@ -443,6 +451,10 @@ impl World {
             }
             Event::PeerUp(other) => Input::PeerUp(osd(other)),
             Event::PeerLost(other) => Input::PeerLost(osd(other)),
+            Event::Policy(policy) => {
+                self.nodes[node].policy = policy;
+                Input::Membership(self.membership(node))
+            }
             Event::ClientReply { .. } | Event::ClientTurn { .. } | Event::Inject(_) => {
                 return Ok(());
             }
@@ -466,12 +478,14 @@ impl World {
         let primary = replica.status().role == Role::Primary;
         let elected = primary && !std::mem::replace(&mut state.primary, primary);
         state.primary = primary;
+        self.placed.note(node, &self.nodes[node]);
         // What a pause between the decision and its consequences would do.
         if self.now < self.faults_end && self.plan.pauses && self.rng.once_in(1_500) {
             let length = self.rng.between(10, 4_000) * MS;
             self.nodes[node].paused_until = self.now + length;
         }
         for effect in effects {
+            self.check_placed(node, &effect)?;
             self.perform(node, effect);
         }
         if elected && self.now < self.faults_end && self.rng.once_in(6) {
