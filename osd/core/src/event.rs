@@ -170,6 +170,9 @@ pub struct Membership {
 /// What a request to a peer was, so that its answer needs no table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Call {
+    /// The lease of the primary that asks; what answers an earlier lease's request is ignored, however
+    /// late it comes. 0: asked by somebody who is no primary.
+    pub epoch: u64,
     /// Attempt of this primary with the peer; answers of older ones are ignored.
     pub attempt: u64,
     /// What was asked.

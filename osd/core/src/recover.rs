@@ -90,6 +90,7 @@ impl ObjectReplica {
         step.effects.push(Effect::Send {
             to,
             call: Call {
+                epoch: 0,
                 attempt: 0,
                 kind: CallKind::WantCatchUp,
             },

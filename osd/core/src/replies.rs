@@ -1,4 +1,4 @@
-//! What becomes of a peer's answers. Answers of earlier attempts are ignored.
+//! What becomes of a peer's answers. Answers of earlier attempts and of earlier leases are ignored.
 
 use types::OsdId;
 
@@ -30,7 +30,7 @@ impl ObjectReplica {
             return;
         };
         let current = tenure.peers.get(index).map(|peer| peer.attempt);
-        if current != Some(call.attempt) {
+        if call.epoch != tenure.promise.epoch || current != Some(call.attempt) {
             return;
         }
         match reply {

@@ -193,6 +193,7 @@ impl Tenure {
         effects.push(Effect::Send {
             to: peer.id,
             call: Call {
+                epoch: self.promise.epoch,
                 attempt: peer.attempt,
                 kind,
             },

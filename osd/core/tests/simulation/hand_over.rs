@@ -168,3 +168,26 @@ fn dead_holder_is_named_with_the_rest_of_its_lease() {
     assert!(remaining <= Duration::from_millis(1_000) && remaining > Duration::from_millis(900));
     assert!(config::WAITING_REQUESTS_MAX > stall.requests);
 }
+
+/// A primary that loses its lease and gets the next one asks everybody anew. What answers the old
+/// questions says where others were before somebody else may have been primary.
+#[test]
+fn answers_to_questions_of_an_earlier_lease_count_for_nothing() {
+    let mut bench = Bench::new(3, Config::default());
+    bench.client(1, write(1, b"one"));
+    let old = calls(&bench.hold(false, EPOCH), is_activate);
+    bench.settle(Input::Lease(LeaseEvent::Lost { epoch: EPOCH }));
+    bench.client(2, write(2, b"two"));
+    let new = calls(&bench.hold(false, EPOCH + 2), is_activate);
+    assert_eq!((old.len(), new.len()), (2, 2));
+
+    let goes_on = |effects: &[Effect]| !calls(effects, |kind| kind == CallKind::Adopt).is_empty();
+    for (peer, call) in old {
+        let effects = bench.reply(peer, call, activated(0, 0, 0));
+        assert!(!goes_on(&effects), "{effects:?}");
+    }
+
+    let (peer, call) = new[0];
+    let effects = bench.reply(peer, call, activated(0, 0, 0));
+    assert!(goes_on(&effects), "{effects:?}");
+}
