@@ -2,7 +2,8 @@
 //! and has every copy brought up that is behind, suspect or absent.
 //!
 //! A group is compared with a member whenever the link to it comes up, hence with all of them after
-//! a start. While a group was not compared, objects that are absent here after a crash may have
+//! a start, and once a third member has been silent for a while: which copies were behind may have
+//! been known to that one only. While a group was not compared, objects that are absent here after a crash may have
 //! existed; the replicas are told so. They are told otherwise when every object that a majority
 //! acknowledged must have been seen:
 //!
@@ -48,6 +49,8 @@ struct State {
     groups: BTreeMap<PgKey, Group>,
     /// Links that are down, since when.
     silent: HashMap<OsdId, Instant>,
+    /// Of these, those whose groups the others have to compare, or have compared since.
+    missed: BTreeSet<OsdId>,
     up: BTreeSet<OsdId>,
 }
 
@@ -59,6 +62,33 @@ struct Group {
     due: BTreeSet<OsdId>,
     /// Comparing just now.
     busy: bool,
+}
+
+impl State {
+    /// Has the groups of those that have been silent for `grace` compared among the others, once: a
+    /// primary that died may have been the only one to know which copies are behind.
+    fn miss_silent(
+        &mut self,
+        now: Instant,
+        grace: Duration,
+        others: impl Fn(PgKey) -> BTreeSet<OsdId>,
+    ) {
+        let long = |since: &Instant| now.since(*since) >= grace;
+        let silent = self.silent.iter().filter(|(_, since)| long(since));
+        let lost: BTreeSet<OsdId> = silent
+            .map(|(osd, _)| *osd)
+            .filter(|osd| self.missed.insert(*osd))
+            .collect();
+        if lost.is_empty() {
+            return;
+        }
+        for (key, group) in &mut self.groups {
+            let members = others(*key);
+            if !members.is_disjoint(&lost) {
+                group.due.extend(members);
+            }
+        }
+    }
 }
 
 impl Recovery {
@@ -75,7 +105,9 @@ impl Recovery {
     pub(crate) fn follow(&self, cluster: &Cluster) {
         let now = boottime();
         let mut state = self.lock();
-        let State { groups, silent, up } = &mut *state;
+        let State {
+            groups, silent, up, ..
+        } = &mut *state;
         groups.retain(|key, _| cluster.memberships.contains_key(key));
         for key in cluster.memberships.keys() {
             let others = cluster
@@ -103,6 +135,7 @@ impl Recovery {
         let mut state = self.lock();
         state.up.insert(osd);
         state.silent.remove(&osd);
+        state.missed.remove(&osd);
         for group in state.groups.values_mut() {
             group.due.insert(osd);
         }
@@ -140,6 +173,12 @@ impl Recovery {
                 self.compare_again(osd, group);
             }
             let cluster = wall.newest();
+            self.lock().miss_silent(boottime(), self.grace, |group| {
+                cluster
+                    .group(group)
+                    .map(|pg| others(self.me, pg))
+                    .unwrap_or_default()
+            });
             if self.conclude(&cluster) {
                 on_recovered();
             }
@@ -431,6 +470,37 @@ mod tests {
         assert!(!enough(&pg(3, &[1, 3]), &[2, 3], true, &[]));
         assert!(enough(&pg(3, &[3]), &[2], false, &[]));
         assert!(!enough(&pg(3, &[3]), &[3], false, &[2]));
+    }
+
+    #[test]
+    fn those_left_compare_their_groups_once_a_member_has_been_silent_for_long() {
+        let (grace, at) = (Duration::from_secs(3), |seconds| {
+            Instant::ZERO + Duration::from_secs(seconds)
+        });
+        let elsewhere = PgKey {
+            pg: PgId(3),
+            ..GROUP
+        };
+        let members = |group| match group == GROUP {
+            true => others(OsdId(1), &pg(3, &[])),
+            false => BTreeSet::from([OsdId(2)]),
+        };
+        let mut state = State {
+            groups: BTreeMap::from([(GROUP, Group::default()), (elsewhere, Group::default())]),
+            silent: HashMap::from([(OsdId(3), at(10))]),
+            up: BTreeSet::from([OsdId(2)]),
+            ..State::default()
+        };
+
+        state.miss_silent(at(12), grace, members);
+        assert!(state.groups[&GROUP].due.is_empty());
+        state.miss_silent(at(13), grace, members);
+        assert!(state.groups[&GROUP].due.contains(&OsdId(2)));
+        assert!(state.groups[&elsewhere].due.is_empty());
+
+        state.groups.insert(GROUP, Group::default());
+        state.miss_silent(at(14), grace, members);
+        assert!(state.groups[&GROUP].due.is_empty(), "once is enough");
     }
 
     #[test]
