@@ -1,7 +1,7 @@
 //! Which cluster is meant, and what proves that we may ask it.
 
 use shell::config;
-use shell::link::{Identity, Role};
+use shell::link::{Identity, Role, Wire};
 use shell::local::LocalCluster;
 
 use crate::arguments::Arguments;
@@ -58,6 +58,7 @@ pub(crate) fn cluster(arguments: &Arguments) -> Result<Found, Failure> {
             secret: config::load_secret(secret_file)?,
             role: Role::Admin,
             id: u64::from(std::process::id()),
+            wire: Wire::default(),
         },
         addresses: arguments.mrc.clone(),
         local: None,

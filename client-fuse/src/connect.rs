@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
 use proto::mrc::{Request, Response, VolumeList};
-use shell::link::{Identity, Link, LinkOptions, Payload, Role, ServiceKind};
+use shell::link::{Identity, Link, LinkOptions, Payload, Role, ServiceKind, Wire};
 use types::{ClusterId, Secret};
 
 use crate::config::METADATA_PATIENCE;
@@ -90,6 +90,7 @@ pub(crate) fn identity(options: &ConnectOptions) -> Identity {
         secret: options.secret.clone(),
         role: Role::Mount,
         id: u64::from(std::process::id()),
+        wire: Wire::default(),
     }
 }
 

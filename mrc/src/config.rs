@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use shell::config::{PublicAddress, check_listen, is_host_and_port};
+use shell::link::{WireError, WireOptions};
 use types::{ClusterId, IdError};
 
 /// Settings read once at start-up; unknown keys are refused.
@@ -33,6 +34,9 @@ pub struct Config {
     /// Default false: there is no TLS yet.
     #[serde(default)]
     pub insecure_network: bool,
+    /// How the links to others behave.
+    #[serde(default)]
+    pub wire: WireOptions,
     /// Time between the leader's heartbeats, in milliseconds; the same on all servers. Default 100:
     /// six may be lost before a lease ends.
     #[serde(default = "defaults::heartbeat_ms")]
@@ -166,6 +170,9 @@ pub enum ConfigError {
     /// Messages would travel in the clear over a network.
     #[error(transparent)]
     Network(#[from] PublicAddress),
+    /// A wire option can't be used.
+    #[error(transparent)]
+    Wire(#[from] WireError),
 }
 
 /// What of a member is repeated.
@@ -250,6 +257,7 @@ impl Config {
             ("metrics_listen", self.metrics_listen),
         ];
         check_listen(&addresses, self.insecure_network)?;
+        self.wire.check()?;
         Ok(self)
     }
 

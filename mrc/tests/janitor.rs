@@ -18,7 +18,9 @@ use proto::mrc as wire;
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
 use proto::osd;
-use shell::link::{Connection, Handler, Identity, Payload, Responder, Role, Server, ServiceKind};
+use shell::link::{
+    Connection, Handler, Identity, Payload, Responder, Role, Server, ServiceKind, Wire,
+};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use types::Capability;
@@ -78,6 +80,7 @@ fn setup(tune: fn(&mut mrc::Config)) -> Setup {
         secret: secret(),
         role: Role::Osd,
         id: 1,
+        wire: Wire::default(),
     };
     let server = Server::new(identity).service(ServiceKind::Osd, osd.clone());
     runtime.spawn(server.serve(listener, std::future::pending()));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::{mrc, osd};
-use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind};
+use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind, Wire};
 use tokio::sync::watch;
 use types::{Capability, OsdId, Remedy};
 
@@ -217,6 +217,7 @@ async fn deleted_object_is_gone_everywhere_and_refused_afterwards() {
             secret: secret(),
             role: Role::Mrc,
             id: 1,
+            wire: Wire::default(),
         };
         let link = Link::open(
             identity,

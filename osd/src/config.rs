@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use shell::config::{PublicAddress, check_listen, is_host_and_port};
+use shell::link::{WireError, WireOptions};
 use types::{ClusterId, Duration, IdError, OsdId};
 
 /// Settings read once at start-up; unknown keys are refused.
@@ -27,6 +28,9 @@ pub struct Config {
     /// Default false: there is no TLS yet.
     #[serde(default)]
     pub insecure_network: bool,
+    /// How the links to others behave.
+    #[serde(default)]
+    pub wire: WireOptions,
     /// Address at which numbers about the server are served over HTTP, at `/metrics`, in the format of
     /// OpenMetrics (Prometheus). Anyone who reaches it can read them. Default: none.
     #[serde(default)]
@@ -143,6 +147,9 @@ pub enum ConfigError {
     /// Messages would travel in the clear over a network.
     #[error(transparent)]
     Network(#[from] PublicAddress),
+    /// A wire option can't be used.
+    #[error(transparent)]
+    Wire(#[from] WireError),
 }
 
 impl Config {
@@ -193,6 +200,7 @@ impl Config {
             ("metrics_listen", self.metrics_listen),
         ];
         check_listen(&addresses, self.insecure_network)?;
+        self.wire.check()?;
         Ok(self)
     }
 

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message as _;
 use proto::mrc;
-use shell::link::{Connection, Handler, Identity, Payload, Responder, Role, Server, ServiceKind};
+use shell::link::{
+    Connection, Handler, Identity, Payload, Responder, Role, Server, ServiceKind, Wire,
+};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use types::{ClusterId, Fault, OsdId, Remedy, Secret};
@@ -25,6 +27,7 @@ fn identity(role: Role, id: u64) -> Identity {
         secret: Secret::from_bytes([3; 32]),
         role,
         id,
+        wire: Wire::default(),
     }
 }
 

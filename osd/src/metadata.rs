@@ -1,7 +1,6 @@
 //! The way to the metadata cluster's leader, whoever it is.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use proto::mrc;
 use shell::link::{CallError, Identity, Link, LinkOptions, Payload, ServiceKind};
@@ -79,10 +78,7 @@ impl MetadataClient {
             self.identity.clone(),
             ServiceKind::Mrc,
             address.to_owned(),
-            LinkOptions {
-                connect_timeout: Duration::from_secs(1),
-                ..LinkOptions::default()
-            },
+            LinkOptions::default(),
         ));
         Some(self.links.len() - 1)
     }

@@ -261,6 +261,7 @@ mod tests {
             secret: Secret::from_bytes([1; 32]),
             role,
             id: 1,
+            wire: crate::link::Wire::default(),
         }
     }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use types::ClusterId;
 
 use crate::config::{self, ConfigError};
-use crate::link::{Identity, Role};
+use crate::link::{Identity, Role, Wire};
 use crate::statedir::replace_file;
 
 pub use process::{Process, ProcessId};
@@ -206,6 +206,7 @@ impl LocalCluster {
             secret: config::load_secret(&self.secret_file())?,
             role,
             id: u64::from(std::process::id()),
+            wire: Wire::default(),
         })
     }
 

@@ -12,7 +12,9 @@ use lease::Host;
 use lease_shell::{LeaseDoor, LeaseShell};
 use prost::Message as _;
 use shell::clock::boottime;
-use shell::link::{Connection, Handler, Identity, Payload, Responder, Role, Server, ServiceKind};
+use shell::link::{
+    Connection, Handler, Identity, Payload, Responder, Role, Server, ServiceKind, Wire,
+};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use types::{ClusterId, Duration, Fault, MemberId, Secret};
 
@@ -50,6 +52,7 @@ pub(crate) fn identity(role: Role, id: u64) -> Identity {
         secret: Secret::from_bytes([7; 32]),
         role,
         id,
+        wire: Wire::default(),
     }
 }
 

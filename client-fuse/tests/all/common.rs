@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use client_fuse::{Caller, ConnectOptions, Flags, MountOptions, NewFile, OxFs};
-use shell::link::{Handler, Identity, Role, Server, ServiceKind};
+use shell::link::{Handler, Identity, Role, Server, ServiceKind, Wire};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use types::{ClusterId, Secret};
@@ -168,6 +168,7 @@ async fn serve(
         secret: secret(),
         role,
         id,
+        wire: Wire::default(),
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let server = Server::new(identity).service(service, handler);

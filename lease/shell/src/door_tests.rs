@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lease::{Ballot, Body, Config, Event, Host, Membership, Message};
 use shell::clock::boottime;
-use shell::link::{Identity, Link, LinkOptions, Reason, Refusals, Role, Server, ServiceKind};
+use shell::link::{Identity, Link, LinkOptions, Reason, Refusals, Role, Server, ServiceKind, Wire};
 use tokio::net::TcpListener;
 use types::{CellId, ClusterId, MemberId, Secret};
 
@@ -24,6 +24,7 @@ fn identity(id: u64, cluster: u128) -> Identity {
         secret: Secret::from_bytes([1; 32]),
         role: Role::Osd,
         id,
+        wire: Wire::default(),
     }
 }
 

@@ -20,7 +20,7 @@ use mrc::{Config, MemberAddress, Space, SpaceProbe};
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
 use proto::mrc::{self as wire, Request, Response};
-use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind};
+use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind, Wire};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -67,6 +67,7 @@ pub(crate) fn config(dir: &Path, id: u64, addresses: &[SocketAddr]) -> Config {
             .collect(),
         insecure_network: false,
         metrics_listen: None,
+        wire: shell::link::WireOptions::default(),
         heartbeat_ms: 100,
         election_ms: 600,
         session_timeout_ms: 30_000,
@@ -259,6 +260,7 @@ impl Client {
             secret: secret(),
             role,
             id,
+            wire: Wire::default(),
         };
         let links = {
             let _inside = runtime.enter();

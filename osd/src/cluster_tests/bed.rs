@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use osd_core::{ObjectKey, ObjectStore};
 use proto::{mrc, osd};
-use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind};
+use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind, Wire};
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -309,6 +309,7 @@ fn link(address: &str, session: SessionId) -> Arc<Link> {
         secret: secret(),
         role: Role::Mount,
         id: session.0,
+        wire: Wire::default(),
     };
     Link::open(
         identity,

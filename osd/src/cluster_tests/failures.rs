@@ -8,7 +8,7 @@ use std::process::Command;
 use bytes::Bytes;
 use osd_core::ObjectKey;
 use proto::osd;
-use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind};
+use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind, Wire};
 use types::{OsdId, Remedy};
 
 use super::bed::{Bed, CLUSTER, PATIENCE, PG, bytes, object, secret, until};
@@ -33,6 +33,7 @@ async fn delete(bed: &Bed, id: usize, inode: u64) -> Result<(), CallError> {
         secret: secret(),
         role: Role::Mrc,
         id: 1,
+        wire: Wire::default(),
     };
     let address = bed.nodes[id - 1].address.clone();
     let link = Link::open(identity, ServiceKind::Osd, address, LinkOptions::default());

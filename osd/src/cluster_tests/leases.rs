@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use proto::osd::{self, request::Op};
-use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind};
+use shell::link::{CallError, Identity, Link, LinkOptions, Payload, Role, ServiceKind, Wire};
 
 use super::bed::{Bed, CLUSTER, PATIENCE, bytes, object, secret, until};
 
@@ -20,6 +20,7 @@ impl Admin {
                 secret: secret(),
                 role: Role::Admin,
                 id: 1,
+                wire: Wire::default(),
             };
             let options = LinkOptions::default();
             Link::open(identity, ServiceKind::Osd, node.address.clone(), options)

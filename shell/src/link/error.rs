@@ -30,4 +30,7 @@ pub enum LinkError {
     /// The transport failed.
     #[error("the listening socket failed: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// The system refused an option of the socket.
+    #[error("the listening socket can't be set up: {0}")]
+    Socket(#[from] std::io::Error),
 }

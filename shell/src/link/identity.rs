@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use types::{ClusterId, Secret};
 
+use super::options::Wire;
+
 /// What a stream is for. Each has its own stream and TCP connection, so none queues behind another.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ServiceKind {
@@ -122,6 +124,8 @@ pub struct Identity {
     pub role: Role,
     /// Its number among those of its role; the process id for mounts and tools.
     pub id: u64,
+    /// How its links behave.
+    pub wire: Wire,
 }
 
 /// Who is at the other end of a connection.

@@ -32,15 +32,13 @@ pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// HTTP/2 frame size: at the protocol's default of 16 KiB a 1 MiB payload is cut into 64 pieces.
 pub(crate) const HTTP2_FRAME_BYTES: u32 = 1 << 20;
 
-/// How often an otherwise silent connection is probed.
-pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// How long a probe may stay unanswered before the connection counts as dead. Longer than any
-/// request's deadline should be: frozen servers are noticed by those, not by this.
-pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Deadlines are looked at this often at most, so they fire at most this late.
 pub(crate) const DEADLINE_GRAIN: Duration = Duration::from_millis(5);
+
+/// How long after the end of a cut, of whatever length, a link with default options is of use again
+/// at most, on machines that are not overloaded. 2 s: an attempt to connect (half a second), the
+/// pause before it, the handshake, and as much again for what is lost on the way.
+pub const RESUME_MAX: Duration = Duration::from_secs(2);
 
 /// How long a link rests after a refusal (wrong cluster, version or secret), which only an
 /// operator can change.
@@ -68,11 +66,9 @@ pub struct LinkOptions {
     /// Bytes queued for writing at most; more fail with `Full`. Default 64 MiB: a tenth of a
     /// second of a fast network.
     pub queue_bytes_max: usize,
-    /// How long connecting may take, handshake included. Default 2 s.
-    pub connect_timeout: Duration,
-    /// First pause between two attempts to connect, doubled with each. Default 20 ms.
+    /// Time between the first two attempts to connect, doubled with each. Default 20 ms.
     pub backoff_min: Duration,
-    /// Longest pause between two attempts to connect. Default 500 ms: a restarted server is found
+    /// Longest time between two attempts to connect. Default 500 ms: a restarted server is found
     /// within half a second, a dead one costs two attempts per second.
     pub backoff_max: Duration,
 }
@@ -82,7 +78,6 @@ impl Default for LinkOptions {
         Self {
             in_flight_max: 16_384,
             queue_bytes_max: 64 << 20,
-            connect_timeout: Duration::from_secs(2),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_millis(500),
         }

@@ -11,10 +11,12 @@
 
 mod client;
 pub(crate) mod codec;
+mod dial;
 mod error;
 mod handshake;
 mod identity;
 mod limits;
+mod options;
 mod outbox;
 mod payload;
 mod refusals;
@@ -25,7 +27,8 @@ mod tests;
 pub use client::{Link, Listener};
 pub use error::{CallError, LinkError};
 pub use identity::{Caller, Identity, Role, ServiceKind};
-pub use limits::{LinkOptions, MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
+pub use limits::{LinkOptions, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, RESUME_MAX};
+pub use options::{Wire, WireError, WireOptions};
 pub use payload::Payload;
 pub use refusals::{Reason, Refusals};
 pub use server::{Connection, Handler, Responder, Server};

@@ -17,13 +17,13 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 use types::Fault;
 
+use super::dial::end_when_cut;
 use super::error::LinkError;
 use super::handshake;
 use super::identity::{Caller, Identity, ServiceKind};
 use super::limits::{
-    CONNECTION_WINDOW_BYTES, FRAME_DECODE_BYTES_MAX, HTTP2_FRAME_BYTES, KEEPALIVE_INTERVAL,
-    KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, SERVER_IN_PROGRESS_MAX, SERVER_QUEUE_BYTES_MAX,
-    SHUTDOWN_GRACE, STREAM_WINDOW_BYTES,
+    CONNECTION_WINDOW_BYTES, FRAME_DECODE_BYTES_MAX, HTTP2_FRAME_BYTES, MESSAGE_BYTES_MAX,
+    SERVER_IN_PROGRESS_MAX, SERVER_QUEUE_BYTES_MAX, SHUTDOWN_GRACE, STREAM_WINDOW_BYTES,
 };
 use super::lock;
 use super::outbox::Outbox;
@@ -233,12 +233,14 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`LinkError::Transport`] if the socket fails.
+    /// [`LinkError`] if the socket fails.
     pub async fn serve(
         self,
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), LinkError> {
+        let options = self.identity.wire.get();
+        end_when_cut(&listener, options.network_timeout())?;
         let (stop, stopped) = watch::channel(false);
         let door = Door {
             identity: self.identity,
@@ -255,8 +257,8 @@ impl Server {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(HTTP2_FRAME_BYTES)
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .http2_keepalive_interval(Some(options.keepalive()))
+            .http2_keepalive_timeout(Some(options.keepalive_timeout()))
             .serve_with_incoming_shutdown(service, incoming, async move {
                 let _ = ended.wait_for(|stopped| *stopped).await;
             });

@@ -1,25 +1,33 @@
 //! The two tasks of a link: one connects and reads, one watches deadlines.
 
+use std::future::{Ready, ready};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Uri;
+use hyper_util::rt::TokioIo;
 use prost::Message as _;
 use proto::link::{Frame, Kind};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_stream::Stream;
+use tonic::codegen::Service;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Endpoint;
 use tonic::{Request, Status, Streaming};
 
+use super::super::dial::dial;
 use super::super::error::CallError;
 use super::super::handshake;
 use super::super::limits::{
-    CONNECTION_WINDOW_BYTES, FRAME_DECODE_BYTES_MAX, HTTP2_FRAME_BYTES, KEEPALIVE_INTERVAL,
-    KEEPALIVE_TIMEOUT, REFUSED_PAUSE, STABLE_AFTER, STREAM_WINDOW_BYTES,
+    CONNECTION_WINDOW_BYTES, FRAME_DECODE_BYTES_MAX, HTTP2_FRAME_BYTES, REFUSED_PAUSE,
+    STABLE_AFTER, STREAM_WINDOW_BYTES,
 };
 use super::super::lock;
+use super::super::options::WireOptions;
 use super::super::payload::Payload;
 use super::super::server::wake;
 use super::super::wire::link_client::LinkClient;
@@ -40,6 +48,7 @@ pub(super) async fn connect_forever(shared: Arc<Shared>) {
     let mut pause = shared.options.backoff_min;
     loop {
         lock(&shared.state).enter(Phase::Connecting);
+        let begun = Instant::now();
         let failure = match connect(&shared).await {
             Ok(inbound) => {
                 let since = Instant::now();
@@ -56,7 +65,9 @@ pub(super) async fn connect_forever(shared: Arc<Shared>) {
                 tracing::debug!(address = shared.address, service = %shared.service, reason, "not connected");
                 shared.fail_all(Phase::Resting, |_| CallError::Disconnected(reason.clone()));
                 guarded(|| shared.listener.disconnected(reason));
+                // From the beginning of this attempt: one that waited for an answer has rested.
                 let rest = pause.mul_f64(rand::random_range(0.75..1.0));
+                let rest = rest.saturating_sub(begun.elapsed());
                 pause = (pause * 2).min(shared.options.backoff_max);
                 rest
             }
@@ -75,8 +86,9 @@ pub(super) async fn connect_forever(shared: Arc<Shared>) {
 
 async fn connect(shared: &Arc<Shared>) -> Result<Streaming<Frame>, Failure> {
     let address = &shared.address;
-    let limit = shared.options.connect_timeout;
-    match tokio::time::timeout(limit, handshake(shared)).await {
+    let options = shared.identity.wire.get();
+    let limit = options.connect_timeout();
+    match tokio::time::timeout(limit, handshake(shared, &options)).await {
         Ok(result) => result,
         Err(_) => Err(Failure::Unreachable(format!(
             "{address} did not answer within {} ms",
@@ -85,21 +97,29 @@ async fn connect(shared: &Arc<Shared>) -> Result<Streaming<Frame>, Failure> {
     }
 }
 
-async fn handshake(shared: &Arc<Shared>) -> Result<Streaming<Frame>, Failure> {
+async fn handshake(
+    shared: &Arc<Shared>,
+    options: &WireOptions,
+) -> Result<Streaming<Frame>, Failure> {
     let address = &shared.address;
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|_| Failure::Refused(format!("{address:?} is no address; write HOST:PORT")))?
-        .connect_timeout(shared.options.connect_timeout)
-        .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(HTTP2_FRAME_BYTES)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .http2_keep_alive_interval(options.keepalive())
+        .keep_alive_timeout(options.keepalive_timeout())
         .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(|error| {
-        Failure::Unreachable(format!("can't connect to {address}: {}", root_of(&error)))
-    })?;
+    let unreachable = |error: &(dyn std::error::Error + 'static)| {
+        Failure::Unreachable(format!("can't connect to {address}: {}", root_of(error)))
+    };
+    let stream = dial(address, options)
+        .await
+        .map_err(|error| unreachable(&error))?;
+    let channel = endpoint
+        .connect_with_connector(Dialled(Some(stream)))
+        .await
+        .map_err(|error| unreachable(&error))?;
     let mut client = LinkClient::new(channel)
         .max_decoding_message_size(FRAME_DECODE_BYTES_MAX)
         .max_encoding_message_size(FRAME_DECODE_BYTES_MAX);
@@ -209,6 +229,29 @@ pub(super) async fn watch_deadlines(shared: Arc<Shared>) {
         for on_reply in expired {
             guarded(|| on_reply(Err(CallError::Timeout)));
         }
+    }
+}
+
+/// The connection that was made already, for a library that wants to make it itself.
+struct Dialled(Option<TcpStream>);
+
+impl Service<Uri> for Dialled {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        // A second one would be a connection without its handshake: the link makes a new one.
+        ready(
+            self.0
+                .take()
+                .map(TokioIo::new)
+                .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection ended")),
+        )
     }
 }
 

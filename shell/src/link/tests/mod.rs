@@ -23,6 +23,7 @@ fn identity(role: Role) -> Identity {
         secret: Secret::from_bytes([1; 32]),
         role,
         id: 3,
+        wire: Wire::default(),
     }
 }
 

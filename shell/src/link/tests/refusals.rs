@@ -179,11 +179,14 @@ async fn silent_server_does_not_hold_a_request_beyond_its_time() {
     // Accepts by the kernel only, as a stopped process does.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let options = LinkOptions {
-        connect_timeout: Duration::from_millis(50),
-        ..LinkOptions::default()
+    let impatient = Identity {
+        wire: Wire::new(WireOptions {
+            connect_timeout_ms: 50,
+            ..WireOptions::default()
+        }),
+        ..identity(Role::Mount)
     };
-    let link = Link::open(identity(Role::Mount), ServiceKind::Osd, address, options);
+    let link = Link::open(impatient, ServiceKind::Osd, address, LinkOptions::default());
 
     let error = ask(&link, "x").await.unwrap_err();
 
