@@ -31,6 +31,8 @@ pub struct ConnectOptions {
     pub connect_timeout: std::time::Duration,
     /// Age at which bytes read ahead are thrown away; zero: nothing is read ahead.
     pub read_ahead_age: std::time::Duration,
+    /// How the links to servers behave.
+    pub wire: Wire,
 }
 
 /// Why there is no session.
@@ -90,7 +92,7 @@ pub(crate) fn identity(options: &ConnectOptions) -> Identity {
         secret: options.secret.clone(),
         role: Role::Mount,
         id: u64::from(std::process::id()),
-        wire: Wire::default(),
+        wire: options.wire.clone(),
     }
 }
 

@@ -27,6 +27,7 @@ mod peer;
 mod reply;
 mod seek;
 mod send;
+mod settings;
 mod shared;
 mod size;
 mod stall;
@@ -41,6 +42,7 @@ pub use errno::Errno;
 pub use mount::{MountError, MountOptions, mount, mount_and_tell};
 pub use options::{Flags, OptionError};
 pub use oxfs::{Caller, NewFile, OxFs};
+pub use settings::{Settings, SettingsError};
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

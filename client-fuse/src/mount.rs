@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use fuser::{Session, SessionACL};
 use nix::errno::Errno as SystemErrno;
 use nix::mount::{MntFlags, umount2};
+use shell::link::Wire;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use types::{ClusterId, Secret};
@@ -35,6 +36,8 @@ pub struct MountOptions {
     pub secret: Secret,
     /// Further options.
     pub flags: Flags,
+    /// How the links to servers behave.
+    pub wire: Wire,
 }
 
 /// Why there is no mount.
@@ -133,6 +136,7 @@ pub async fn mount_and_tell(
         soft: options.flags.soft,
         connect_timeout: CONNECT_TIMEOUT,
         read_ahead_age: options.flags.read_ahead_age,
+        wire: options.wire.clone(),
     })
     .await?;
     let metrics = serve_metrics(&fs, options.flags.metrics_listen).await;

@@ -34,6 +34,8 @@ pub struct Flags {
     pub cluster: Option<String>,
     /// File with the cluster's secret, if it is given here.
     pub secret_file: Option<PathBuf>,
+    /// File with settings that are read again at SIGHUP. Default: none.
+    pub config: Option<PathBuf>,
 }
 
 impl Default for Flags {
@@ -50,6 +52,7 @@ impl Default for Flags {
             metrics_listen: None,
             cluster: None,
             secret_file: None,
+            config: None,
         }
     }
 }
@@ -62,7 +65,8 @@ pub enum OptionError {
     #[error(
         "mount option {0:?} is not known; known are soft=SECONDS, hard, ro, rw, allow_other, \
          dev, nodev, suid, nosuid, exec, noexec, max_background=COUNT, \
-         read_ahead_age_ms=MILLISECONDS, metrics_listen=IP:PORT, cluster=ID, secret_file=PATH"
+         read_ahead_age_ms=MILLISECONDS, metrics_listen=IP:PORT, cluster=ID, secret_file=PATH, \
+         config=PATH"
     )]
     Unknown(String),
     /// Its value is not usable.
@@ -153,6 +157,7 @@ impl Flags {
             }
             "cluster" => self.cluster = Some(value.to_owned()),
             "secret_file" => self.secret_file = Some(PathBuf::from(value)),
+            "config" => self.config = Some(PathBuf::from(value)),
             _ => return Err(OptionError::Unknown(option.to_owned())),
         }
         Ok(())

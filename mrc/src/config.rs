@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use shell::config::{PublicAddress, check_listen, is_host_and_port};
-use shell::link::{WireError, WireOptions};
+use shell::link::{Wire, WireError};
+use shell::reload::Reload;
+use shell::telemetry::{DEFAULT_LOG, LogError};
 use types::{ClusterId, IdError};
 
 /// Settings read once at start-up; unknown keys are refused.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Cluster id, 32 hexadecimal digits.
@@ -34,9 +36,13 @@ pub struct Config {
     /// Default false: there is no TLS yet.
     #[serde(default)]
     pub insecure_network: bool,
-    /// How the links to others behave.
+    /// How the links to others behave; all clones share it.
     #[serde(default)]
-    pub wire: WireOptions,
+    pub wire: Wire,
+    /// What is logged, unless `RUST_LOG` says so: a level, or levels of modules. Default
+    /// `info,openraft=error`: changes of state and worse.
+    #[serde(default = "defaults::log")]
+    pub log: String,
     /// Time between the leader's heartbeats, in milliseconds; the same on all servers. Default 100:
     /// six may be lost before a lease ends.
     #[serde(default = "defaults::heartbeat_ms")]
@@ -77,7 +83,7 @@ pub struct Config {
 }
 
 /// A metadata server and where it is reached.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemberAddress {
     /// Its number.
@@ -87,6 +93,9 @@ pub struct MemberAddress {
 }
 
 mod defaults {
+    pub(super) fn log() -> String {
+        super::DEFAULT_LOG.to_owned()
+    }
     pub(super) const fn heartbeat_ms() -> u64 {
         100
     }
@@ -113,6 +122,16 @@ mod defaults {
     }
     pub(super) const fn log_segment_bytes() -> u32 {
         16 << 20
+    }
+}
+
+impl Reload for Config {
+    fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    fn log(&self) -> &str {
+        &self.log
     }
 }
 
@@ -170,6 +189,9 @@ pub enum ConfigError {
     /// Messages would travel in the clear over a network.
     #[error(transparent)]
     Network(#[from] PublicAddress),
+    /// `log` says nothing that could be logged.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// A wire option can't be used.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -257,7 +279,8 @@ impl Config {
             ("metrics_listen", self.metrics_listen),
         ];
         check_listen(&addresses, self.insecure_network)?;
-        self.wire.check()?;
+        self.wire.get().check()?;
+        shell::telemetry::check(&self.log)?;
         Ok(self)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use mrc_core::IndexError;
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
-use shell::link::{Identity, Role, Server, ServiceKind, Wire};
+use shell::link::{Identity, Role, Server, ServiceKind};
 use shell::statedir::{Owner, StateDir};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -137,7 +137,7 @@ pub async fn run_on_disk(
         secret,
         role: Role::Mrc,
         id: config.id,
-        wire: Wire::new(config.wire.clone()),
+        wire: config.wire.clone(),
     };
     let disk = Arc::new(Disk::new(&config.dir, probe));
     let running = start(&config, &identity, disk).await?;

@@ -289,7 +289,7 @@ async fn requests_that_may_not_be_done_get_a_clear_fault() {
         ..osd::Write::default()
     });
     let damaged = Payload {
-        crc32c: 1,
+        crc32c: Some(1),
         ..Payload::of(bytes(10, 1))
     };
     let fault = fault_of(client.request(1, write), damaged).await;

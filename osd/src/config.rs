@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use shell::config::{PublicAddress, check_listen, is_host_and_port};
-use shell::link::{WireError, WireOptions};
+use shell::link::{Wire, WireError};
+use shell::reload::Reload;
+use shell::telemetry::{DEFAULT_LOG, LogError};
 use types::{ClusterId, Duration, IdError, OsdId};
 
 /// Settings read once at start-up; unknown keys are refused.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Cluster id, 32 hexadecimal digits.
@@ -28,9 +30,13 @@ pub struct Config {
     /// Default false: there is no TLS yet.
     #[serde(default)]
     pub insecure_network: bool,
-    /// How the links to others behave.
+    /// How the links to others behave; all clones share it.
     #[serde(default)]
-    pub wire: WireOptions,
+    pub wire: Wire,
+    /// What is logged, unless `RUST_LOG` says so: a level, or levels of modules. Default
+    /// `info,openraft=error`: changes of state and worse.
+    #[serde(default = "defaults::log")]
+    pub log: String,
     /// Address at which numbers about the server are served over HTTP, at `/metrics`, in the format of
     /// OpenMetrics (Prometheus). Anyone who reaches it can read them. Default: none.
     #[serde(default)]
@@ -83,6 +89,9 @@ impl Default for Limits {
 }
 
 mod defaults {
+    pub(super) fn log() -> String {
+        super::DEFAULT_LOG.to_owned()
+    }
     pub(super) const fn lease_ttl_ms() -> u64 {
         1500
     }
@@ -103,6 +112,16 @@ mod defaults {
     }
     pub(super) const fn sync_threads() -> usize {
         8
+    }
+}
+
+impl Reload for Config {
+    fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    fn log(&self) -> &str {
+        &self.log
     }
 }
 
@@ -147,6 +166,9 @@ pub enum ConfigError {
     /// Messages would travel in the clear over a network.
     #[error(transparent)]
     Network(#[from] PublicAddress),
+    /// `log` says nothing that could be logged.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// A wire option can't be used.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -200,7 +222,8 @@ impl Config {
             ("metrics_listen", self.metrics_listen),
         ];
         check_listen(&addresses, self.insecure_network)?;
-        self.wire.check()?;
+        self.wire.get().check()?;
+        shell::telemetry::check(&self.log)?;
         Ok(self)
     }
 

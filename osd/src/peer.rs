@@ -92,8 +92,7 @@ fn admit(
         (Some(object), Some(_)) => *object,
         _ => return Err(malformed()),
     };
-    let crc32c = payload.crc32c;
-    let bytes = payload.verified()?;
+    let (bytes, crc32c) = payload.verified_with_sum()?;
     let key = ObjectKey {
         pg: PgId(message.pg),
         object: object.into(),
@@ -107,8 +106,9 @@ pub(crate) fn reply(
 ) -> Result<(peer::Response, Payload), PeerFailure> {
     let (body, payload) = outcome.map_err(|error| failure(&error))?;
     let response = peer::Response::decode(body).map_err(|_| PeerFailure::Fault)?;
-    let crc32c = payload.crc32c;
-    let bytes = payload.verified().map_err(|_| PeerFailure::Fault)?;
+    let (bytes, crc32c) = payload
+        .verified_with_sum()
+        .map_err(|_| PeerFailure::Fault)?;
     Ok((response, Payload { bytes, crc32c }))
 }
 

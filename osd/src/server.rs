@@ -12,7 +12,7 @@ use std::time::Duration;
 use lease::{Host, Saved};
 use lease_shell::{LeaseDoor, LeaseShell};
 use shell::clock::{boottime, wall};
-use shell::link::{Identity, Role, Server, ServiceKind, Wire};
+use shell::link::{Identity, Role, Server, ServiceKind};
 use shell::listen::{ListenError, bind};
 use shell::statedir::{Owner, StateDir, StateDirError, replace_file};
 use tokio::net::TcpListener;
@@ -126,7 +126,7 @@ pub(crate) async fn run_with(
         secret: secret.clone(),
         role: Role::Osd,
         id: config.id,
-        wire: Wire::new(config.wire.clone()),
+        wire: config.wire.clone(),
     };
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(bind(address).await?),

@@ -239,8 +239,7 @@ fn operation(wire: Wire, payload: link::Payload) -> Result<Op, Fault> {
             if !write.append && too_far(write.offset.checked_add(length as u64)) {
                 return Err(too_large());
             }
-            let crc32c = payload.crc32c;
-            let bytes = payload.verified()?;
+            let (bytes, crc32c) = payload.verified_with_sum()?;
             Ok(Op::Write {
                 offset: write.offset,
                 data: Payload { bytes, crc32c },

@@ -2,6 +2,8 @@
 
 mod arguments;
 mod config;
+#[cfg(test)]
+mod documented;
 mod down;
 mod launch;
 mod layout;

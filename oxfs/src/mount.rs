@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use client_fuse::{Flags, MountOptions};
+use client_fuse::{Flags, MountOptions, Settings};
 use shell::config::load_secret;
 use shell::local::{LocalCluster, Process, ProcessId};
+use shell::reload::Reloader;
 use types::{ClusterId, Secret};
 
 use crate::arguments::MountArguments;
@@ -20,6 +21,14 @@ pub(crate) fn run(arguments: &MountArguments) -> Result<()> {
     let membership = membership(arguments, &flags)?;
     let (addresses, volume) = parse_what(&arguments.what, membership.local.as_ref())?;
     let point = mountpoint::check(&arguments.point)?;
+    let (settings, reloader) = match &flags.config {
+        Some(file) => {
+            let settings = Settings::load(file)?;
+            let reloader = Reloader::new(file, &settings, Settings::load);
+            (settings, Some(reloader))
+        }
+        None => (Settings::default(), None),
+    };
     if !arguments.foreground {
         return in_background(arguments, &point, membership.local.as_ref());
     }
@@ -30,12 +39,14 @@ pub(crate) fn run(arguments: &MountArguments) -> Result<()> {
         cluster: membership.cluster,
         secret: membership.secret,
         flags,
+        wire: settings.wire,
     };
     let record = membership
         .local
         .map(|cluster| Record::new(cluster, point))
         .transpose()?;
-    serve::until_terminated(serve::Threads::HalfOfCpus, async |shutdown| {
+    let threads = serve::Threads::HalfOfCpus;
+    serve::until_terminated(threads, &settings.log, reloader, async |shutdown| {
         let mounted = || {
             if let Some(record) = &record {
                 record.write();

@@ -8,6 +8,7 @@ pub mod link;
 pub mod listen;
 pub mod local;
 pub mod metrics;
+pub mod reload;
 pub mod signals;
 pub mod statedir;
 pub mod telemetry;

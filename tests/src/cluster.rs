@@ -195,7 +195,7 @@ impl Cluster {
     ///
     /// If the mount does not appear.
     pub fn mount_again(&mut self, name: &str) -> Result<PathBuf> {
-        self.mount_again_by(name, &[])
+        self.mount_with(name, &[], &[])
     }
 
     /// As [`Cluster::mount_again`], by a program that runs the one behind its arguments.
@@ -204,6 +204,20 @@ impl Cluster {
     ///
     /// If the mount does not appear.
     pub fn mount_again_by(&mut self, name: &str, launcher: &[&str]) -> Result<PathBuf> {
+        self.mount_with(name, launcher, &[])
+    }
+
+    /// Mounts the volume once more, with a program in front and further arguments of `oxfs mount`.
+    ///
+    /// # Errors
+    ///
+    /// If the mount does not appear.
+    pub fn mount_with(
+        &mut self,
+        name: &str,
+        launcher: &[&str],
+        arguments: &[String],
+    ) -> Result<PathBuf> {
         let point = self.home.path().join(name);
         std::fs::create_dir(&point)?;
         let mrcs = self
@@ -238,6 +252,7 @@ impl Cluster {
             .arg(&point)
             .arg("--dir")
             .arg(&dir)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -326,6 +341,15 @@ impl Cluster {
             libc::SIGKILL => kill(server.pid),
             signal => send(server.pid, signal),
         }
+    }
+
+    /// Sends a signal to a process of the cluster.
+    ///
+    /// # Errors
+    ///
+    /// If it is not running.
+    pub fn signal_pid(&self, pid: i32, signal: i32) -> Result<()> {
+        send(pid, signal)
     }
 
     /// Starts a server that is not running.

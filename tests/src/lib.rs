@@ -8,6 +8,7 @@ mod inputs;
 mod linked;
 mod probe;
 mod program;
+mod sockets;
 mod store;
 mod tree;
 
@@ -17,5 +18,6 @@ pub use inputs::{dependency_sources, make_git_repository, make_sparse_and_odd_fi
 pub use linked::with_link;
 pub use probe::{Probe, Stall};
 pub use program::{binary, run, shell};
+pub use sockets::{Socket, sockets};
 pub use store::replicas_differ;
 pub use tree::{Entry, Tree};

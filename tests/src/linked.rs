@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
 use shell::link::{
     Connection, Handler, Identity, Link, LinkOptions, Payload, Responder, Role, Server,
-    ServiceKind, Wire,
+    ServiceKind, Wire, WireOptions,
 };
 use types::{ClusterId, Secret};
 
@@ -16,18 +16,23 @@ use crate::cable::{Cable, End};
 struct Echo;
 
 impl Handler for Echo {
-    fn request(&self, _: &Arc<Connection>, _: Bytes, payload: Payload, to: Responder) {
-        to.ok(&0_u64, payload);
+    fn request(&self, _: &Arc<Connection>, body: Bytes, payload: Payload, to: Responder) {
+        // 0 is an empty body: the payload is wanted back.
+        match (body.is_empty(), payload.verified()) {
+            (true, Ok(bytes)) => to.ok(&0_u64, Payload::of(bytes)),
+            (false, Ok(_)) => to.ok(&0_u64, Payload::none()),
+            (_, Err(fault)) => to.fault(fault),
+        }
     }
 }
 
-fn identity(role: Role) -> Identity {
+fn identity(role: Role, options: WireOptions) -> Identity {
     Identity {
         cluster: ClusterId(1),
         secret: Secret::from_bytes([1; 32]),
         role,
         id: 1,
-        wire: Wire::default(),
+        wire: Wire::new(options),
     }
 }
 
@@ -37,6 +42,7 @@ fn identity(role: Role) -> Identity {
 ///
 /// What the system or the caller said.
 pub fn with_link<T: Send>(
+    options: WireOptions,
     caller: impl AsyncFnOnce(&Cable, &Link) -> Result<T> + Send,
 ) -> Result<T> {
     let cable = Cable::new()?;
@@ -50,8 +56,8 @@ pub fn with_link<T: Send>(
             runtime()?.block_on(async {
                 let listener = shell::listen::bind(address).await?;
                 ready.send(())?;
-                let server =
-                    Server::new(identity(Role::Osd)).service(ServiceKind::Osd, Arc::new(Echo));
+                let server = Server::new(identity(Role::Osd, WireOptions::default()))
+                    .service(ServiceKind::Osd, Arc::new(Echo));
                 let shutdown = async { drop(stopped.await) };
                 Ok(server.serve(listener, shutdown).await?)
             })
@@ -60,7 +66,7 @@ pub fn with_link<T: Send>(
             cable.enter(End::Right)?;
             is_ready.recv().context("the server did not start")?;
             let done = runtime()?.block_on(async {
-                let link = link(address);
+                let link = link(address, options);
                 caller(cable, &link).await
             });
             drop(stop);
@@ -80,9 +86,9 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .build()?)
 }
 
-fn link(address: SocketAddr) -> Arc<Link> {
+fn link(address: SocketAddr, options: WireOptions) -> Arc<Link> {
     Link::open(
-        identity(Role::Mount),
+        identity(Role::Mount, options),
         ServiceKind::Osd,
         address.to_string(),
         LinkOptions::default(),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
-use shell::link::{Link, Payload, RESUME_MAX};
+use shell::link::{Link, Payload, RESUME_MAX, WireOptions};
 use tests::{Cable, Cut, End, with_link};
 
 /// How long a request may take, as one of a mount to a metadata server.
@@ -36,18 +36,21 @@ async fn answered(link: &Link, limit: Duration) -> Result<()> {
 /// Uses a link during a cut and after it. TCP by itself sends again 3 s and 6.2 s after the first
 /// time, so that a cut that ends in between costs seconds.
 fn resumes_after(cut: Cut) -> Result<()> {
-    with_link(async move |cable: &Cable, link: &Link| {
-        answered(link, LONG).await?;
+    with_link(
+        WireOptions::default(),
+        async move |cable: &Cable, link: &Link| {
+            answered(link, LONG).await?;
 
-        cable.cut(cut)?;
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_millis(3300) {
-            ensure!(!ask(link, PATIENCE).await, "the cut cuts nothing");
-        }
-        cable.mend()?;
+            cable.cut(cut)?;
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(3300) {
+                ensure!(!ask(link, PATIENCE).await, "the cut cuts nothing");
+            }
+            cable.mend()?;
 
-        answered(link, RESUME_MAX).await
-    })
+            answered(link, RESUME_MAX).await
+        },
+    )
 }
 
 #[test]

@@ -25,6 +25,14 @@ pub(crate) const MOUNT: &[Need] = &[Need {
 /// To run all tests.
 pub(crate) const TEST: &[Need] = &[
     Need {
+        program: "ip",
+        package: "iproute2",
+    },
+    Need {
+        program: "nft",
+        package: "nftables",
+    },
+    Need {
         program: "fusermount3",
         package: "fuse3",
     },

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bytes::Bytes;
-use shell::link::{Link, Payload};
+use shell::link::{Link, Payload, WireOptions};
 use tests::{Cable, Cut, End, with_link};
 
 /// How long a request may take before the next is made, as a mount does with metadata servers.
@@ -30,9 +30,12 @@ pub(crate) fn run(seconds: &[f64], loss: &[u8], repeat: u32) -> Result<()> {
         for length in seconds {
             let resumed = (0..repeat)
                 .map(|_| {
-                    with_link(async move |cable: &Cable, link: &Link| {
-                        resumed(cable, link, cut, *length).await
-                    })
+                    with_link(
+                        WireOptions::default(),
+                        async move |cable: &Cable, link: &Link| {
+                            resumed(cable, link, cut, *length).await
+                        },
+                    )
                 })
                 .collect::<Result<Vec<_>>>()?;
             println!("{name:<20}{length:>10}  {}", milliseconds(&resumed));
@@ -41,9 +44,10 @@ pub(crate) fn run(seconds: &[f64], loss: &[u8], repeat: u32) -> Result<()> {
     for percent in loss {
         let (mut longest, mut answered) = (Vec::new(), 0);
         for _ in 0..repeat {
-            let (stall, count) = with_link(async move |cable: &Cable, link: &Link| {
-                lossy(cable, link, *percent).await
-            })?;
+            let (stall, count) = with_link(
+                WireOptions::default(),
+                async move |cable: &Cable, link: &Link| lossy(cable, link, *percent).await,
+            )?;
             longest.push(stall);
             answered += count;
         }

@@ -1,6 +1,7 @@
-//! What links cost and how soon they resume: `linkbench cut`.
+//! What links cost and how soon they resume: `linkbench cut`, `linkbench payload`.
 
 mod cut;
+mod payload;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -20,11 +21,17 @@ enum What {
         #[arg(long, value_delimiter = ',', default_value = "1.5,5,10")]
         seconds: Vec<f64>,
         /// Percentages of packets lost for half a minute.
-        #[arg(long, value_delimiter = ',', default_value = "")]
+        #[arg(long, value_delimiter = ',')]
         loss: Vec<u8>,
         /// How often each is done.
         #[arg(long, default_value_t = 3)]
         repeat: u32,
+    },
+    /// What a MiB of payload costs with each compression and checksum: bytes on the network and CPU time.
+    Payload {
+        /// MiB sent for each row.
+        #[arg(long, default_value_t = 256)]
+        mib: u32,
     },
 }
 
@@ -35,5 +42,6 @@ fn main() -> Result<()> {
             loss,
             repeat,
         } => cut::run(&seconds, &loss, repeat),
+        What::Payload { mib } => payload::run(mib),
     }
 }

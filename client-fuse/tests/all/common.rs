@@ -80,6 +80,7 @@ impl Cluster {
             soft: None,
             connect_timeout: Duration::from_secs(10),
             read_ahead_age: Duration::from_millis(100),
+            wire: Wire::default(),
         }
     }
 
@@ -100,6 +101,7 @@ impl Cluster {
             cluster: CLUSTER,
             secret: secret(),
             flags,
+            wire: Wire::default(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, told) = oneshot::channel();

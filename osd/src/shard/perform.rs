@@ -164,7 +164,7 @@ impl Shard {
 fn to_link(payload: osd_core::Payload) -> link::Payload {
     link::Payload {
         bytes: payload.bytes,
-        crc32c: payload.crc32c,
+        crc32c: Some(payload.crc32c),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The calling end: one stream to one service of one server, connected again by itself.
 
 mod drive;
+mod hand_over;
 mod state;
+mod turns;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::encoding::{self, Packed};
 use super::error::CallError;
 use super::identity::{Identity, ServiceKind};
 use super::limits::{LinkOptions, MESSAGE_BYTES_MAX};
@@ -105,13 +108,15 @@ impl Link {
         options: LinkOptions,
         listener: Arc<dyn Listener>,
     ) -> Arc<Self> {
+        let mut state = State::default();
+        state.agreed = identity.wire.get().agreed();
         let shared = Arc::new(Shared {
             identity,
             service,
             address,
             options,
             listener,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             wanted: Notify::new(),
             earlier: Notify::new(),
         });
@@ -181,6 +186,7 @@ impl Link {
             return on_reply(Err(CallError::Fault(oversized(size))));
         }
         let deadline = Instant::now() + timeout;
+        let payload = self.shared.pack(payload);
         let mut state = lock(&self.shared.state);
         if let Err(error) = state.admit(size, &self.shared) {
             drop(state);
@@ -223,6 +229,7 @@ impl Link {
         if size > MESSAGE_BYTES_MAX {
             return false;
         }
+        let payload = self.shared.pack(payload);
         let mut state = lock(&self.shared.state);
         if matches!(state.phase, Phase::Resting) || state.admit(size, &self.shared).is_err() {
             return false;
@@ -273,6 +280,15 @@ impl Drop for Link {
 }
 
 impl Shared {
+    /// Makes a payload what the connection's ends agreed on. Not under the link's lock.
+    fn pack(&self, payload: Payload) -> Packed {
+        if payload.is_empty() {
+            return Packed::default();
+        }
+        let agreed = lock(&self.state).agreed;
+        encoding::pack(payload, agreed)
+    }
+
     fn closed_text(&self) -> String {
         format!("the link to {} was closed", self.address)
     }
@@ -285,7 +301,7 @@ impl Shared {
                 return;
             }
             state.phase = phase;
-            state.generation += 1;
+            state.turns.end_all();
             (state.take_pending(), state.outbox.clear())
         };
         wake(waker);

@@ -11,8 +11,10 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use types::{ClusterId, Secret};
 
+use super::encoding::Agreed;
 use super::identity::{Caller, Identity, ServiceKind};
 use super::limits::PROTOCOL_VERSION;
+use super::options::{Checksum, Compression};
 use super::refusals::{Reason, Refused};
 
 const CLUSTER: &str = "oxfs-cluster";
@@ -21,10 +23,28 @@ const ROLE: &str = "oxfs-role";
 const ID: &str = "oxfs-id";
 const SERVICE: &str = "oxfs-service";
 const NONCE: &str = "oxfs-nonce";
+const COMPRESSION: &str = "oxfs-compression";
+const CHECKSUM: &str = "oxfs-checksum";
 const AUTH: &str = "oxfs-auth";
 
+/// What the caller's signature covers.
+const SIGNED: [&str; 8] = [
+    CLUSTER,
+    VERSION,
+    ROLE,
+    ID,
+    SERVICE,
+    NONCE,
+    COMPRESSION,
+    CHECKSUM,
+];
+
 /// What the caller sends, and the nonce to check the answer with.
-pub(crate) fn greeting(identity: &Identity, service: ServiceKind) -> (MetadataMap, String) {
+pub(crate) fn greeting(
+    identity: &Identity,
+    service: ServiceKind,
+    agreed: Agreed,
+) -> (MetadataMap, String) {
     let nonce = format!("{:032x}", rand::random::<u128>());
     let fields = [
         (CLUSTER, identity.cluster.to_string()),
@@ -33,20 +53,42 @@ pub(crate) fn greeting(identity: &Identity, service: ServiceKind) -> (MetadataMa
         (ID, identity.id.to_string()),
         (SERVICE, service.name().to_owned()),
         (NONCE, nonce.clone()),
+        (COMPRESSION, agreed.compression.to_string()),
+        (CHECKSUM, agreed.checksum.to_string()),
     ];
     let mut metadata = MetadataMap::new();
-    let mut signed = String::from("call");
     for (key, value) in fields {
-        signed.push('\n');
-        signed.push_str(&value);
         insert(&mut metadata, key, &value);
     }
-    insert(
-        &mut metadata,
-        AUTH,
-        &hex(&identity.secret.sign(signed.as_bytes())),
-    );
+    sign(&mut metadata, &identity.secret);
     (metadata, nonce)
+}
+
+/// Signs a greeting.
+pub(super) fn sign(metadata: &mut MetadataMap, secret: &Secret) {
+    // A field that is missing is refused for that, whatever the signature says.
+    let text = call_text(metadata).unwrap_or_default();
+    insert(metadata, AUTH, &hex(&secret.sign(text.as_bytes())));
+}
+
+/// All fields of a greeting that are signed.
+fn call_text(metadata: &MetadataMap) -> Result<String, Refused> {
+    let mut text = String::from("call");
+    for key in SIGNED {
+        text.push('\n');
+        text.push_str(field(metadata, key)?);
+    }
+    Ok(text)
+}
+
+/// A caller that may come in.
+pub(crate) struct Admitted {
+    pub(crate) caller: Caller,
+    pub(crate) service: ServiceKind,
+    /// What payloads look like, in both directions.
+    pub(crate) agreed: Agreed,
+    /// What the caller is told.
+    pub(crate) answer: MetadataMap,
 }
 
 /// Checks a greeting at the server and gives the caller, the service it wants and our answer.
@@ -54,7 +96,7 @@ pub(crate) fn admit(
     metadata: &MetadataMap,
     address: Option<SocketAddr>,
     me: &Identity,
-) -> Result<(Caller, ServiceKind, MetadataMap), Refused> {
+) -> Result<Admitted, Refused> {
     let version = field(metadata, VERSION)?;
     if version != PROTOCOL_VERSION.to_string() {
         let text = format!(
@@ -73,12 +115,7 @@ pub(crate) fn admit(
         );
         return Err(Refused::new(Reason::Cluster, text));
     }
-    let keys = [CLUSTER, VERSION, ROLE, ID, SERVICE, NONCE];
-    let mut signed = String::from("call");
-    for key in keys {
-        signed.push('\n');
-        signed.push_str(field(metadata, key)?);
-    }
+    let signed = call_text(metadata)?;
     if !verify(&me.secret, signed.as_bytes(), field(metadata, AUTH)?) {
         let text = format!(
             "the caller does not know the secret of cluster {}; \
@@ -100,15 +137,31 @@ pub(crate) fn admit(
         );
         return Err(Refused::new(Reason::Service, text));
     }
+    let agreed = Agreed {
+        compression: option(metadata, COMPRESSION, "compression", &Compression::ALL, me)?,
+        checksum: option(metadata, CHECKSUM, "checksum", &Checksum::ALL, me)?,
+    };
     let mut answer = MetadataMap::new();
-    let proof = me.secret.sign(&answer_text(field(metadata, NONCE)?));
+    let proof = me
+        .secret
+        .sign(&answer_text(field(metadata, NONCE)?, agreed));
     insert(&mut answer, AUTH, &hex(&proof));
-    Ok((caller, service, answer))
+    Ok(Admitted {
+        caller,
+        service,
+        agreed,
+        answer,
+    })
 }
 
 /// Whether the server's answer proves that it knows the secret.
-pub(crate) fn is_answer(metadata: &MetadataMap, nonce: &str, secret: &Secret) -> bool {
-    field(metadata, AUTH).is_ok_and(|tag| verify(secret, &answer_text(nonce), tag))
+pub(crate) fn is_answer(
+    metadata: &MetadataMap,
+    nonce: &str,
+    agreed: Agreed,
+    secret: &Secret,
+) -> bool {
+    field(metadata, AUTH).is_ok_and(|tag| verify(secret, &answer_text(nonce, agreed), tag))
 }
 
 /// Whether a server's status is a refusal that repeating does not change.
@@ -119,8 +172,35 @@ pub(crate) fn is_refusal(status: &Status) -> bool {
     )
 }
 
-fn answer_text(nonce: &str) -> Vec<u8> {
-    format!("answer\n{nonce}").into_bytes()
+/// The nonce, and what was agreed on.
+fn answer_text(nonce: &str, agreed: Agreed) -> Vec<u8> {
+    let Agreed {
+        compression,
+        checksum,
+    } = agreed;
+    format!("answer\n{nonce}\n{compression}\n{checksum}").into_bytes()
+}
+
+/// A wire option that the caller wants.
+fn option<T: std::str::FromStr + std::fmt::Display>(
+    metadata: &MetadataMap,
+    key: &str,
+    name: &str,
+    known: &[T],
+    me: &Identity,
+) -> Result<T, Refused> {
+    let wanted = field(metadata, key)?;
+    wanted.parse().map_err(|_| {
+        let known: Vec<String> = known.iter().map(T::to_string).collect();
+        let text = format!(
+            "the caller wants the {name} {wanted:?}, {} {} knows {}; change `wire.{name}` in the \
+             caller's configuration, or run the same release on both",
+            me.role,
+            me.id,
+            known.join(", ")
+        );
+        Refused::new(Reason::Option, text)
+    })
 }
 
 fn insert(metadata: &mut MetadataMap, key: &'static str, value: &str) {

@@ -39,6 +39,15 @@ impl ServiceKind {
         }
     }
 
+    /// Whether its messages carry payloads.
+    #[must_use]
+    pub const fn has_payloads(self) -> bool {
+        match self {
+            Self::Osd | Self::Peer | Self::Raft => true,
+            Self::Mrc | Self::Lease => false,
+        }
+    }
+
     /// Whether processes of `role` may use the service.
     #[must_use]
     pub const fn admits(self, role: Role) -> bool {

@@ -3,14 +3,32 @@
 use std::time::Duration;
 
 /// Version of the messages. Both ends must have the same one; there is no older one to speak yet.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Largest body and payload of a message together: 4 MiB of file bytes, the largest read or write
 /// that is sent as one, and room for everything around them.
 pub const MESSAGE_BYTES_MAX: usize = 5 << 20;
 
-/// What a message takes besides its body and payload, at most: five field headers.
-pub(crate) const MESSAGE_OVERHEAD_BYTES: usize = 64;
+/// What a message takes besides its body and payload, at most: eight field headers and a SHA-256.
+pub(crate) const MESSAGE_OVERHEAD_BYTES: usize = 96;
+
+/// Smaller payloads are not compressed. 1 KiB: those fit into one packet in any case.
+pub(crate) const COMPRESS_BYTES_MIN: usize = 1024;
+
+/// Grain in which zeros are looked for. 512: a sector; a run costs 8 bytes.
+pub(crate) const HOLE_BLOCK_BYTES: usize = 512;
+
+/// Zstandard's level. 1: the next ones cost twice the time for a few percent.
+pub(crate) const ZSTD_LEVEL: i32 = 1;
+
+/// How long requests are held back so that those before them are answered, when a connection is
+/// replaced by one with other options. 500 ms: many times what answers take; those that take
+/// longer are waited for in the background.
+pub(crate) const HAND_OVER_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often a connection that was replaced is looked at, and how long its end may take after its last
+/// answer. 1 s: nobody waits for it.
+pub(crate) const RETIRED_LOOK: Duration = Duration::from_secs(1);
 
 /// Frames are filled up to this size; beyond it larger frames save nothing and delay the first
 /// message in them. A larger message travels alone.

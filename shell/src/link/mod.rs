@@ -12,6 +12,7 @@
 mod client;
 pub(crate) mod codec;
 mod dial;
+mod encoding;
 mod error;
 mod handshake;
 mod identity;
@@ -28,7 +29,7 @@ pub use client::{Link, Listener};
 pub use error::{CallError, LinkError};
 pub use identity::{Caller, Identity, Role, ServiceKind};
 pub use limits::{LinkOptions, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, RESUME_MAX};
-pub use options::{Wire, WireError, WireOptions};
+pub use options::{Checksum, Compression, Wire, WireError, WireOptions};
 pub use payload::Payload;
 pub use refusals::{Reason, Refusals};
 pub use server::{Connection, Handler, Responder, Server};

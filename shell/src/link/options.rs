@@ -1,16 +1,87 @@
 //! What an operator chooses about links: the table `[wire]` of every process's configuration.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::watch;
 
+use super::encoding::Agreed;
+
+/// What payloads are compressed with.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Nothing.
+    #[default]
+    None,
+    /// Runs of zeros are not sent.
+    Hole,
+    /// LZ4 blocks.
+    Lz4,
+    /// Zstandard at its fastest regular level (RFC 8878).
+    Zstd,
+}
+
+/// What payloads are checked with when they arrive.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checksum {
+    /// CRC-32C, from the bytes' first owner to where they are used.
+    #[default]
+    Crc32c,
+    /// SHA-256 of what travels, besides.
+    Sha256,
+    /// Nothing.
+    None,
+}
+
+macro_rules! words {
+    ($kind:ident: $($value:ident = $word:literal),+) => {
+        impl $kind {
+            /// All of them.
+            pub const ALL: [Self; [$($word),+].len()] = [$(Self::$value),+];
+
+            /// As in configurations and on the wire.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$value => $word),+
+                }
+            }
+        }
+
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl FromStr for $kind {
+            type Err = ();
+
+            fn from_str(text: &str) -> Result<Self, ()> {
+                Self::ALL.into_iter().find(|it| it.name() == text).ok_or(())
+            }
+        }
+    };
+}
+
+words!(Compression: None = "none", Hole = "hole", Lz4 = "lz4", Zstd = "zstd");
+words!(Checksum: Crc32c = "crc32c", Sha256 = "sha256", None = "none");
+
 /// How the links that this process opens behave. Unknown keys are refused.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WireOptions {
+    /// What payloads are compressed with, in both directions; those of less than 1 KiB never are,
+    /// nor those that would grow. Default `none`: a local network is faster than any compressor.
+    pub compression: Compression,
+    /// What payloads are checked with, in both directions. Default `crc32c`: costs nearly nothing.
+    pub checksum: Checksum,
     /// Address of this machine that connections are made from. Default: what the system's routes
     /// choose.
     pub source_address: Option<IpAddr>,
@@ -37,6 +108,8 @@ pub struct WireOptions {
 impl Default for WireOptions {
     fn default() -> Self {
         Self {
+            compression: Compression::None,
+            checksum: Checksum::Crc32c,
             source_address: None,
             keepalive_ms: 1000,
             keepalive_timeout_ms: 5000,
@@ -99,6 +172,27 @@ impl WireOptions {
         Ok(())
     }
 
+    /// What is told to the other end.
+    pub(crate) const fn agreed(&self) -> Agreed {
+        Agreed {
+            compression: self.compression,
+            checksum: self.checksum,
+        }
+    }
+
+    /// Whether a connection made with these options differs from one made with `other`.
+    pub(crate) fn makes_another_connection(&self, other: &Self, has_payloads: bool) -> bool {
+        let mut other = other.clone();
+        // These are looked at when a connection is made.
+        other.dial_timeout_ms = self.dial_timeout_ms;
+        other.connect_timeout_ms = self.connect_timeout_ms;
+        if !has_payloads {
+            other.compression = self.compression;
+            other.checksum = self.checksum;
+        }
+        *self != other
+    }
+
     pub(crate) const fn keepalive(&self) -> Duration {
         Duration::from_millis(self.keepalive_ms)
     }
@@ -120,7 +214,7 @@ impl WireOptions {
     }
 }
 
-/// The wire options of a process, shared by all its links.
+/// The wire options of a process, shared by all its links and by all clones.
 #[derive(Clone, Debug)]
 pub struct Wire(Arc<watch::Sender<WireOptions>>);
 
@@ -141,6 +235,33 @@ impl Wire {
     #[must_use]
     pub fn get(&self) -> WireOptions {
         self.0.borrow().clone()
+    }
+
+    /// Changes them. Links whose connection they concern make a new one, and leave the old one when
+    /// its requests are answered.
+    pub fn set(&self, options: WireOptions) {
+        self.0.send_if_modified(|current| {
+            let changed = *current != options;
+            *current = options;
+            changed
+        });
+    }
+
+    /// Hears of changes.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<WireOptions> {
+        self.0.subscribe()
+    }
+}
+
+impl<'de> Deserialize<'de> for Wire {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        WireOptions::deserialize(deserializer).map(Self::new)
+    }
+}
+
+impl Serialize for Wire {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.get().serialize(serializer)
     }
 }
 

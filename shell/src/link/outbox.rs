@@ -27,6 +27,12 @@ impl Outbox {
         self.bytes
     }
 
+    /// Id of the oldest request that waits.
+    pub(crate) fn first_request(&self) -> Option<u64> {
+        let mut ids = self.messages.iter().map(|message| message.request_id);
+        ids.find(|id| *id != 0)
+    }
+
     /// Appends a message. The returned waker, if any, must be woken after unlocking.
     #[must_use]
     pub(crate) fn push(&mut self, message: Message) -> Option<Waker> {

@@ -19,6 +19,8 @@ pub enum Reason {
     Service,
     /// It does not say what every caller says.
     Greeting,
+    /// It wants a compression or checksum that this server does not know.
+    Option,
 }
 
 /// A caller that is turned away: why, and what it is told.
@@ -45,6 +47,7 @@ pub struct Refusals {
     secret: AtomicU64,
     service: AtomicU64,
     greeting: AtomicU64,
+    option: AtomicU64,
 }
 
 impl Refusals {
@@ -67,6 +70,7 @@ impl Refusals {
             ("secret", Reason::Secret),
             ("service", Reason::Service),
             ("greeting", Reason::Greeting),
+            ("option", Reason::Option),
         ];
         reasons
             .map(|(name, reason)| {
@@ -84,6 +88,7 @@ impl Refusals {
             Reason::Secret => &self.secret,
             Reason::Service => &self.service,
             Reason::Greeting => &self.greeting,
+            Reason::Option => &self.option,
         }
     }
 }

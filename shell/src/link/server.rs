@@ -1,7 +1,9 @@
 //! The called end: accepts streams, hands requests to handlers, sends their answers.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,6 +20,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use types::Fault;
 
 use super::dial::end_when_cut;
+use super::encoding::{self, Agreed, Packed};
 use super::error::LinkError;
 use super::handshake;
 use super::identity::{Caller, Identity, ServiceKind};
@@ -26,10 +29,11 @@ use super::limits::{
     SERVER_IN_PROGRESS_MAX, SERVER_QUEUE_BYTES_MAX, SHUTDOWN_GRACE, STREAM_WINDOW_BYTES,
 };
 use super::lock;
+use super::options::Wire;
 use super::outbox::Outbox;
 use super::payload::Payload;
 use super::refusals::{Reason, Refusals};
-use super::wire::link_server::{Link as Wire, LinkServer};
+use super::wire::link_server::{Link as Exchange, LinkServer};
 
 /// What a service does with the messages of its callers.
 pub trait Handler: Send + Sync + 'static {
@@ -57,6 +61,7 @@ pub trait Handler: Send + Sync + 'static {
 pub struct Connection {
     caller: Caller,
     service: ServiceKind,
+    pub(super) agreed: Agreed,
     sending: Mutex<Sending>,
     in_progress: AtomicUsize,
     gone: Notify,
@@ -90,6 +95,7 @@ impl Connection {
         if body.len() + payload.bytes.len() > MESSAGE_BYTES_MAX {
             return false;
         }
+        let payload = encoding::pack(payload, self.agreed);
         self.enqueue(message(0, Kind::Push, body, payload))
     }
 
@@ -174,6 +180,7 @@ impl Responder {
     fn answer(&mut self, kind: Kind, body: Bytes, payload: Payload) {
         if let Some(connection) = self.connection.take() {
             connection.in_progress.fetch_sub(1, Ordering::Relaxed);
+            let payload = encoding::pack(payload, connection.agreed);
             connection.enqueue(message(self.request_id, kind, body, payload));
         }
     }
@@ -241,9 +248,10 @@ impl Server {
     ) -> Result<(), LinkError> {
         let options = self.identity.wire.get();
         end_when_cut(&listener, options.network_timeout())?;
+        let socket = listener.as_fd().try_clone_to_owned()?;
         let (stop, stopped) = watch::channel(false);
         let door = Door {
-            identity: self.identity,
+            identity: self.identity.clone(),
             handlers: self.handlers,
             refusals: self.refusals,
             stopped,
@@ -266,12 +274,27 @@ impl Server {
         tokio::select! {
             result = &mut serving => return Ok(result?),
             () = shutdown => {}
+            never = follow(&self.identity.wire, socket) => match never {},
         }
         let _ = stop.send(true);
         // A caller that does not close its end must not keep us from stopping.
         match tokio::time::timeout(SHUTDOWN_GRACE, serving).await {
             Ok(result) => Ok(result?),
             Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Has connections that are accepted later end as the wire options say then.
+async fn follow(wire: &Wire, socket: OwnedFd) -> Infallible {
+    let mut changes = wire.subscribe();
+    loop {
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        let timeout = changes.borrow_and_update().network_timeout();
+        if let Err(error) = end_when_cut(&socket, timeout) {
+            tracing::warn!(%error, "the listening socket keeps its `wire.network_timeout_ms`");
         }
     }
 }
@@ -285,7 +308,7 @@ struct Door {
 }
 
 #[tonic::async_trait]
-impl Wire for Door {
+impl Exchange for Door {
     type ExchangeStream = Outgoing;
 
     async fn exchange(
@@ -294,12 +317,13 @@ impl Wire for Door {
     ) -> Result<Response<Outgoing>, Status> {
         let address = request.remote_addr();
         let admitted = handshake::admit(request.metadata(), address, &self.identity);
-        let (caller, service, answer) = admitted.map_err(|refused| {
+        let admitted = admitted.map_err(|refused| {
             self.refusals.count(refused.reason);
             let reason = refused.status.message();
             tracing::warn!(?address, reason, "refused a connection");
             refused.status
         })?;
+        let (caller, service) = (admitted.caller, admitted.service);
         let handler = self
             .handlers
             .iter()
@@ -315,6 +339,7 @@ impl Wire for Door {
         let connection = Arc::new(Connection {
             caller,
             service,
+            agreed: admitted.agreed,
             sending: Mutex::default(),
             in_progress: AtomicUsize::new(0),
             gone: Notify::new(),
@@ -326,7 +351,7 @@ impl Wire for Door {
         };
         tokio::spawn(reader.run(request.into_inner(), self.stopped.clone()));
         let mut response = Response::new(Outgoing { connection });
-        *response.metadata_mut() = answer;
+        *response.metadata_mut() = admitted.answer;
         Ok(response)
     }
 }
@@ -381,12 +406,9 @@ impl Reader {
         wake(waker);
     }
 
-    fn deliver(&self, message: Message) {
+    fn deliver(&self, mut message: Message) {
         let kind = message.kind();
-        let payload = Payload {
-            bytes: message.payload,
-            crc32c: message.payload_crc32c,
-        };
+        let unpacked = encoding::unpack(&mut message, self.connection.agreed);
         match kind {
             Kind::Request => {
                 let earlier = self.connection.in_progress.fetch_add(1, Ordering::Relaxed);
@@ -395,15 +417,22 @@ impl Reader {
                     request_id: message.request_id,
                 };
                 if earlier >= SERVER_IN_PROGRESS_MAX {
-                    responder.fault(Fault::retry(format!(
+                    return responder.fault(Fault::retry(format!(
                         "{earlier} requests of this caller are unanswered; send fewer at once"
                     )));
-                } else {
-                    self.handler
-                        .request(&self.connection, message.body, payload, responder);
+                }
+                match unpacked {
+                    Ok(payload) => {
+                        let from = &self.connection;
+                        self.handler.request(from, message.body, payload, responder);
+                    }
+                    Err(fault) => responder.fault(fault),
                 }
             }
-            Kind::Push => self.handler.push(&self.connection, message.body, payload),
+            Kind::Push => match unpacked {
+                Ok(payload) => self.handler.push(&self.connection, message.body, payload),
+                Err(fault) => tracing::warn!(reason = fault.message, "lost a message"),
+            },
             Kind::Response | Kind::Fault | Kind::Unspecified => {
                 tracing::debug!(?kind, "ignored a message that no caller sends");
             }
@@ -457,14 +486,15 @@ pub(crate) fn oversized(size_bytes: usize) -> Fault {
     )
 }
 
-pub(crate) fn message(request_id: u64, kind: Kind, body: Bytes, payload: Payload) -> Message {
-    Message {
+pub(crate) fn message(request_id: u64, kind: Kind, body: Bytes, payload: Packed) -> Message {
+    let mut message = Message {
         request_id,
         kind: kind.into(),
         body,
-        payload: payload.bytes,
-        payload_crc32c: payload.crc32c,
-    }
+        ..Message::default()
+    };
+    payload.into_message(&mut message);
+    message
 }
 
 fn fault_body(fault: &Fault) -> Bytes {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
-use proto::link::{Frame, Kind};
+use proto::link::{Frame, Kind, Message};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_stream::Stream;
@@ -20,6 +20,7 @@ use tonic::transport::Endpoint;
 use tonic::{Request, Status, Streaming};
 
 use super::super::dial::dial;
+use super::super::encoding::{self, Agreed};
 use super::super::error::CallError;
 use super::super::handshake;
 use super::super::limits::{
@@ -28,14 +29,15 @@ use super::super::limits::{
 };
 use super::super::lock;
 use super::super::options::WireOptions;
-use super::super::payload::Payload;
 use super::super::server::wake;
 use super::super::wire::link_client::LinkClient;
+use super::hand_over::use_connection;
 use super::state::Phase;
+use super::turns::Turn;
 use super::{OnReply, Shared, guarded};
 
 /// Why there is no connection.
-enum Failure {
+pub(super) enum Failure {
     /// For now.
     Unreachable(String),
     /// Until an operator changes something.
@@ -46,13 +48,14 @@ enum Failure {
 pub(super) async fn connect_forever(shared: Arc<Shared>) {
     shared.wanted.notified().await;
     let mut pause = shared.options.backoff_min;
+    let mut changes = shared.identity.wire.subscribe();
     loop {
         lock(&shared.state).enter(Phase::Connecting);
         let begun = Instant::now();
         let failure = match connect(&shared).await {
-            Ok(inbound) => {
+            Ok(connection) => {
                 let since = Instant::now();
-                let reason = read(&shared, inbound).await;
+                let reason = use_connection(&shared, connection, &mut changes).await;
                 if since.elapsed() >= STABLE_AFTER {
                     pause = shared.options.backoff_min;
                 }
@@ -84,11 +87,20 @@ pub(super) async fn connect_forever(shared: Arc<Shared>) {
     }
 }
 
-async fn connect(shared: &Arc<Shared>) -> Result<Streaming<Frame>, Failure> {
+/// A connection whose server has proved itself.
+pub(super) struct Connected {
+    pub(super) inbound: Streaming<Frame>,
+    /// Its number among the link's streams.
+    pub(super) stream: u64,
+    /// What it was made with.
+    pub(super) options: WireOptions,
+}
+
+pub(super) async fn connect(shared: &Arc<Shared>) -> Result<Connected, Failure> {
     let address = &shared.address;
     let options = shared.identity.wire.get();
     let limit = options.connect_timeout();
-    match tokio::time::timeout(limit, handshake(shared, &options)).await {
+    match tokio::time::timeout(limit, handshake(shared, options)).await {
         Ok(result) => result,
         Err(_) => Err(Failure::Unreachable(format!(
             "{address} did not answer within {} ms",
@@ -97,10 +109,7 @@ async fn connect(shared: &Arc<Shared>) -> Result<Streaming<Frame>, Failure> {
     }
 }
 
-async fn handshake(
-    shared: &Arc<Shared>,
-    options: &WireOptions,
-) -> Result<Streaming<Frame>, Failure> {
+async fn handshake(shared: &Arc<Shared>, options: WireOptions) -> Result<Connected, Failure> {
     let address = &shared.address;
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|_| Failure::Refused(format!("{address:?} is no address; write HOST:PORT")))?
@@ -113,7 +122,7 @@ async fn handshake(
     let unreachable = |error: &(dyn std::error::Error + 'static)| {
         Failure::Unreachable(format!("can't connect to {address}: {}", root_of(error)))
     };
-    let stream = dial(address, options)
+    let stream = dial(address, &options)
         .await
         .map_err(|error| unreachable(&error))?;
     let channel = endpoint
@@ -123,24 +132,34 @@ async fn handshake(
     let mut client = LinkClient::new(channel)
         .max_decoding_message_size(FRAME_DECODE_BYTES_MAX)
         .max_encoding_message_size(FRAME_DECODE_BYTES_MAX);
-    let (greeting, nonce) = handshake::greeting(&shared.identity, shared.service);
-    let generation = lock(&shared.state).generation;
+    let agreed = options.agreed();
+    let (greeting, nonce) = handshake::greeting(&shared.identity, shared.service, agreed);
+    // Nothing is said to a server that has not proved itself yet: the stream waits for its turn.
+    let stream = lock(&shared.state).turns.next();
     let mut request = Request::new(Outgoing {
         shared: shared.clone(),
-        generation,
-        admitted: false,
+        stream,
     });
     *request.metadata_mut() = greeting;
     let response = client
         .exchange(request)
         .await
         .map_err(|status| failure_of(address, &status))?;
-    check_answer(shared, response.metadata(), &nonce)?;
-    Ok(response.into_inner())
+    check_answer(shared, response.metadata(), &nonce, agreed)?;
+    Ok(Connected {
+        inbound: response.into_inner(),
+        stream,
+        options,
+    })
 }
 
-fn check_answer(shared: &Shared, answer: &MetadataMap, nonce: &str) -> Result<(), Failure> {
-    if handshake::is_answer(answer, nonce, &shared.identity.secret) {
+fn check_answer(
+    shared: &Shared,
+    answer: &MetadataMap,
+    nonce: &str,
+    agreed: Agreed,
+) -> Result<(), Failure> {
+    if handshake::is_answer(answer, nonce, agreed, &shared.identity.secret) {
         return Ok(());
     }
     Err(Failure::Refused(format!(
@@ -150,14 +169,7 @@ fn check_answer(shared: &Shared, answer: &MetadataMap, nonce: &str) -> Result<()
 }
 
 /// Reads until the connection ends, and says why it did.
-async fn read(shared: &Arc<Shared>, mut inbound: Streaming<Frame>) -> String {
-    let waker = {
-        let mut state = lock(&shared.state);
-        state.enter(Phase::Connected);
-        state.outbox.take_waker()
-    };
-    wake(waker);
-    guarded(|| shared.listener.connected());
+pub(super) async fn read(shared: &Arc<Shared>, inbound: &mut Streaming<Frame>) -> String {
     let address = &shared.address;
     loop {
         match inbound.message().await {
@@ -170,31 +182,35 @@ async fn read(shared: &Arc<Shared>, mut inbound: Streaming<Frame>) -> String {
     }
 }
 
-fn receive(shared: &Arc<Shared>, frame: Frame) {
+pub(super) fn receive(shared: &Arc<Shared>, frame: Frame) {
     // One lock for all replies of the frame; what their owners send next leaves together.
-    let mut replies: Vec<(Option<OnReply>, Kind, Bytes, Payload)> =
-        Vec::with_capacity(frame.messages.len());
-    {
+    let mut replies: Vec<(Option<OnReply>, Message)> = Vec::with_capacity(frame.messages.len());
+    let agreed = {
         let mut state = lock(&shared.state);
         state.outbox.cork();
         for message in frame.messages {
-            let kind = message.kind();
-            let owner = match kind {
+            let owner = match message.kind() {
                 Kind::Response | Kind::Fault => state.answered(message.request_id),
                 Kind::Push | Kind::Request | Kind::Unspecified => None,
             };
-            let payload = Payload {
-                bytes: message.payload,
-                crc32c: message.payload_crc32c,
-            };
-            replies.push((owner, kind, message.body, payload));
+            replies.push((owner, message));
         }
-    }
-    for (owner, kind, body, payload) in replies {
-        match (owner, kind) {
-            (Some(on_reply), Kind::Response) => guarded(|| on_reply(Ok((body, payload)))),
-            (Some(on_reply), _) => guarded(|| on_reply(Err(CallError::Fault(fault_of(&body))))),
-            (None, Kind::Push) => guarded(|| shared.listener.push(body, payload)),
+        state.agreed
+    };
+    for (owner, mut message) in replies {
+        match (owner, message.kind()) {
+            (Some(on_reply), Kind::Response) => {
+                let unpacked = encoding::unpack(&mut message, agreed);
+                let reply = unpacked.map(|payload| (message.body, payload));
+                guarded(|| on_reply(reply.map_err(CallError::Fault)));
+            }
+            (Some(on_reply), _) => {
+                guarded(|| on_reply(Err(CallError::Fault(fault_of(&message.body)))));
+            }
+            (None, Kind::Push) => match encoding::unpack(&mut message, agreed) {
+                Ok(payload) => guarded(|| shared.listener.push(message.body, payload)),
+                Err(fault) => tracing::warn!(reason = fault.message, "lost a message"),
+            },
             // The request's time was over before.
             (None, _) => {}
         }
@@ -276,29 +292,25 @@ fn root_of(error: &(dyn std::error::Error + 'static)) -> String {
 /// What leaves through one connection.
 struct Outgoing {
     shared: Arc<Shared>,
-    generation: u64,
-    /// The server's answer was checked.
-    admitted: bool,
+    stream: u64,
 }
 
 impl Stream for Outgoing {
     type Item = Frame;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Frame>> {
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Frame>> {
         let shared = self.shared.clone();
         let mut state = lock(&shared.state);
-        if state.generation != self.generation {
-            return Poll::Ready(None);
-        }
-        // Nothing is said to a server that has not proved itself yet.
-        self.admitted |= matches!(state.phase, Phase::Connected);
-        if !self.admitted {
-            state.outbox.keep_waker(context.waker());
-            return Poll::Pending;
-        }
-        match state.pack(context.waker()) {
-            Some(frame) => Poll::Ready(Some(frame)),
-            None => Poll::Pending,
+        match state.turns.of(self.stream) {
+            Turn::Over => Poll::Ready(None),
+            Turn::Wait => {
+                state.turns.wait(context.waker());
+                Poll::Pending
+            }
+            Turn::Send => match state.pack(context.waker()) {
+                Some(frame) => Poll::Ready(Some(frame)),
+                None => Poll::Pending,
+            },
         }
     }
 }

@@ -6,9 +6,11 @@ use std::hash::{BuildHasherDefault, Hasher};
 use proto::link::{Kind, Message};
 use tokio::time::Instant;
 
+use super::super::encoding::Agreed;
 use super::super::error::CallError;
 use super::super::limits::DEADLINE_GRAIN;
 use super::super::outbox::Outbox;
+use super::turns::Turns;
 use super::{OnReply, Shared};
 
 /// Where the link stands.
@@ -33,8 +35,10 @@ pub(super) enum Phase {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) phase: Phase,
-    /// Grows with every connection's end; a stream of an older one sends nothing.
-    pub(super) generation: u64,
+    /// Which stream may send.
+    pub(super) turns: Turns,
+    /// What payloads look like on the connection.
+    pub(super) agreed: Agreed,
     pub(super) outbox: Outbox,
     pending: HashMap<u64, Pending, BuildHasherDefault<CountHasher>>,
     last_id: u64,
@@ -109,6 +113,27 @@ impl State {
         outbox.pack(waker, |message: &Message| {
             message.kind() != Kind::Request || pending.contains_key(&message.request_id)
         })
+    }
+
+    /// Requests before this one have been sent; what waits to be sent does not go below it.
+    pub(super) fn first_unsent(&self) -> u64 {
+        let first = self.outbox.first_request();
+        first.unwrap_or(self.last_id + 1)
+    }
+
+    /// Whether requests before this one wait for their answers.
+    pub(super) fn waits_before(&self, id: u64) -> bool {
+        self.pending.keys().any(|waiting| *waiting < id)
+    }
+
+    /// Takes the requests before this one, oldest first.
+    pub(super) fn take_before(&mut self, id: u64) -> Vec<OnReply> {
+        let mut before: Vec<u64> = self.pending.keys().copied().filter(|it| *it < id).collect();
+        before.sort_unstable();
+        before
+            .into_iter()
+            .filter_map(|id| self.answered(id))
+            .collect()
     }
 
     pub(super) fn messages(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! Links over loopback.
 
 mod behaviour;
+mod options;
 mod refusals;
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use types::{ClusterId, Fault, Secret};
 
+use super::encoding::Agreed;
 use super::*;
 
 /// Longer than anything here takes; a test that reaches it failed.

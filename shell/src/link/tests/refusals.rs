@@ -67,7 +67,8 @@ async fn missing_service_and_forbidden_role_are_refused() {
 
 /// Changes one field of a good greeting and checks it as the server does.
 fn refused_field(key: &'static str, value: &str) -> String {
-    let (mut metadata, _) = handshake::greeting(&identity(Role::Osd), ServiceKind::Osd);
+    let (mut metadata, _) =
+        handshake::greeting(&identity(Role::Osd), ServiceKind::Osd, Agreed::default());
     assert!(handshake::admit(&metadata, None, &identity(Role::Osd)).is_ok());
     metadata.insert(key, value.parse().unwrap());
     match handshake::admit(&metadata, None, &identity(Role::Osd)) {
@@ -83,6 +84,8 @@ fn every_field_of_the_greeting_is_signed() {
         ("oxfs-id", "4"),
         ("oxfs-service", "peer"),
         ("oxfs-nonce", "0"),
+        ("oxfs-compression", "lz4"),
+        ("oxfs-checksum", "none"),
         ("oxfs-auth", "00"),
         ("oxfs-auth", "zz"),
     ];
@@ -92,12 +95,37 @@ fn every_field_of_the_greeting_is_signed() {
     }
 }
 
+/// A greeting signed as its sender would, with a value that this release does not know.
+#[test]
+fn unknown_compression_and_checksum_are_refused_naming_the_known_ones() {
+    let me = identity(Role::Osd);
+    for (key, name, known) in [
+        ("oxfs-compression", "compression", "none, hole, lz4, zstd"),
+        ("oxfs-checksum", "checksum", "crc32c, sha256, none"),
+    ] {
+        let (mut metadata, _) = handshake::greeting(&me, ServiceKind::Osd, Agreed::default());
+        metadata.insert(
+            tonic::metadata::AsciiMetadataKey::from_static(key),
+            "rot13".parse().unwrap(),
+        );
+        handshake::sign(&mut metadata, &me.secret);
+
+        let refused = handshake::admit(&metadata, None, &me).err().unwrap();
+
+        assert_eq!(refused.reason, Reason::Option);
+        let text = refused.status.message();
+        assert!(text.contains(&format!("the {name} \"rot13\"")), "{text}");
+        assert!(text.contains(known), "{text}");
+        assert!(text.contains(&format!("`wire.{name}`")), "{text}");
+    }
+}
+
 #[test]
 fn another_version_is_refused_naming_both() {
     let why = refused_field("oxfs-version", "99");
 
     assert!(
-        why.contains("version 99") && why.contains("speaks 1"),
+        why.contains("version 99") && why.contains("speaks 2"),
         "{why}"
     );
 }
@@ -106,7 +134,9 @@ fn another_version_is_refused_naming_both() {
 fn greeting_without_a_field_is_refused() {
     let empty = tonic::metadata::MetadataMap::new();
 
-    let refused = handshake::admit(&empty, None, &identity(Role::Osd)).unwrap_err();
+    let refused = handshake::admit(&empty, None, &identity(Role::Osd))
+        .err()
+        .unwrap();
 
     assert_eq!(refused.reason, Reason::Greeting);
     let text = refused.status.message();
@@ -116,13 +146,22 @@ fn greeting_without_a_field_is_refused() {
 #[test]
 fn answer_must_be_signed_for_the_nonce() {
     let me = identity(Role::Osd);
-    let (metadata, nonce) = handshake::greeting(&me, ServiceKind::Osd);
-    let (_, _, answer) = handshake::admit(&metadata, None, &me).unwrap();
+    let agreed = Agreed {
+        compression: Compression::Zstd,
+        checksum: Checksum::Sha256,
+    };
+    let (metadata, nonce) = handshake::greeting(&me, ServiceKind::Osd, agreed);
+    let admitted = handshake::admit(&metadata, None, &me).ok().unwrap();
 
-    assert!(handshake::is_answer(&answer, &nonce, &me.secret));
-    assert!(!handshake::is_answer(&answer, "other", &me.secret));
+    assert_eq!(admitted.agreed, agreed);
+    let is_answer =
+        |nonce, agreed, secret| handshake::is_answer(&admitted.answer, nonce, agreed, secret);
     let other = Secret::from_bytes([2; 32]);
-    assert!(!handshake::is_answer(&answer, &nonce, &other));
+    assert!(is_answer(&nonce, agreed, &me.secret));
+    assert!(!is_answer("other", agreed, &me.secret));
+    assert!(!is_answer(&nonce, agreed, &other));
+    // A server that understood something else.
+    assert!(!is_answer(&nonce, Agreed::default(), &me.secret));
 }
 
 #[tokio::test]
@@ -278,7 +317,8 @@ async fn speak(server: &Running, frame: Vec<u8>) {
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.unwrap();
     let mut request = tonic::Request::new(tokio_stream::iter([frame]));
-    let (greeting, _) = handshake::greeting(&identity(Role::Mount), ServiceKind::Osd);
+    let (greeting, _) =
+        handshake::greeting(&identity(Role::Mount), ServiceKind::Osd, Agreed::default());
     *request.metadata_mut() = greeting;
     let path = http::uri::PathAndQuery::from_static("/oxfs.link.Link/Exchange");
     let response = client.streaming(request, path, Raw).await.unwrap();
