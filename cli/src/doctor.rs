@@ -23,7 +23,7 @@ struct Finding {
     object: Option<String>,
     /// One word: `holder`, `lease`, `no_quorum`, `quarantine`, `old_view`, `too_many_leases`,
     /// `stopping`, `activation`, `catch_up`, `quorum`, `no_leader`, `unreachable`, `silent`,
-    /// `degraded`.
+    /// `degraded`, `store_failed`.
     waits_for: String,
     /// Requests that wait.
     requests: u32,
@@ -178,7 +178,10 @@ fn of_osd(osd: &Osd, stats: &Answer, stalls: &Answer) -> Vec<Finding> {
             let server = format!("{server} at {}", osd.address);
             return vec![unreachable(server, error)];
         }
-        Ok(answer) => findings.extend(quarantine(&server, &answer.metrics)),
+        Ok(answer) => {
+            findings.extend(quarantine(&server, &answer.metrics));
+            findings.extend(failed_store(&server, &answer.metrics));
+        }
     }
     match stalls {
         Err(error) => findings.push(Finding {
@@ -206,6 +209,21 @@ fn quarantine(server: &str, metrics: &[osd::Metric]) -> Option<Finding> {
             "it started a moment ago and takes no part in leases for another {}",
             render::millis(metric.value)
         ),
+        ..Finding::default()
+    })
+}
+
+fn failed_store(server: &str, metrics: &[osd::Metric]) -> Option<Finding> {
+    metrics
+        .iter()
+        .find(|metric| metric.name == "oxfs_osd_store_failed" && metric.value > 0)?;
+    Some(Finding {
+        server: server.to_owned(),
+        waits_for: "store_failed".to_owned(),
+        text:
+            "a write to its disk failed, so it takes no changes: check the disk, then restart the \
+               server, which is brought up from the others"
+                .to_owned(),
         ..Finding::default()
     })
 }
@@ -318,6 +336,17 @@ mod tests {
         );
         assert_eq!(words(&of_osd(&osd, &quiet(), &Err(down()))), ["silent"]);
         assert_eq!(words(&of_osd(&osd, &fresh, &quiet())), ["quarantine"]);
+        for (value, expected) in [(0, &[][..]), (1, &["store_failed"][..])] {
+            let answer = Ok(osd::Response {
+                metrics: vec![osd::Metric {
+                    name: "oxfs_osd_store_failed".to_owned(),
+                    value,
+                    ..osd::Metric::default()
+                }],
+                ..osd::Response::default()
+            });
+            assert_eq!(words(&of_osd(&osd, &answer, &quiet())), expected);
+        }
         let findings = of_osd(&osd, &quiet(), &stalled);
         assert_eq!(findings[0].object.as_deref(), Some("1/42"));
         assert_eq!(findings[0].holder, Some(3));

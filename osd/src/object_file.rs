@@ -198,7 +198,9 @@ impl ObjectFile {
         }
         self.bound_tables()?;
         let blocks = blocks_of(offset, end - offset, BLOCK_BYTES);
-        let data = self.read_blocks(blocks.start, (blocks.end - blocks.start) as usize)?;
+        let data = self
+            .read_blocks(blocks.start, (blocks.end - blocks.start) as usize)
+            .map_err(|error| self.unreadable(blocks.clone(), error))?;
         for (block, bytes) in (blocks.start..).zip(data.chunks(BLOCK)) {
             if block_sum(0, bytes) != self.sum(block)? {
                 return Err(FileError::Damaged { block });
@@ -348,7 +350,9 @@ impl ObjectFile {
         }
         self.bound_tables()?;
         self.note(block..block + 1)?;
-        let data = self.read_blocks(block, 1)?;
+        let Ok(data) = self.read_blocks(block, 1) else {
+            return Ok(false);
+        };
         self.set_sum(block, block_sum(0, &data))?;
         Ok(true)
     }
@@ -414,6 +418,23 @@ impl ObjectFile {
         }
         self.tables.cut(first_dropped);
         Ok(())
+    }
+
+    /// What an error of reading some blocks means: one that the disk can't read is damaged, and is made
+    /// readable by writing it.
+    fn unreadable(&mut self, mut blocks: Range<u64>, error: io::Error) -> FileError {
+        let can_not_read = |error: &io::Error| error.raw_os_error() == Some(libc::EIO);
+        if !can_not_read(&error) {
+            return error.into();
+        }
+        let block = blocks.find(|block| {
+            let read = self.read_blocks(*block, 1);
+            read.is_err_and(|error| can_not_read(&error))
+        });
+        match block {
+            Some(block) => FileError::Damaged { block },
+            None => error.into(),
+        }
     }
 
     /// Reads whole blocks, zeros for holes and after the end of the file.

@@ -338,15 +338,8 @@ impl Running {
             let (leases, refusals) = (Arc::clone(&leases), server.refusals());
             let (root, board) = (Arc::clone(&root), Arc::clone(&board));
             Arc::new(move || {
-                let damage = root.damage().metrics();
-                let lags = board.lag_metrics();
-                [
-                    lease_shell::metrics(&leases),
-                    refusals.metrics(),
-                    damage,
-                    lags,
-                ]
-                .concat()
+                let (own, lags) = (root.metrics(), board.lag_metrics());
+                [lease_shell::metrics(&leases), refusals.metrics(), own, lags].concat()
             })
         };
         if let Some(listener) = metrics_listener {

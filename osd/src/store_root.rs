@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use osd_core::{Header, ObjectKey, Record};
+use shell::metrics::Metric;
 use types::{Inode, ObjectId, PgKey};
 
 use crate::config::CREATE_BYTES;
@@ -94,7 +95,7 @@ impl Root {
             tracing::error!(
                 store = %self.pgs.display(), %error,
                 "a write to the disk failed; the store takes no changes until the server is \
-                 restarted: check the disk first"
+                 restarted: check the disk first. What may be missing is then brought up from the others"
             );
         }
     }
@@ -265,6 +266,16 @@ impl Root {
     /// Damaged blocks found.
     pub(crate) const fn damage(&self) -> &Damage {
         &self.damage
+    }
+
+    /// What collectors and administrators are told.
+    pub(crate) fn metrics(&self) -> Vec<Metric> {
+        let help =
+            "1 after a write to the disk failed: the store takes no changes until the restart";
+        let failed = u64::from(self.is_poisoned());
+        let mut metrics = self.damage.metrics();
+        metrics.push(Metric::gauge("oxfs_osd_store_failed", help, failed));
+        metrics
     }
 
     /// Bytes in all of the file system, and bytes that new data may take.

@@ -80,6 +80,7 @@ impl ObjectReplica {
             plan,
             spans: missed,
             comparing: false,
+            window: 0,
             differing: VecDeque::new(),
             repairs: 0,
         });
@@ -118,6 +119,7 @@ impl ObjectReplica {
             }
             if let Some((first_block, block_count)) = catch_up.plan.next_window() {
                 catch_up.comparing = true;
+                catch_up.window = block_count;
                 let sums = peer::Sums {
                     first_block,
                     block_count,
@@ -259,7 +261,8 @@ impl ObjectReplica {
         };
         catch_up.comparing = false;
         catch_up.plan.skip_to(next + zeros.min(theirs.zero_blocks));
-        let count = crate::config::SUMS_WINDOW;
+        // All that was asked for: a copy that ends before has fewer.
+        let count = catch_up.window;
         let own = match step.store.sums(key, first, count) {
             Ok(own) => own,
             Err(StoreError::Missing) => Vec::new(),

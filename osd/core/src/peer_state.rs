@@ -64,6 +64,8 @@ pub(crate) struct CatchUp {
     pub(crate) spans: Option<Vec<Span>>,
     /// Its sums of a window are under way.
     pub(crate) comparing: bool,
+    /// How many blocks it was asked for last.
+    pub(crate) window: u32,
     /// First bytes of blocks that differ.
     pub(crate) differing: VecDeque<u64>,
     pub(crate) repairs: usize,

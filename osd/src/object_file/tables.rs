@@ -126,7 +126,10 @@ impl ObjectFile {
             // Nothing but zeros is replaced.
             return Ok(old_sum ^ block_sum(within, new));
         }
-        let mut delta = self.read_raw(offset, new.len())?;
+        let block = offset / BLOCK_BYTES;
+        let mut delta = self
+            .read_raw(offset, new.len())
+            .map_err(|error| self.unreadable(block..block + 1, error))?;
         delta.resize(new.len(), 0);
         for (old, new) in delta.iter_mut().zip(new) {
             *old ^= new;

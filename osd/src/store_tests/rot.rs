@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::note::{MachineBoot, NOTE_AT, NOTE_BYTES};
+use crate::object_file::FileError;
 
 const LENGTH: usize = 5 * SUM_BYTES as usize + 777;
 
@@ -236,4 +237,44 @@ fn block_that_lacks_its_note_is_taken_as_it_is_only_if_the_machine_went_down() {
     bed.store = DirectoryStore::new(Arc::new(root));
     assert_eq!(damaged_blocks(&mut bed), [24]);
     assert!(!bed.store.accept(key(1), 24).unwrap(), "closed before");
+}
+
+/// Reading the memory at small addresses is an error of the kernel's own, like that of a broken sector.
+#[test]
+fn block_that_the_disk_can_not_read_is_damaged_like_any_other() {
+    let bed = synced();
+    let boot = MachineBoot(1);
+    let (mut file, _) = ObjectFile::open(key(1).object, bed.file(key(1)), boot)
+        .unwrap()
+        .unwrap();
+    file.settle(LENGTH as u64, false);
+    file.read(0, LENGTH).unwrap();
+    let broken = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/proc/self/mem")
+        .unwrap();
+    let sound = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(bed.file(key(1)))
+        .unwrap();
+
+    file.replace_descriptor(broken);
+    let read = file.read(8_192, 10_000);
+    assert!(
+        matches!(read, Err(FileError::Damaged { block: 2 })),
+        "{read:?}"
+    );
+    let partial = file.write(4_097, &bytes(10, 1));
+    assert!(
+        matches!(partial, Err(FileError::Damaged { block: 1 })),
+        "{partial:?}"
+    );
+
+    file.replace_descriptor(sound);
+    assert_eq!(
+        file.read(8_192, 4_096).unwrap(),
+        bytes(LENGTH, 1)[8_192..12_288]
+    );
 }

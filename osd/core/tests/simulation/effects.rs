@@ -1,6 +1,7 @@
 //! What a replica asks for, done by the simulated server.
 
 use osd_core::{Effect, Input, ObjectReplica};
+use proto::peer;
 use types::Instant;
 
 use crate::lease_model::MS;
@@ -68,6 +69,10 @@ impl World {
                 response,
                 payload,
             } => {
+                self.moved_bytes += payload.bytes.len() as u64;
+                if let Some(peer::response::Reply::BlockSums(sums)) = &response.reply {
+                    self.moved_bytes += 4 * sums.sums.len() as u64;
+                }
                 if let Some((to, connection, call)) = self.nodes[node].answers.remove(&answer) {
                     let at = self.arrival(node, to, connection);
                     let target = self.for_node(to);

@@ -11,6 +11,7 @@
 )]
 
 mod bench;
+mod catch_up_bytes;
 mod clients;
 mod effects;
 mod failures;

@@ -72,6 +72,7 @@ impl World {
         self.next_id += 1;
         let id = self.next_id;
         self.note(call.attempt);
+        self.moved_bytes += payload.bytes.len() as u64;
         self.nodes[from].calls.insert(id, (to, call));
         let me = self.for_node(from);
         let connection = self.connections[&pair(from, to)];

@@ -122,6 +122,8 @@ pub(crate) struct World {
     pub(crate) faults_end: u64,
     pub(crate) trace: u64,
     pub(crate) events: u64,
+    /// Bytes of data and of checksums that went from server to server.
+    pub(crate) moved_bytes: u64,
     queue: BTreeMap<(u64, u64), (Target, Event)>,
     next_event: u64,
     pub(crate) next_id: u64,
@@ -174,6 +176,7 @@ impl World {
             faults_end: plan.faults_end,
             trace: 0xcbf2_9ce4_8422_2325,
             events: 0,
+            moved_bytes: 0,
             queue: BTreeMap::new(),
             next_event: 0,
             next_id: 0,
