@@ -80,14 +80,17 @@ impl Service {
             .map
             .get(&**self.node.index())
             .map_err(|error| index_fault(&error))?;
+        let wall_ns = shell::clock::wall().0;
         let answer = if map.version == beat.map_version {
             mrc::OsdMap {
                 version: map.version,
+                wall_ns,
                 ..mrc::OsdMap::default()
             }
         } else {
             mrc::OsdMap {
                 changed: true,
+                wall_ns,
                 ..map.whole.clone()
             }
         };

@@ -15,10 +15,13 @@ use types::{ClusterId, Fault, OsdId, Remedy, Secret};
 
 use crate::board::Board;
 use crate::cluster::Wall;
+use crate::cluster_clock::ClusterClock;
 use crate::heartbeats::Heartbeats;
 use crate::metadata::MetadataClient;
 use crate::store_root::Root;
 
+/// A leader's clock that is decades ahead of this machine's.
+const LEADER_WALL_NS: i64 = 4_000_000_000_000_000_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn identity(role: Role, id: u64) -> Identity {
@@ -51,6 +54,7 @@ impl Handler for Metadata {
         let map = mrc::OsdMap {
             version: 3,
             changed: heartbeat.map_version != 3,
+            wall_ns: LEADER_WALL_NS,
             ..mrc::OsdMap::default()
         };
         self.heard.lock().unwrap().push(heartbeat);
@@ -83,6 +87,7 @@ async fn reports_find_the_leader_behind_dead_and_following_servers() {
         identity(Role::Osd, 2),
         &["127.0.0.1:1".to_owned(), follower],
     );
+    let clock = Arc::new(ClusterClock::default());
     let heartbeats = Heartbeats {
         osd: OsdId(2),
         address: "127.0.0.1:99".to_owned(),
@@ -92,6 +97,7 @@ async fn reports_find_the_leader_behind_dead_and_following_servers() {
         root: Arc::new(Root::open(dir.path()).unwrap()),
         board: Arc::new(Board::default()),
         wall: Arc::new(Wall::default()),
+        clock: Arc::clone(&clock),
         wanted: Arc::new(Notify::new()),
     };
     let (maps, mut received) = mpsc::channel(1);
@@ -111,6 +117,7 @@ async fn reports_find_the_leader_behind_dead_and_following_servers() {
     reporting.abort();
 
     assert_eq!(map.version, 3);
+    assert!(clock.now().0 >= LEADER_WALL_NS);
     let heard = metadata.heard.lock().unwrap()[0].clone();
     assert_eq!((heard.osd, heard.store_uuid.as_str()), (2, "abc"));
     assert_eq!(heard.pid, u64::from(std::process::id()));

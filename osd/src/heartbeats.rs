@@ -8,9 +8,11 @@ use std::time::Duration;
 use proto::mrc;
 use shell::link::CallError;
 use tokio::sync::{Notify, mpsc};
+use types::UnixNanos;
 
 use crate::board::Board;
 use crate::cluster::Wall;
+use crate::cluster_clock::ClusterClock;
 use crate::metadata::MetadataClient;
 use crate::store_root::Root;
 
@@ -25,6 +27,7 @@ pub(crate) struct Heartbeats {
     pub(crate) root: Arc<Root>,
     pub(crate) board: Arc<Board>,
     pub(crate) wall: Arc<Wall>,
+    pub(crate) clock: Arc<ClusterClock>,
     /// Report at once.
     pub(crate) wanted: Arc<Notify>,
 }
@@ -48,11 +51,11 @@ impl Heartbeats {
                     if !std::mem::replace(&mut known, true) {
                         tracing::info!("registered with the metadata servers");
                     }
-                    if let Some(mrc::response::Reply::OsdMap(map)) = response.reply
-                        && map.changed
-                        && maps.send(map).await.is_err()
-                    {
-                        return "nobody takes maps any more".to_owned();
+                    if let Some(mrc::response::Reply::OsdMap(map)) = response.reply {
+                        self.clock.heard(UnixNanos(map.wall_ns));
+                        if map.changed && maps.send(map).await.is_err() {
+                            return "nobody takes maps any more".to_owned();
+                        }
                     }
                 }
                 Err(CallError::Fault(fault)) if fault.errno == libc::EEXIST => {

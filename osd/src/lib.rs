@@ -14,6 +14,7 @@ mod board;
 mod boot;
 mod budget;
 mod cluster;
+mod cluster_clock;
 #[cfg(test)]
 mod cluster_tests;
 mod config;

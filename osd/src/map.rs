@@ -149,6 +149,7 @@ mod tests {
                 write_policy: "async".to_owned(),
                 quorum: String::new(),
             }],
+            wall_ns: 0,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::board::Board;
 use crate::boot::{Boot, BootError};
 use crate::budget::Budget;
 use crate::cluster::Wall;
+use crate::cluster_clock::ClusterClock;
 use crate::config::{Config, ConfigError, MAPS_MAX, SHUTDOWN_TIME};
 use crate::file_io::is_no_space;
 use crate::forward::Forwarder;
@@ -302,6 +303,7 @@ impl Running {
                 on_recovered,
             )),
         ];
+        let clock = Arc::new(ClusterClock::default());
         match maps {
             MapSource::Metadata => {
                 let heartbeats = Heartbeats {
@@ -313,6 +315,7 @@ impl Running {
                     root: Arc::clone(&root),
                     board: Arc::clone(&board),
                     wall: Arc::clone(&wall),
+                    clock: Arc::clone(&clock),
                     wanted: Arc::clone(&map_wanted),
                 };
                 let client = MetadataClient::new(identity.clone(), &config.mrc);
@@ -358,6 +361,7 @@ impl Running {
                     cluster: identity.cluster,
                     secret,
                     wall,
+                    clock,
                     shards: shards.clone(),
                     leases: Arc::clone(&leases),
                     metrics,

@@ -9,7 +9,6 @@ use osd_core::config::{OBJECT_BYTES_MAX, READ_BYTES_MAX};
 use osd_core::{ObjectKey, Op, Payload};
 use prost::Message as _;
 use proto::osd::{self, request::Op as Wire};
-use shell::clock::wall;
 use shell::link::{self, Connection, Handler, Responder, Role};
 use tokio::sync::Notify;
 use types::{ClusterId, Fault, ObjectId, OsdId, PgId, Secret, SessionId};
@@ -18,6 +17,7 @@ use crate::administration::{Administration, administration};
 use crate::board::group_of;
 use crate::budget::Budget;
 use crate::cluster::Wall;
+use crate::cluster_clock::ClusterClock;
 use crate::config::DELETE_MAX;
 use crate::forward::Forwarder;
 use crate::gate::{Need, admit};
@@ -32,6 +32,7 @@ pub(crate) struct OsdDoor {
     pub(crate) cluster: ClusterId,
     pub(crate) secret: Secret,
     pub(crate) wall: Arc<Wall>,
+    pub(crate) clock: Arc<ClusterClock>,
     pub(crate) shards: Shards,
     pub(crate) leases: Arc<LeaseShell>,
     pub(crate) metrics: shell::metrics::Source,
@@ -155,7 +156,7 @@ impl OsdDoor {
                 object,
                 key.pg,
                 need,
-                wall(),
+                self.clock.now(),
             )?,
         };
         self.check_view(key, request.view)?;
