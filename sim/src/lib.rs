@@ -5,8 +5,10 @@
 //! invariants hold after every step), then they stop (liveness phase: the system must become useful
 //! again within a stated time).
 //!
-//! [`lease_world`] simulates lease hosts with a model of the layer above them.
+//! [`lease_world`] simulates lease hosts with a model of the layer above them; [`cluster`] simulates
+//! replicas, leases, the metadata cluster's log and mounts together.
 
+pub mod cluster;
 pub mod faults;
 mod lease_acts;
 mod lease_fate;

@@ -1,30 +1,61 @@
 //! `sim`: runs simulated clusters from seeds.
 
+use std::fmt::{Debug, Display};
+use std::ops::{AddAssign, Range};
 use std::process::ExitCode;
 
-use sim::sweep::sweep;
+use sim::sweep::{Run, cluster, leases, sweep};
+use sim::time::TrueTime;
 use sim::{Options, run};
 
 const USAGE: &str = "\
-sim VERB
+sim VERB [--world lease|cluster]
 
   sweep --seeds N [--from SEED]   run N seeds, from 0 or SEED on; failures and a summary are printed
   replay SEED                     run one seed and print everything that happens; the last line is
                                   the hash of the run
+
+Worlds: `lease`, lease hosts and member lists (the default); `cluster`, object servers with replicas,
+leases and disks, the metadata cluster, and mounts.
 ";
+
+/// What is simulated.
+#[derive(Clone, Copy)]
+enum World {
+    Lease,
+    Cluster,
+}
 
 /// What to do.
 enum Verb {
-    Sweep { from: u64, count: u64 },
-    Replay { seed: u64 },
+    Sweep(Range<u64>),
+    Replay(u64),
 }
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match parse(&words) {
-        Some(Verb::Sweep { from, count }) => run_sweep(from, count),
-        Some(Verb::Replay { seed }) => run_replay(seed),
+        Some((World::Lease, Verb::Sweep(seeds))) => {
+            swept("lease", seeds, |seed| leases(Options::new(seed)))
+        }
+        Some((World::Cluster, Verb::Sweep(seeds))) => swept("cluster", seeds, |seed| {
+            cluster(sim::cluster::Options::new(seed))
+        }),
+        Some((World::Lease, Verb::Replay(seed))) => {
+            let outcome = run(Options {
+                readable: true,
+                ..Options::new(seed)
+            });
+            replayed(&outcome.lines, outcome.finding, outcome.hash)
+        }
+        Some((World::Cluster, Verb::Replay(seed))) => {
+            let outcome = sim::cluster::run(sim::cluster::Options {
+                readable: true,
+                ..sim::cluster::Options::new(seed)
+            });
+            replayed(&outcome.lines, outcome.finding, outcome.hash)
+        }
         None => {
             eprint!("{USAGE}");
             ExitCode::from(2)
@@ -32,48 +63,56 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(words: &[&str]) -> Option<Verb> {
-    match words {
-        ["sweep", rest @ ..] => {
-            let (mut from, mut count) = (0, None);
-            for pair in rest.chunks(2) {
-                match pair {
-                    ["--seeds", number] => count = Some(number.parse().ok()?),
-                    ["--from", number] => from = number.parse().ok()?,
+fn parse(words: &[&str]) -> Option<(World, Verb)> {
+    let (verb, rest) = words.split_first()?;
+    let (mut from, mut count, mut seed, mut world) = (0, None, None, World::Lease);
+    let mut rest = rest.iter();
+    while let Some(word) = rest.next() {
+        match *word {
+            "--seeds" => count = Some(rest.next()?.parse().ok()?),
+            "--from" => from = rest.next()?.parse().ok()?,
+            "--world" => {
+                world = match *rest.next()? {
+                    "lease" => World::Lease,
+                    "cluster" => World::Cluster,
                     _ => return None,
                 }
             }
-            let count = count?;
-            Some(Verb::Sweep { from, count })
+            number if seed.is_none() => seed = Some(number.parse().ok()?),
+            _ => return None,
         }
-        ["replay", seed] => seed.parse().ok().map(|seed| Verb::Replay { seed }),
+    }
+    match (*verb, count, seed) {
+        ("sweep", Some(count), None) => {
+            let seeds = from..u64::saturating_add(from, count);
+            Some((world, Verb::Sweep(seeds)))
+        }
+        ("replay", None, Some(seed)) => Some((world, Verb::Replay(seed))),
         _ => None,
     }
 }
 
-fn run_sweep(from: u64, count: u64) -> ExitCode {
-    let seeds = from..from.saturating_add(count);
-    let report = sweep(seeds, Options::new, |seed, failure| {
+fn swept<F: Display, C: AddAssign + Debug + Default>(
+    world: &str,
+    seeds: Range<u64>,
+    run: impl Fn(u64) -> Run<F, C>,
+) -> ExitCode {
+    let report = sweep(seeds, run, |seed, failure| {
         println!("seed {seed}: {failure}");
-        println!("  repeat with: sim replay {seed}");
+        println!("  repeat with: sim replay {seed} --world {world}");
     });
     println!("{:#?}", report.coverage);
     println!("{} passed, {} failed", report.passed, report.failures.len());
     ExitCode::from(u8::from(!report.failures.is_empty()))
 }
 
-fn run_replay(seed: u64) -> ExitCode {
-    let options = Options {
-        readable: true,
-        ..Options::new(seed)
-    };
-    let outcome = run(options);
-    for line in &outcome.lines {
+fn replayed(lines: &[String], finding: Option<(TrueTime, impl Display)>, hash: u64) -> ExitCode {
+    for line in lines {
         println!("{line}");
     }
-    if let Some((at, violation)) = &outcome.finding {
+    if let Some((at, violation)) = &finding {
         println!("{violation} (at {})", at.since_start());
     }
-    println!("{:016x}", outcome.hash);
-    ExitCode::from(u8::from(outcome.finding.is_some()))
+    println!("{hash:016x}");
+    ExitCode::from(u8::from(finding.is_some()))
 }

@@ -46,6 +46,17 @@ impl Trace {
         }
     }
 
+    /// Adds a line for people, if somebody reads along; not part of the hash.
+    pub fn tell(&mut self, now: TrueTime, what: impl FnOnce() -> String) {
+        if let Some(lines) = &mut self.lines {
+            lines.push(format!(
+                "{:>16}   {}",
+                now.since_start().to_string(),
+                what()
+            ));
+        }
+    }
+
     /// The hash of everything so far.
     #[must_use]
     pub fn hash(&self) -> u64 {

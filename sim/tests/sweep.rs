@@ -1,14 +1,16 @@
 //! A sweep of a few hundred seeds: no violation, no idleness, and seeds that repeat.
 
-use sim::sweep::{Failure, sweep};
+use sim::sweep::{Failure, leases, sweep};
 use sim::{Options, Violation, run};
 use types::Duration;
 
 #[test]
 fn no_seed_of_a_sweep_violates_an_invariant_and_the_sweep_is_not_idle() {
-    let report = sweep(0..600, Options::new, |seed, failure| {
-        println!("seed {seed}: {failure}")
-    });
+    let report = sweep(
+        0..600,
+        |seed| leases(Options::new(seed)),
+        |seed, failure| println!("seed {seed}: {failure}"),
+    );
 
     assert_eq!(report.failures, []);
     assert_eq!(report.passed, 600);
@@ -58,15 +60,18 @@ fn reading_along_changes_nothing() {
 fn a_cell_that_nobody_can_use_in_time_is_reported() {
     let report = sweep(
         0..20,
-        |seed| Options {
-            liveness: Duration::from_millis(1),
-            ..Options::new(seed)
+        |seed| {
+            leases(Options {
+                liveness: Duration::from_millis(1),
+                ..Options::new(seed)
+            })
         },
         |_, _| {},
     );
 
-    let is_liveness =
-        |failure: &Failure| matches!(failure, Failure::Violated((_, Violation::NotUsable { .. })));
+    let is_liveness = |failure: &Failure<Violation>| {
+        matches!(failure, Failure::Violated(_, Violation::NotUsable { .. }))
+    };
     assert!(!report.failures.is_empty());
     assert!(
         report

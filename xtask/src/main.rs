@@ -18,8 +18,8 @@ cargo xtask VERB
   check                  format, clippy with warnings as errors, purity of the cores; changes nothing
   fix                    format and apply clippy's machine-applicable fixes
   purity                 only the dependency closures of the cores
-  sim [--seeds N] [--from SEED] | sim --replay SEED
-                         simulate clusters from seeds
+  sim [--world lease|cluster] [--seeds N] [--from SEED] | sim [--world lease|cluster] --replay SEED
+                         simulate clusters from seeds: lease hosts alone (the default), or all together
   chaos [--minutes M] [--seed S] [--no-rot] [--keep] [--dir DIR]
                          break a real cluster while programs use it, and check what they saw
   images [--count N] [--seed S] [--keep] [--dir DIR]
@@ -42,9 +42,12 @@ fn main() -> Result<()> {
         ["check"] => check::check(),
         ["fix"] => check::fix(),
         ["purity"] => purity::purity(),
-        ["sim", "--replay", seed] => run::cargo(&["run", "-q", "-p", "sim", "--", "replay", seed]),
         ["sim", rest @ ..] => {
-            run::cargo(&[&["run", "-q", "-p", "sim", "--", "sweep"], rest].concat())
+            let replays = rest.contains(&"--replay");
+            let verb = if replays { "replay" } else { "sweep" };
+            let rest = rest.iter().filter(|word| **word != "--replay");
+            let run = ["run", "-q", "-p", "sim", "--", verb];
+            run::cargo(&run.iter().chain(rest).copied().collect::<Vec<_>>())
         }
         ["chaos", rest @ ..] => chaos::chaos(rest),
         ["images" | "steps", ..] => chaos::chaos(&words),

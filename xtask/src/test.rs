@@ -11,6 +11,9 @@ use crate::{chaos, check, packages};
 /// Seeds of the bounded simulator sweep; more of them are a matter of `cargo xtask sim`.
 const SIM_SEEDS: &str = "2000";
 
+/// The same of whole clusters. 800: some 20 s of one core.
+const CLUSTER_SEEDS: &str = "800";
+
 /// # Errors
 ///
 /// The first step that failed.
@@ -53,6 +56,18 @@ pub(crate) fn test() -> Result<()> {
     }
     cargo(&[
         "run", "-q", "-p", "sim", "--", "sweep", "--seeds", SIM_SEEDS,
+    ])?;
+    cargo(&[
+        "run",
+        "-q",
+        "-p",
+        "sim",
+        "--",
+        "sweep",
+        "--seeds",
+        CLUSTER_SEEDS,
+        "--world",
+        "cluster",
     ])?;
     println!(
         "{} passed, {} failed, {} skipped",

@@ -1,0 +1,24 @@
+//! Deliberate wrong edits of what joins the cores together, each of which this world must find.
+
+/// A wrong edit.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Edit {
+    /// A new leader does not recognise changes that its predecessors have done.
+    SlotsForgotten,
+    /// A change is answered when it is proposed.
+    AnsweredWhenProposed,
+    /// Files are removed although somebody has them open for reading.
+    ReadersIgnored,
+    /// A new leader removes files before mounts have told it what they have open.
+    RegistrationIgnored,
+    /// Deletions are believed to be done when they are asked for.
+    DeletionBelieved,
+    /// Deleted objects are made again for peers that have not deleted theirs yet.
+    TombstonesIgnored,
+    /// Replicas' promises are not handed to the lease host.
+    FloorForgotten,
+    /// Replicas hear neither that they lost the lease nor who has it.
+    LeaseNewsLost,
+    /// Those left do not compare what they have when one of them stays away.
+    SilenceIgnored,
+}

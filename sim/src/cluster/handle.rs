@@ -1,0 +1,836 @@
+//! An open file of a mount, and the program that uses it: it opens a name, reads and writes for a
+//! while, closes it, and begins anew.
+
+use bytes::Bytes;
+use client_core::{
+    Answer, Change, ChangeLimits, Changes, Effect, Failure, Next, ProbeAnswer, Route,
+};
+use osd_core::{Done, ObjectKey, Op, Payload};
+use proto::mrc::{self, request, response};
+use rand::RngExt;
+use types::{Duration, Fault, Inode, Instant, ObjectId, OsdId, Remedy};
+
+use crate::cluster::content::{
+    Content, Known, MOUNTS, OFFSETS, REGISTER_BYTES, REGISTERS, Record, length_of, register_bytes,
+};
+use crate::cluster::fate::Ailment;
+use crate::cluster::mount::{Asker, is_log};
+use crate::cluster::world::World;
+use crate::network::percent;
+use crate::time::TrueTime;
+
+const EAGAIN: i32 = 11;
+const ENOSPC: i32 = 28;
+
+/// What a request to an object server was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    Change {
+        token: u64,
+        attempt: u64,
+        change_id: u64,
+    },
+    Probe {
+        attempt: u64,
+    },
+    Read,
+}
+
+impl Kind {
+    pub(crate) const fn patience(self) -> Duration {
+        match self {
+            // Longer than a connection lives that nothing comes through.
+            Self::Change { .. } | Self::Probe { .. } => Duration::from_secs(10),
+            Self::Read => Duration::from_millis(700),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Goal {
+    Write {
+        register: usize,
+        value: u64,
+    },
+    Length {
+        value: u64,
+    },
+    Append {
+        id: u64,
+        words: usize,
+    },
+    Read {
+        register: usize,
+    },
+    ReadRecord {
+        record: Record,
+    },
+    Stat,
+    Sync,
+    /// The metadata cluster is told of it.
+    Tell,
+}
+
+#[derive(Debug, Default)]
+enum Stage {
+    #[default]
+    Idle,
+    Looking,
+    Creating,
+    Opening,
+    Ready(Box<Open>),
+    Closing,
+}
+
+/// An open file.
+#[derive(Debug)]
+struct Open {
+    key: ObjectKey,
+    serial: u64,
+    changes: Changes,
+    read_route: Route,
+    /// Under way, since when, and what was known then.
+    goal: Option<(Goal, TrueTime, Known)>,
+    token: u64,
+    /// When to read (again).
+    read_at: Option<TrueTime>,
+    reading: Option<u64>,
+    renew_at: Option<TrueTime>,
+    left: u32,
+    end: u64,
+    /// The goal was under way when the mount was told of a loss.
+    told_meanwhile: bool,
+    /// Losses of power before the newest acknowledged change was asked for.
+    acked_losses: Option<u64>,
+}
+
+/// A handle.
+#[derive(Debug, Default)]
+pub(crate) struct Handle {
+    stage: Stage,
+    name: Vec<u8>,
+    write: bool,
+    /// When the program goes on.
+    at: TrueTime,
+    /// The inode that the mount keeps in memory, from before it is opened until it is closed.
+    pub(crate) entered: Option<u64>,
+    /// The leader was told that it is open, and not that it is not any more.
+    pub(crate) registered: bool,
+}
+
+impl Handle {
+    pub(crate) const fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::Idle)
+    }
+
+    pub(crate) const fn is_creating(&self) -> bool {
+        matches!(self.stage, Stage::Creating)
+    }
+
+    pub(crate) fn inode(&self) -> Option<u64> {
+        match &self.stage {
+            Stage::Ready(open) => Some(open.key.object.inode.0),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn target(&self) -> Option<(ObjectKey, u64)> {
+        match &self.stage {
+            Stage::Ready(open) => Some((open.key, open.serial)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        match &self.stage {
+            Stage::Ready(open) => format!(
+                "{} write {} {:?} at {:?}",
+                open.key,
+                self.write,
+                open.goal,
+                open.changes.target()
+            ),
+            other => format!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn next_turn(&self, stopping: bool) -> Option<TrueTime> {
+        match &self.stage {
+            Stage::Idle => (!stopping).then_some(self.at),
+            Stage::Ready(open) => {
+                let changes = open.changes.next_wakeup();
+                let changes = changes.map(|at| TrueTime(at.as_nanos()));
+                let at = open.goal.is_none().then_some(self.at);
+                [changes, open.read_at, open.renew_at, at]
+                    .into_iter()
+                    .flatten()
+                    .min()
+            }
+            _ => None,
+        }
+    }
+
+    fn ready(&mut self) -> Option<&mut Open> {
+        match &mut self.stage {
+            Stage::Ready(open) => Some(open),
+            _ => None,
+        }
+    }
+}
+
+impl World {
+    fn handle(&mut self, mount: usize, handle: usize) -> &mut Handle {
+        &mut self.mounts[mount].handles[handle]
+    }
+
+    pub(crate) fn content(&mut self, inode: u64, log: bool) -> &mut Content {
+        let losses = self.losses;
+        self.contents
+            .entry(inode)
+            .or_insert_with(|| Content::new(log, losses))
+    }
+
+    pub(crate) fn handle_turn(&mut self, mount: usize, index: usize) {
+        let now = self.schedule.now();
+        let stopping = self.stopping;
+        let handle = self.handle(mount, index);
+        match &mut handle.stage {
+            Stage::Idle if handle.at <= now && !stopping => {
+                let name = self.any_name();
+                let write = percent(&mut self.rng, 70);
+                let handle = self.handle(mount, index);
+                handle.name.clone_from(&name);
+                handle.write = write;
+                handle.stage = Stage::Looking;
+                let op = request::Op::Lookup(mrc::Lookup {
+                    parent: mrc_core::ROOT.0,
+                    name: name.into(),
+                });
+                self.ask_metadata(mount, Asker::Handle(index), op, false);
+            }
+            Stage::Ready(open) => {
+                let reads = open.read_at.is_some_and(|at| at <= now);
+                let renews = open.renew_at.is_some_and(|at| at <= now);
+                let begins = open.goal.is_none() && handle.at <= now;
+                self.change(mount, index, |changes, now, ids, out| {
+                    changes.tick(now, ids, out);
+                });
+                if renews {
+                    self.renewed(mount, index);
+                }
+                if reads {
+                    self.send_read(mount, index);
+                }
+                if begins {
+                    self.begin(mount, index);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The grant is as it was: replica sets do not change in this world.
+    fn renewed(&mut self, mount: usize, index: usize) {
+        let Some((key, _)) = self.handle(mount, index).target() else {
+            return;
+        };
+        let members = self.members(key);
+        if let Some(open) = self.handle(mount, index).ready() {
+            open.renew_at = None;
+        }
+        self.change(mount, index, |changes, now, ids, out| {
+            changes.granted(now, ids, members, out);
+        });
+    }
+
+    // ---- opening and closing
+
+    pub(crate) fn handle_answered(&mut self, mount: usize, index: usize, result: mrc_core::Reply) {
+        let reply = match &result {
+            Ok(response) => Ok(response.reply.as_ref()),
+            Err(fault) => Err(fault.errno),
+        };
+        let handle = self.handle(mount, index);
+        let write = handle.write;
+        match (&handle.stage, reply) {
+            (Stage::Looking, Ok(Some(response::Reply::Entry(entry)))) => {
+                let inode = entry.attr.map_or(0, |attr| attr.inode);
+                if !self.mounts[mount].may_enter(inode) {
+                    return self.rest(mount, index);
+                }
+                let handle = self.handle(mount, index);
+                handle.stage = Stage::Opening;
+                handle.entered = Some(inode);
+                let op = match write {
+                    true => request::Op::OpenWrite(mrc::OpenWrite { inode }),
+                    false => request::Op::Open(mrc::Open {
+                        inode,
+                        renew_write: false,
+                    }),
+                };
+                self.ask_metadata(mount, Asker::Handle(index), op, write);
+            }
+            (Stage::Looking, Err(2)) => {
+                handle.write = true;
+                handle.stage = Stage::Creating;
+                let op = request::Op::Create(mrc::Create {
+                    parent: mrc_core::ROOT.0,
+                    name: handle.name.clone().into(),
+                    mode: 0o644,
+                    owner: Some(mrc::Owner::default()),
+                    exclusive: true,
+                    write: true,
+                });
+                self.ask_metadata(mount, Asker::Handle(index), op, true);
+            }
+            (Stage::Creating | Stage::Opening, Ok(Some(response::Reply::Opened(opened)))) => {
+                self.coverage.created += u64::from(!opened.existed);
+                let (attr, grant) = (opened.attr.unwrap_or_default(), opened.grant.clone());
+                let pg = grant.unwrap_or_default().pg;
+                self.opened(mount, index, attr.inode, pg);
+            }
+            // Somebody was faster.
+            (Stage::Creating, Err(17)) | (Stage::Looking | Stage::Opening, Err(116)) => {
+                self.rest(mount, index);
+            }
+            (Stage::Closing, Ok(_)) => match handle.entered {
+                Some(inode) if std::mem::take(&mut handle.registered) => {
+                    let op = request::Op::Release(mrc::Release { inode });
+                    self.ask_metadata(mount, Asker::Handle(index), op, false);
+                }
+                _ => {
+                    self.coverage.done += 1;
+                    self.rest(mount, index);
+                }
+            },
+            // The file was truncated meanwhile: the object knows how long it is.
+            (Stage::Closing, Err(EAGAIN)) => {
+                if let Some(inode) = handle.entered {
+                    let op = written(inode, 0, true);
+                    self.ask_metadata(mount, Asker::Handle(index), op, true);
+                }
+            }
+            (Stage::Ready(_), Ok(_) | Err(EAGAIN)) => {
+                if let Some(open) = self.handle(mount, index).ready() {
+                    open.goal = None;
+                }
+            }
+            (stage, reply) => {
+                let wrong = format!("mount {mount} is told {reply:?} in stage {stage:?}");
+                self.report(wrong);
+            }
+        }
+    }
+
+    fn rest(&mut self, mount: usize, index: usize) {
+        let at = self.schedule.now() + self.between(1, 300);
+        let handle = self.handle(mount, index);
+        handle.stage = Stage::Idle;
+        handle.at = at;
+        handle.entered = None;
+        handle.registered = false;
+        self.drop_old_calls(mount);
+    }
+
+    fn opened(&mut self, mount: usize, index: usize, inode: u64, pg: u32) {
+        let now = self.schedule.now();
+        let key = ObjectKey {
+            pg: types::PgId(pg),
+            object: ObjectId {
+                volume: self.meta.volume,
+                inode: Inode(inode),
+                column: 0,
+            },
+        };
+        let members = self.members(key);
+        self.next_id += 1;
+        let serial = self.next_id;
+        let left = self.rng.random_range(0..40);
+        let log = is_log(&self.handle(mount, index).name);
+        self.content(inode, log);
+        self.keys.insert(inode, key);
+        let open = Open {
+            key,
+            serial,
+            changes: Changes::new(Route::new(members.clone()), ChangeLimits::default(), None),
+            read_route: Route::new(members),
+            goal: None,
+            token: 0,
+            read_at: None,
+            reading: None,
+            renew_at: None,
+            left,
+            end: 0,
+            told_meanwhile: false,
+            acked_losses: None,
+        };
+        let handle = self.handle(mount, index);
+        handle.stage = Stage::Ready(Box::new(open));
+        handle.at = now;
+        handle.entered = Some(inode);
+        handle.registered |= !handle.write;
+    }
+
+    fn close(&mut self, mount: usize, index: usize) {
+        let handle = self.handle(mount, index);
+        let write = handle.write;
+        let Stage::Ready(open) = std::mem::replace(&mut handle.stage, Stage::Closing) else {
+            return;
+        };
+        let inode = open.key.object.inode.0;
+        self.drop_old_calls(mount);
+        let op = match write {
+            true => {
+                if let Some(content) = self.contents.get_mut(&inode) {
+                    content.owes_nothing(mount);
+                }
+                written(inode, open.end, true)
+            }
+            false => {
+                self.handle(mount, index).registered = false;
+                request::Op::Release(mrc::Release { inode })
+            }
+        };
+        self.ask_metadata(mount, Asker::Handle(index), op, write);
+    }
+
+    // ---- the program
+
+    fn begin(&mut self, mount: usize, index: usize) {
+        let now = self.schedule.now();
+        let stopping = self.stopping;
+        let handle = self.handle(mount, index);
+        let write = handle.write;
+        let Some(open) = handle.ready() else {
+            return;
+        };
+        if open.left == 0 || stopping {
+            return self.close(mount, index);
+        }
+        open.left -= 1;
+        let inode = open.key.object.inode.0;
+        let goal = self.any_goal(mount, inode, write);
+        let register = match &goal {
+            Goal::Read { register } | Goal::Write { register, .. } => *register,
+            _ => 0,
+        };
+        let Some(known) = self.contents.get(&inode).map(|one| one.known(register)) else {
+            return;
+        };
+        let change = match &goal {
+            Goal::Write { register, value } => Some(Change::Write {
+                offset: OFFSETS[*register],
+                bytes: register_bytes(*register, *value).into(),
+            }),
+            Goal::Length { value } => Some(Change::Truncate {
+                length: length_of(*value),
+            }),
+            Goal::Append { id, words } => Some(Change::Append {
+                append_id: self.mounts[mount].ids.draw(),
+                bytes: id.to_le_bytes().repeat(*words).into(),
+            }),
+            Goal::Sync => Some(Change::Sync),
+            Goal::Read { .. } | Goal::ReadRecord { .. } | Goal::Stat | Goal::Tell => None,
+        };
+        if let Some(open) = self.handle(mount, index).ready() {
+            open.goal = Some((goal, now, known));
+            open.told_meanwhile = false;
+        }
+        match change {
+            Some(change) => {
+                let mut token = 0;
+                // Set before effects are looked at: none settles it at once.
+                self.change(mount, index, |changes, now, ids, out| {
+                    token = changes.add(now, ids, change, out);
+                });
+                if let Some(open) = self.handle(mount, index).ready() {
+                    open.token = token;
+                }
+            }
+            None => self.send_read(mount, index),
+        }
+    }
+
+    fn any_goal(&mut self, mount: usize, inode: u64, write: bool) -> Goal {
+        let log = self.contents.get(&inode).is_some_and(|one| one.log);
+        let choice = self.rng.random_range(0..12);
+        self.next_id += 1;
+        let id = self.next_id;
+        let words = self.rng.random_range(1..400);
+        let reads = self.rng.random_range(0..REGISTERS);
+        let mine = mount + MOUNTS * self.rng.random_range(0..REGISTERS / MOUNTS);
+        let record = self.rng.random_range(0..1_000_usize);
+        let content = self.content(inode, log);
+        let records = content.appended();
+        match choice {
+            0 if write => Goal::Sync,
+            1 => Goal::Stat,
+            2..=4 if log && !records.is_empty() => Goal::ReadRecord {
+                record: records[record % records.len()].clone(),
+            },
+            _ if log && write => {
+                content.ask_append(id, words);
+                Goal::Append { id, words }
+            }
+            2 if write && mount == 0 => Goal::Length {
+                value: content.ask_length(),
+            },
+            6.. if write => Goal::Write {
+                register: mine,
+                value: content.ask(mine),
+            },
+            _ if log => Goal::Stat,
+            _ => Goal::Read { register: reads },
+        }
+    }
+
+    // ---- reading
+
+    fn send_read(&mut self, mount: usize, index: usize) {
+        let Some(open) = self.handle(mount, index).ready() else {
+            return;
+        };
+        open.read_at = None;
+        let op = match &open.goal {
+            Some((Goal::Read { register }, ..)) => Op::Read {
+                offset: OFFSETS[*register],
+                length_bytes: REGISTER_BYTES as u32,
+            },
+            Some((Goal::ReadRecord { record }, ..)) => Op::Read {
+                offset: record.offset,
+                length_bytes: record.words as u32 * 8,
+            },
+            _ => Op::Stat,
+        };
+        if let Some(osd) = open.read_route.target() {
+            self.ask_object((mount, index), osd, Kind::Read, op);
+            let call = self.next_id;
+            if let Some(open) = self.handle(mount, index).ready() {
+                open.reading = Some(call);
+            }
+        }
+    }
+
+    fn read_failed(&mut self, mount: usize, index: usize, call: u64, failure: Failure) {
+        let now = self.schedule.now();
+        let Some(open) = self.handle(mount, index).ready() else {
+            return;
+        };
+        if open.reading != Some(call) {
+            return;
+        }
+        open.reading = None;
+        let wait = match open.read_route.failed(failure) {
+            Next::After(wait) => wait.max(Duration::from_micros(1)),
+            Next::Renew => Duration::from_millis(50),
+            Next::GiveUp(errno) => {
+                let wrong = format!("a read of {} fails with errno {errno}", open.key);
+                return self.report(wrong);
+            }
+        };
+        open.read_at = Some(now + wait);
+    }
+
+    fn read_done(&mut self, mount: usize, index: usize, (call, osd): (u64, OsdId), done: &Done) {
+        let Some(open) = self.handle(mount, index).ready() else {
+            return;
+        };
+        if open.reading != Some(call) {
+            return;
+        }
+        open.reading = None;
+        open.read_route.found(osd);
+        open.read_route.answered();
+        let inode = open.key.object.inode.0;
+        let Some((goal, begun, known)) = open.goal.take() else {
+            return;
+        };
+        let Some(content) = self.contents.get_mut(&inode) else {
+            return;
+        };
+        let right = match &goal {
+            Goal::Read { register } => content.read(*register, &known, &done.payload),
+            Goal::ReadRecord { record } => content.read_record(record, &known, &done.payload),
+            _ => content.stat(&known, done.length_bytes),
+        };
+        self.achieved(mount, index, begun);
+        if let Err(wrong) = right {
+            self.report(format!(
+                "{goal:?} of inode {inode} by mount {mount}: {wrong}"
+            ));
+        }
+    }
+
+    fn achieved(&mut self, mount: usize, index: usize, begun: TrueTime) {
+        let now = self.schedule.now();
+        self.coverage.done += 1;
+        let took = Duration::from_nanos(now.0 - begun.0);
+        self.coverage.longest = self.coverage.longest.max(took);
+        let pause = match percent(&mut self.rng, 5) {
+            true => self.between(50, 300),
+            false => Duration::from_micros(self.rng.random_range(100..20_000)),
+        };
+        self.handle(mount, index).at = now + pause;
+    }
+
+    // ---- changing
+
+    fn change(
+        &mut self,
+        mount: usize,
+        index: usize,
+        work: impl FnOnce(&mut Changes, Instant, &client_core::IdSource, &mut Vec<Effect>),
+    ) {
+        let now = Instant::from_nanos(self.schedule.now().0);
+        let mut out = Vec::new();
+        let state = &mut self.mounts[mount];
+        let Some(open) = state.handles[index].ready() else {
+            return;
+        };
+        work(&mut open.changes, now, &state.ids, &mut out);
+        for effect in out {
+            self.perform_change(mount, index, effect);
+        }
+    }
+
+    fn perform_change(&mut self, mount: usize, index: usize, effect: Effect) {
+        let now = self.schedule.now();
+        let Some(open) = self.handle(mount, index).ready() else {
+            return;
+        };
+        match effect {
+            Effect::Send {
+                token,
+                attempt,
+                osd,
+                change_id,
+                change,
+            } => {
+                let op = op_of(change, change_id, open.changes.follows());
+                let kind = Kind::Change {
+                    token,
+                    attempt,
+                    change_id,
+                };
+                self.ask_object((mount, index), osd, kind, op);
+            }
+            Effect::Probe { attempt, osd } => {
+                self.ask_object((mount, index), osd, Kind::Probe { attempt }, Op::Stat);
+            }
+            Effect::Renew => open.renew_at = Some(now + Duration::from_millis(50)),
+            Effect::Settled {
+                token,
+                outcome,
+                end,
+                truncates: _,
+            } => {
+                open.end = open.end.max(end);
+                if token == open.token {
+                    self.settled(mount, index, outcome);
+                }
+            }
+            Effect::Lost => {
+                self.coverage.told += 1;
+                let losses = self.losses;
+                let Some(open) = self.handle(mount, index).ready() else {
+                    return;
+                };
+                open.told_meanwhile = true;
+                let (inode, acked) = (open.key.object.inode.0, open.acked_losses.take());
+                if acked.is_none_or(|acked| acked == losses) {
+                    self.report(format!("mount {mount} is told of a loss that was none"));
+                }
+                if let Some(content) = self.contents.get_mut(&inode) {
+                    content.owes_nothing(mount);
+                }
+            }
+            Effect::Stalled(_) | Effect::Resumed | Effect::CutOff(_) => {}
+        }
+    }
+
+    fn settled(&mut self, mount: usize, index: usize, outcome: Result<Answer, i32>) {
+        let Some(open) = self.handle(mount, index).ready() else {
+            return;
+        };
+        let (inode, key, end) = (open.key.object.inode.0, open.key, open.end);
+        // Which attempt of such an append was done is not known, so nobody looks for it later.
+        let followed = !open.told_meanwhile;
+        let Some((goal, begun, known)) = open.goal.take() else {
+            return;
+        };
+        let answer = match outcome {
+            Ok(answer) => answer,
+            // A primary whose disk is full says so, however much room the others have.
+            Err(ENOSPC) if self.plan.ailment == Ailment::Full => {
+                if let (Goal::Append { id, .. }, Some(content)) =
+                    (&goal, self.contents.get_mut(&inode))
+                {
+                    content.gives_up(*id);
+                }
+                return self.achieved(mount, index, begun);
+            }
+            Err(errno) => {
+                return self.report(format!("{goal:?} of {key} fails with errno {errno}"));
+            }
+        };
+        if !matches!(goal, Goal::Sync) && (followed || !matches!(goal, Goal::Append { .. })) {
+            open.acked_losses = Some(known.losses);
+        }
+        let mut tell = None;
+        let Some(content) = self.contents.get_mut(&inode) else {
+            return;
+        };
+        let right = match &goal {
+            Goal::Write { register, value } => {
+                content.write_acked(*register, *value, &known);
+                Ok(())
+            }
+            Goal::Length { value } => {
+                content.length_acked(*value, &known);
+                tell = Some(request::Op::SetAttr(mrc::SetAttr {
+                    inode,
+                    size_bytes: Some(length_of(*value)),
+                    ..mrc::SetAttr::default()
+                }));
+                Ok(())
+            }
+            Goal::Append { id, words } => {
+                let (id, offset, words) = (*id, answer.offset, *words);
+                let record = Record { id, offset, words };
+                content.append_acked(mount, record, &known, followed)
+            }
+            _ => {
+                tell = Some(written(inode, end, false));
+                let synced = content.synced(mount, &known);
+                self.coverage.syncs += 1;
+                self.synced_now();
+                synced
+            }
+        };
+        self.achieved(mount, index, begun);
+        if let Err(wrong) = right {
+            self.report(wrong);
+        }
+        if let Some(op) = tell {
+            if let Some(open) = self.handle(mount, index).ready() {
+                if matches!(goal, Goal::Length { .. }) {
+                    open.end = 0;
+                }
+                open.goal = Some((Goal::Tell, begun, known));
+            }
+            self.ask_metadata(mount, Asker::Handle(index), op, true);
+        }
+    }
+
+    // ---- answers of object servers
+
+    pub(crate) fn object_gone(&mut self, mount: usize, call: u64) {
+        self.object_failed(mount, call, Failure::Gone);
+        self.plan_mount(mount);
+    }
+
+    fn object_failed(&mut self, mount: usize, id: u64, failure: Failure) {
+        let Some(call) = self.mounts[mount].objects.remove(&id) else {
+            return;
+        };
+        let (index, osd) = (call.handle, call.osd);
+        match call.kind {
+            Kind::Change { token, attempt, .. } => {
+                self.change(mount, index, |changes, now, ids, out| {
+                    changes.failed(now, ids, token, attempt, failure, out);
+                });
+            }
+            Kind::Probe { attempt } => {
+                let answer = match failure {
+                    Failure::Redirect(Some(primary)) => ProbeAnswer::Primary(primary),
+                    Failure::Refresh => ProbeAnswer::Refresh,
+                    _ => ProbeAnswer::Nothing,
+                };
+                self.change(mount, index, |changes, now, ids, out| {
+                    changes.probed(now, ids, (attempt, osd), answer, out);
+                });
+            }
+            Kind::Read => self.read_failed(mount, index, id, failure),
+        }
+    }
+
+    pub(crate) fn object_answered(&mut self, mount: usize, id: u64, result: Result<Done, Fault>) {
+        match result {
+            Err(fault) => self.object_failed(mount, id, failure_of(&fault)),
+            Ok(done) => {
+                let Some(call) = self.mounts[mount].objects.remove(&id) else {
+                    return;
+                };
+                let (index, osd) = (call.handle, call.osd);
+                match call.kind {
+                    Kind::Change {
+                        token, change_id, ..
+                    } => {
+                        let answer = Answer {
+                            change_id,
+                            offset: done.offset,
+                            length: done.length_bytes,
+                        };
+                        if let Some(open) = self.handle(mount, index).ready() {
+                            open.read_route.found(osd);
+                        }
+                        self.change(mount, index, |changes, now, ids, out| {
+                            changes.answered(now, ids, token, answer, out);
+                        });
+                    }
+                    Kind::Probe { attempt } => {
+                        let answer = ProbeAnswer::Primary(osd);
+                        self.change(mount, index, |changes, now, ids, out| {
+                            changes.probed(now, ids, (attempt, osd), answer, out);
+                        });
+                    }
+                    Kind::Read => self.read_done(mount, index, (id, osd), &done),
+                }
+            }
+        }
+        self.plan_mount(mount);
+    }
+}
+
+fn written(inode: u64, size_at_least_bytes: u64, close: bool) -> request::Op {
+    request::Op::Written(mrc::Written {
+        inode,
+        size_at_least_bytes,
+        mtime_ns: None,
+        close,
+        // No mount has heard of a truncation: one that has happened is always news.
+        truncate_epoch: 0,
+    })
+}
+
+fn op_of(change: Change, change_id: u64, follows: u64) -> Op {
+    let write = |offset, bytes: Bytes, append| Op::Write {
+        offset,
+        data: Payload::of(bytes),
+        change_id,
+        append,
+        follows,
+    };
+    match change {
+        Change::Write { offset, bytes } => write(offset, bytes, None),
+        Change::Append { append_id, bytes } => write(0, bytes, Some(append_id)),
+        Change::Truncate { length } => Op::Truncate {
+            length_bytes: length,
+            change_id,
+            follows,
+        },
+        Change::Sync => Op::Sync { follows },
+    }
+}
+
+fn failure_of(fault: &Fault) -> Failure {
+    if fault.is_changes_lost() {
+        return Failure::Lost;
+    }
+    match fault.remedy {
+        Remedy::Retry => Failure::Retry,
+        Remedy::Redirect => Failure::Redirect(fault.osd_hint),
+        Remedy::Refresh => Failure::Refresh,
+        Remedy::Surface => Failure::Surface(fault.errno),
+    }
+}

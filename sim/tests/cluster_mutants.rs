@@ -1,0 +1,45 @@
+//! Every deliberate wrong edit of what joins the cores is found within a stated number of seeds of the
+//! whole cluster, and noticed by what it breaks; `docs/invariants.md` says the same numbers.
+
+use sim::cluster::{Edit, Options, run};
+
+/// A wrong edit, words of the finding that must notice it, and the number of seeds it may take.
+const EDITS: [(Edit, &str, u64); 9] = [
+    (Edit::SlotsForgotten, "and repeated", 20),
+    (Edit::AnsweredWhenProposed, "but the log did", 20),
+    (Edit::ReadersIgnored, "has it open", 50),
+    (Edit::RegistrationIgnored, "has it open", 300),
+    (Edit::DeletionBelieved, "of a removed file", 50),
+    (Edit::TombstonesIgnored, "of a removed file", 50),
+    (Edit::FloorForgotten, "not answered", 20),
+    (Edit::LeaseNewsLost, "not answered", 300),
+    (Edit::SilenceIgnored, "differ", 400),
+];
+
+#[test]
+fn every_wrong_edit_is_found_by_what_it_breaks_in_time() {
+    for (edit, words, seeds) in EDITS {
+        let found = (0..seeds).find_map(|seed| {
+            let options = Options {
+                edit: Some(edit),
+                ..Options::new(seed)
+            };
+            run(options).finding.map(|(_, wrong)| (seed, wrong))
+        });
+
+        let (seed, wrong) = found.unwrap_or_else(|| panic!("{edit:?} survives {seeds} seeds"));
+        println!("{edit:?}: found by seed {seed} of {seeds}");
+        assert!(wrong.contains(words), "{edit:?}, seed {seed}: {wrong}");
+    }
+}
+
+#[test]
+fn the_document_states_the_same_numbers() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/invariants.md");
+    let document = std::fs::read_to_string(path).expect("docs/invariants.md is there");
+
+    for (edit, _, seeds) in EDITS {
+        let row = format!("| `{edit:?}` | {seeds} |");
+        assert!(document.contains(&row), "missing: {row}");
+    }
+}
