@@ -490,7 +490,12 @@ pub fn kill(pid: i32) -> Result<()> {
     wait_gone(pid)
 }
 
-fn send(pid: i32, signal: i32) -> Result<()> {
+/// Sends a signal to a process, without starting another: also while servers are frozen.
+///
+/// # Errors
+///
+/// If it is not running.
+pub fn send(pid: i32, signal: i32) -> Result<()> {
     ensure!(pid > 1, "{pid} is no process of ours");
     #[expect(unsafe_code, reason = "signals have no safe interface in std")]
     // SAFETY: kill(2) touches no memory of this process.
