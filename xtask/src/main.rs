@@ -26,6 +26,8 @@ cargo xtask VERB
                          start clusters from images of all disks: power fails everywhere
   steps [--quick] [--seed S] [--keep] [--dir DIR]
                          kill a server before each write, sync and rename; let its disk fail to sync
+  stalls [--faults N] [--json FILE]
+                         how long light loops stall when one thing breaks, each fault alone and N times
   bench fs --mount DIR [--peers glusterfs,moosefs] [--json FILE] [--quick] [--processes NAME[,NAME...]]
                          file system benchmark of any directory
   bench lease [--quick] [--json FILE] [--svg FILE] [--docs FILE] [--systems NAME[,NAME...]]
@@ -50,7 +52,7 @@ fn main() -> Result<()> {
             run::cargo(&run.iter().chain(rest).copied().collect::<Vec<_>>())
         }
         ["chaos", rest @ ..] => chaos::chaos(rest),
-        ["images" | "steps", ..] => chaos::chaos(&words),
+        ["images" | "steps" | "stalls", ..] => chaos::chaos(&words),
         ["bench", "fs", rest @ ..] => {
             if rest.iter().any(|word| word.starts_with("--peers")) {
                 packages::install_stopped(packages::FS_PEERS)?;
