@@ -133,6 +133,9 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 ///
 /// As [`install_missing`].
 pub(crate) fn install_stopped(needs: &[Need]) -> Result<()> {
+    if missing(needs).is_empty() {
+        return Ok(());
+    }
     let is_ours = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -153,15 +156,15 @@ pub(crate) fn install_stopped(needs: &[Need]) -> Result<()> {
 ///
 /// Without root: one sentence with the command to run. With root: what apt-get said.
 pub(crate) fn install_missing(needs: &[Need]) -> Result<()> {
-    let missing: Vec<&str> = needs
-        .iter()
-        .filter(|need| !on_path(need.program))
-        .map(|need| need.package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
+    match &missing(needs)[..] {
+        [] => Ok(()),
+        missing => install(missing),
     }
-    install(&missing)
+}
+
+fn missing(needs: &[Need]) -> Vec<&'static str> {
+    let missing = needs.iter().filter(|need| !on_path(need.program));
+    missing.map(|need| need.package).collect()
 }
 
 /// As [`install_missing`], and sees to it that something can be mounted.
