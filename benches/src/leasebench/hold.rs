@@ -29,7 +29,8 @@ pub(crate) struct Held {
     pub(crate) cpu: Duration,
 }
 
-/// Searches by quadrupling and then by halving the gap; the answer is held for the full time.
+/// Searches by quadrupling for a short time, then downwards by thirds for the full time, then once more in
+/// the middle: what a short time bears a long time may not, since what can't be done in time piles up.
 pub(crate) fn largest(
     plan: &Plan,
     first: u64,
@@ -45,22 +46,26 @@ pub(crate) fn largest(
         }
         next = (next * 4).min(plan.hold_max);
     }
+    let mut found = None;
+    while good >= first / 8 && good > 0 {
+        found = try_one(good, plan.hold)?;
+        if found.is_some() {
+            break;
+        }
+        bad = Some(good);
+        good -= good / 3;
+    }
     for _ in 0..plan.hold_bisections {
-        let Some(above) = bad else { break };
+        let (Some(above), true) = (bad, found.is_some()) else {
+            break;
+        };
         let middle = good.midpoint(above);
-        match try_one(middle, short)? {
-            Some(_) => good = middle,
+        match try_one(middle, plan.hold)? {
+            Some(held) => (good, found) = (middle, Some(held)),
             None => bad = Some(middle),
         }
     }
-    // What a short time bears a long time may not.
-    while good >= first / 8 && good > 0 {
-        if let Some(held) = try_one(good, plan.hold)? {
-            return Ok((good, Some(held)));
-        }
-        good -= good / 8;
-    }
-    Ok((0, None))
+    Ok((if found.is_some() { good } else { 0 }, found))
 }
 
 /// A given number at each of three servers, for what extending them costs.

@@ -39,7 +39,7 @@ impl Plan {
             hold: Duration::from_secs(60),
             hold_lease: [1, 5, 10].map(Duration::from_secs).to_vec(),
             hold_max: 1_000_000,
-            hold_bisections: 3,
+            hold_bisections: 1,
             fail_overs: 50,
             contentions: 200,
             members: vec![3, 5, 10, 30],
