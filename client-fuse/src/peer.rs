@@ -200,6 +200,7 @@ pub(crate) fn failure_of(error: &CallError) -> client_core::Failure {
     use client_core::Failure;
     match error {
         CallError::Fault(fault) if fault.is_changes_lost() => Failure::Lost,
+        CallError::Fault(fault) if fault.is_out_of_order() => Failure::OutOfOrder,
         CallError::Fault(fault) => match fault.remedy {
             Remedy::Retry => Failure::Retry,
             Remedy::Redirect => Failure::Redirect(fault.osd_hint),

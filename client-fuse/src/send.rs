@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use client_core::{Answer, Change, Effect, Failure, ProbeAnswer};
+use client_core::{Answer, Change, Effect, Failure, ProbeAnswer, SendOrder};
 use proto::osd;
 use shell::clock::boottime;
 use shell::link::{CallError, Payload};
@@ -24,9 +24,9 @@ impl File {
                 token,
                 attempt,
                 osd,
-                change_id,
+                order,
                 change,
-            } => self.send_change(this, token, attempt, osd, change_id, change),
+            } => self.send_change(this, (token, attempt), osd, order, change),
             Effect::Renew => {
                 tokio::spawn(async move { this.renew().await });
             }
@@ -44,39 +44,32 @@ impl File {
     fn send_change(
         &self,
         this: Arc<Self>,
-        token: u64,
-        attempt: u64,
+        (token, attempt): (u64, u64),
         osd: OsdId,
-        change_id: u64,
+        order: SendOrder,
         change: Change,
     ) {
+        let change_id = order.change_id;
         let (op, payload) = match change {
-            Change::Write { offset, bytes } => (
-                osd::request::Op::Write(osd::Write {
-                    offset,
-                    change_id,
-                    ..osd::Write::default()
-                }),
-                Payload::of(bytes),
-            ),
-            Change::Append { append_id, bytes } => (
-                osd::request::Op::Write(osd::Write {
-                    offset: 0,
-                    change_id,
-                    append: true,
-                    append_id,
-                    ..osd::Write::default()
-                }),
-                Payload::of(bytes),
-            ),
-            Change::Truncate { length } => (
-                osd::request::Op::Truncate(osd::Truncate {
+            Change::Write { offset, bytes } => {
+                let write = write_of(offset, false, order);
+                (osd::request::Op::Write(write), Payload::of(bytes))
+            }
+            Change::Append { bytes } => {
+                let write = write_of(0, true, order);
+                (osd::request::Op::Write(write), Payload::of(bytes))
+            }
+            Change::Truncate { length } => {
+                let truncate = osd::Truncate {
                     length_bytes: length,
                     change_id,
+                    first_id: order.first_id,
+                    first_session: order.first_session.0,
+                    after: order.after,
                     ..osd::Truncate::default()
-                }),
-                Payload::none(),
-            ),
+                };
+                (osd::request::Op::Truncate(truncate), Payload::none())
+            }
             Change::Sync => (
                 osd::request::Op::Sync(osd::Sync::default()),
                 Payload::none(),
@@ -207,6 +200,19 @@ impl File {
             "change not done"
         );
         failure_of(error)
+    }
+}
+
+/// What it follows is added when it is sent, together with the capability.
+fn write_of(offset: u64, append: bool, order: SendOrder) -> osd::Write {
+    osd::Write {
+        offset,
+        append,
+        change_id: order.change_id,
+        first_id: order.first_id,
+        first_session: order.first_session.0,
+        after: order.after,
+        ..osd::Write::default()
     }
 }
 

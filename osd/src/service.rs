@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lease_shell::LeaseShell;
 use osd_core::config::{OBJECT_BYTES_MAX, READ_BYTES_MAX};
-use osd_core::{ObjectKey, Op, Payload};
+use osd_core::{ChangeOrder, ObjectKey, Op, Payload};
 use prost::Message as _;
 use proto::osd::{self, request::Op as Wire};
 use shell::link::{self, Connection, Handler, Responder, Role};
@@ -244,16 +244,24 @@ fn operation(wire: Wire, payload: link::Payload) -> Result<Op, Fault> {
             Ok(Op::Write {
                 offset: write.offset,
                 data: Payload { bytes, crc32c },
-                change_id: write.change_id,
-                append: write.append.then_some(write.append_id),
-                follows: write.follows,
+                append: write.append,
+                order: order(
+                    (write.change_id, write.first_id),
+                    write.first_session,
+                    write.after,
+                    write.follows,
+                ),
             })
         }
         Wire::Truncate(truncate) if too_far(Some(truncate.length_bytes)) => Err(too_large()),
         Wire::Truncate(truncate) => Ok(Op::Truncate {
             length_bytes: truncate.length_bytes,
-            change_id: truncate.change_id,
-            follows: truncate.follows,
+            order: order(
+                (truncate.change_id, truncate.first_id),
+                truncate.first_session,
+                truncate.after,
+                truncate.follows,
+            ),
         }),
         Wire::Sync(osd::Sync { follows }) => Ok(Op::Sync { follows }),
         Wire::Stat(osd::Stat {}) => Ok(Op::Stat),
@@ -264,6 +272,21 @@ fn operation(wire: Wire, payload: link::Payload) -> Result<Op, Fault> {
         | Wire::LeaseHandOver(_)
         | Wire::LeaseStats(_)
         | Wire::Stalls(_) => Err(malformed("names no operation on an object")),
+    }
+}
+
+const fn order(
+    (change_id, first_id): (u64, u64),
+    first_session: u64,
+    after: u64,
+    follows: u64,
+) -> ChangeOrder {
+    ChangeOrder {
+        change_id,
+        first_id: if first_id == 0 { change_id } else { first_id },
+        first_session: SessionId(first_session),
+        after,
+        follows,
     }
 }
 

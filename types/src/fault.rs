@@ -66,6 +66,9 @@ impl Fault {
     }
 }
 
+/// Linux's EILSEQ. Object servers use it for one thing only; programs never see it.
+const OUT_OF_ORDER: i32 = 84;
+
 /// Linux's ENOTRECOVERABLE. Object servers use it for one thing only; programs are told EIO.
 const CHANGES_LOST: i32 = 131;
 
@@ -78,6 +81,22 @@ impl Fault {
             "acknowledged changes were lost with the replicas' power; restore the file from what \
              wrote it",
         )
+    }
+
+    /// A change of the caller that was sent before this one is missing.
+    #[must_use]
+    pub fn out_of_order() -> Self {
+        Self::new(
+            Remedy::Retry,
+            OUT_OF_ORDER,
+            "a change that was sent before this one has not arrived; repeat both, oldest first",
+        )
+    }
+
+    /// Whether it is [`Fault::out_of_order`].
+    #[must_use]
+    pub fn is_out_of_order(&self) -> bool {
+        self.remedy == Remedy::Retry && self.errno == OUT_OF_ORDER
     }
 
     /// Whether it is [`Fault::changes_lost`].

@@ -3,12 +3,14 @@
 //! A write is sent at once if nothing of the file is on its way. Meanwhile others are gathered into
 //! chunks that end at multiples of the chunk size, for a bounded time, and sent in order, many at
 //! a time; so a sync(2), which mounts are not told of, misses little. The idea is that of Nagle,
-//! RFC 896. Four rules keep repetition harmless:
+//! RFC 896. These rules keep repetition harmless:
 //!
 //! - Two changes that overlap are never in flight together; truncations, appends and syncs are in
 //!   flight alone.
 //! - Every send draws a new change id, so ids grow in the order in which a server receives them,
 //!   and a server refuses what a frozen connection delivers late.
+//! - A change keeps the id of its first attempt, and names the change before it that is not answered. So
+//!   what a server applies is a beginning of what was sent, and it knows what it need not do again.
 //! - Every request names the newest change that is known to be acknowledged. A primary that has not
 //!   applied it says that changes are lost, instead of letting a sync succeed without them.
 //! - When the believed primary changes, everything unacknowledged is sent again, in order. An
@@ -23,13 +25,13 @@ mod view;
 
 use std::collections::VecDeque;
 
-use types::{Duration, Instant, OsdId};
+use types::{Duration, Instant, OsdId, SessionId};
 
-use crate::config::{CUT_PATIENCE, ChangeLimits};
+use crate::config::{CUT_PATIENCE, ChangeLimits, ROUTE_BACKOFF_MIN};
 use crate::gather::Gather;
 use crate::route::{Failure, Next, Route};
 
-pub use effect::{Answer, Change, Effect, IdSource, ProbeAnswer};
+pub use effect::{Answer, Change, Effect, IdSource, ProbeAnswer, SendOrder};
 pub use view::Version;
 
 #[derive(Debug)]
@@ -39,8 +41,9 @@ struct Pending {
     since: Instant,
     /// When it was sent in the current attempt.
     sent: Option<Instant>,
-    /// Id under which it was sent first; 0 if it was not.
+    /// Id under which it was sent first, and the session then; 0 if it was not.
     first_id: u64,
+    first_session: SessionId,
     /// Somebody waits for its outcome: nobody is shown it before.
     awaited: bool,
 }
@@ -70,6 +73,7 @@ pub struct Changes {
     version: u64,
     attempt: u64,
     gate: Gate,
+    session: SessionId,
     /// The newest change known to be acknowledged; 0: none.
     follows: u64,
     /// Acknowledgements of what was sent under ids up to this one prove nothing any more.
@@ -97,6 +101,7 @@ impl Changes {
             version: 0,
             attempt: 1,
             gate: Gate::Open,
+            session: SessionId(0),
             follows: 0,
             void_up_to: 0,
             probe_round: 0,
@@ -218,6 +223,16 @@ impl Changes {
             self.version += 1;
             out.push(Effect::Lost);
             self.pump(now, ids, out);
+            return;
+        }
+        if failure == Failure::OutOfOrder {
+            // The one before it failed, too, or is on its way: both go again, in order.
+            if let Some(pending) = self.pending.get_mut(index) {
+                pending.sent = None;
+            }
+            if self.gate == Gate::Open {
+                self.gate = Gate::Until(now + ROUTE_BACKOFF_MIN);
+            }
             return;
         }
         let target = self.route.target();
@@ -367,11 +382,12 @@ impl Changes {
         self.follows
     }
 
-    /// Begins anew with what is acknowledged: there is a new session, whose changes have no past, or
-    /// the past is lost.
-    pub fn forget_acknowledged(&mut self, ids: &IdSource) {
-        self.follows = 0;
-        self.void_up_to = ids.draw();
+    /// What is sent from now on is sent in this session. One that is no other than before changes nothing.
+    pub fn enter_session(&mut self, ids: &IdSource, session: SessionId) {
+        if self.session != session {
+            self.session = session;
+            self.forget_acknowledged(ids);
+        }
     }
 
     /// The server believed to be the primary.
@@ -385,6 +401,13 @@ impl Changes {
         &mut self.route
     }
 
+    /// Begins anew with what is acknowledged: there is a new session, whose changes have no past, or
+    /// the past is lost.
+    fn forget_acknowledged(&mut self, ids: &IdSource) {
+        self.follows = 0;
+        self.void_up_to = ids.draw();
+    }
+
     fn push(&mut self, now: Instant, change: Change, awaited: bool) -> u64 {
         let token = self.next_token;
         self.next_token += 1;
@@ -396,31 +419,19 @@ impl Changes {
             since: now,
             sent: None,
             first_id: 0,
+            first_session: SessionId(0),
             awaited,
         });
         token
     }
 
     fn note_acknowledged(&mut self, index: usize, change_id: u64) {
-        let id = match self.pending.get(index) {
-            // The answer may be that of an earlier attempt, to which this one was a repetition.
-            Some(Pending {
-                change: Change::Append { .. },
-                first_id,
-                ..
-            }) => *first_id,
-            Some(Pending {
-                change: Change::Write { .. } | Change::Truncate { .. },
-                ..
-            }) => change_id,
-            Some(Pending {
-                change: Change::Sync,
-                ..
-            })
-            | None => return,
+        let pending = self.pending.get(index);
+        let Some(pending) = pending.filter(|pending| pending.change.alters()) else {
+            return;
         };
-        if id > self.void_up_to {
-            self.follows = self.follows.max(id);
+        if change_id > self.void_up_to && pending.first_session == self.session {
+            self.follows = self.follows.max(pending.first_id);
         }
     }
 
@@ -486,18 +497,25 @@ impl Changes {
             if !self.may_send(index) {
                 return;
             }
-            let attempt = self.attempt;
+            let (attempt, session) = (self.attempt, self.session);
+            let after = self.sent_before(index);
             if let Some(pending) = self.pending.get_mut(index) {
                 let change_id = ids.draw();
                 pending.sent = Some(now);
                 if pending.first_id == 0 {
                     pending.first_id = change_id;
+                    pending.first_session = session;
                 }
                 out.push(Effect::Send {
                     token: pending.token,
                     attempt,
                     osd,
-                    change_id,
+                    order: SendOrder {
+                        change_id,
+                        first_id: pending.first_id,
+                        first_session: pending.first_session,
+                        after,
+                    },
                     change: pending.change.clone(),
                 });
             }
@@ -505,6 +523,13 @@ impl Changes {
                 return;
             }
         }
+    }
+
+    /// First id of the newest change before `index` that is not answered; 0 if there is none.
+    fn sent_before(&self, index: usize) -> u64 {
+        let mut before = self.pending.iter().take(index).rev();
+        let newest = before.find(|pending| pending.change.alters());
+        newest.map_or(0, |pending| pending.first_id)
     }
 
     fn may_send(&self, index: usize) -> bool {

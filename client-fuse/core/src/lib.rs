@@ -11,7 +11,7 @@ mod read_ahead;
 mod route;
 mod slots;
 
-pub use changes::{Answer, Change, Changes, Effect, IdSource, ProbeAnswer, Version};
+pub use changes::{Answer, Change, Changes, Effect, IdSource, ProbeAnswer, SendOrder, Version};
 pub use config::{
     CUT_PATIENCE, ChangeLimits, ROUTE_BACKOFF_MAX, ROUTE_BACKOFF_MIN, ROUTE_TRIES_SAME_SERVER,
     ReadAheadLimits,

@@ -15,6 +15,8 @@ pub enum Failure {
     Retry,
     /// Capability or view are out of date.
     Refresh,
+    /// A change that was sent before is missing at the primary.
+    OutOfOrder,
     /// Changes that were acknowledged are lost.
     Lost,
     /// Final: the errno for the program.
@@ -177,7 +179,7 @@ impl Route {
                     return Next::After(Duration::ZERO);
                 }
             }
-            Failure::Retry => {
+            Failure::Retry | Failure::OutOfOrder => {
                 if self.target_failures >= ROUTE_TRIES_SAME_SERVER {
                     self.advance();
                 }

@@ -27,6 +27,7 @@ impl ObjectReplica {
                 let reply = Reply::Synced(peer::Synced { seq });
                 self.answer(step, answer, reply, Payload::default());
             }
+            Who::Recovery => self.finish_recovery(step),
             Who::Own => {}
         }
     }
@@ -37,7 +38,7 @@ impl ObjectReplica {
             Who::Activate { answer, .. } | Who::Sync { answer } => {
                 self.refuse_peer(step, answer, refusal);
             }
-            Who::Own => {}
+            Who::Own | Who::Recovery => {}
         }
     }
 

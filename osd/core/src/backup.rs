@@ -268,11 +268,21 @@ impl ObjectReplica {
         if !self.following.is_followed() || !self.is_writable() || gap {
             return Err(Refused(Refusal::Gap));
         }
+        let before = self.copy.length_bytes;
         if message.seq > have
             && let Err(error) = self.copy.apply(position, &change, mark, &mut *step.store)
         {
             self.following.leave();
-            if !matches!(error, StoreError::Corrupt { .. }) {
+            let untouched = match &error {
+                StoreError::Corrupt { .. } => true,
+                // The others may have no room either: all copies but the primary's would be in doubt.
+                StoreError::NoSpace { written_bytes } => {
+                    let lengths = (before, *written_bytes);
+                    self.copy.cut_back(&change, lengths, &mut *step.store)
+                }
+                _ => false,
+            };
+            if !untouched {
                 // Half a change may be there.
                 self.lose_trust(step);
             }

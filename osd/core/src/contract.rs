@@ -41,7 +41,7 @@ fn record(seq: u64, length_bytes: u64, clean: bool) -> Record {
         marks: vec![Mark {
             session: SessionId(4),
             change_id: seq,
-            append_id: 1,
+            first_id: 1,
             append_offset: 2,
         }],
     }

@@ -239,6 +239,21 @@ impl LocalCopy {
         Ok(())
     }
 
+    /// Cuts off what a write without room has added. False if it had replaced something before, or that can't be
+    /// done.
+    pub(crate) fn cut_back(
+        &mut self,
+        change: &Change,
+        (before, written_bytes): (u64, u64),
+        store: &mut dyn ObjectStore,
+    ) -> bool {
+        let Change::Write { offset, .. } = change else {
+            return false;
+        };
+        let replaces = before > *offset && written_bytes > 0;
+        self.set_length(before, store).is_ok() && !replaces
+    }
+
     /// Number of blocks from `first` on that are known to hold nothing but zeros.
     pub(crate) fn zero_blocks(&self, first: u64, store: &mut dyn ObjectStore) -> u64 {
         let offset = first.saturating_mul(SUM_BYTES);

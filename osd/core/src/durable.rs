@@ -20,6 +20,8 @@ pub(crate) enum Need {
     Position(Position),
     /// The same, and that none follow.
     Clean(Position),
+    /// A copy that was brought up at this position, or what became of it since.
+    BroughtUp(Position),
 }
 
 impl Need {
@@ -34,6 +36,7 @@ impl Need {
                     && record.position.seq >= position.seq
             }
             Self::Clean(position) => record.clean && record.position == *position,
+            Self::BroughtUp(position) => record.position >= *position,
         }
     }
 }
@@ -51,6 +54,8 @@ pub(crate) enum Who {
     Sync { answer: AnswerId },
     /// This server as primary; it looks at the record itself.
     Own,
+    /// Whoever had this copy brought up.
+    Recovery,
 }
 
 #[derive(Debug)]
@@ -95,7 +100,7 @@ impl Durable {
     pub(crate) fn take_peers(&mut self) -> Vec<Who> {
         let (own, peers) = std::mem::take(&mut self.waiting)
             .into_iter()
-            .partition(|(_, who)| *who == Who::Own);
+            .partition(|(_, who)| matches!(who, Who::Own | Who::Recovery));
         self.waiting = own;
         peers.into_iter().map(|(_, who): (Need, Who)| who).collect()
     }
@@ -103,6 +108,11 @@ impl Durable {
     /// Drops what this server itself waited for.
     pub(crate) fn forget_own(&mut self) {
         self.waiting.retain(|(_, who)| *who != Who::Own);
+    }
+
+    /// Drops what the recovery of this copy waited for.
+    pub(crate) fn forget_recovery(&mut self) {
+        self.waiting.retain(|(_, who)| *who != Who::Recovery);
     }
 
     /// Starts a job if something waits and none is under way.
@@ -127,6 +137,7 @@ impl Durable {
             return Ok(());
         }
         let clean = !promise && needs().any(|need| matches!(need, Need::Clean(_)));
+        let in_no_hurry = clean || needs().all(|need| matches!(need, Need::BroughtUp(_)));
         let data =
             needs().any(|need| !matches!(need, Need::Promise(_))) && copy.trust == Trust::Trusted;
         let record = match data {
@@ -155,7 +166,7 @@ impl Durable {
         effects.push(Effect::Sync {
             ticket,
             job,
-            lazy: clean,
+            lazy: in_no_hurry,
         });
         Ok(())
     }

@@ -34,6 +34,39 @@ pub type RequestId = u64;
 /// The shell's name for a peer's request; comes back in [`Effect::AnswerPeer`].
 pub type AnswerId = u64;
 
+/// Where a change stands among those that its session made of the object.
+///
+/// Every attempt to have a change done has an id of its own, and so has the change: that of its first attempt. Both
+/// grow in the order in which they are sent, also from one session of a mount to the next.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ChangeOrder {
+    /// This attempt. Must be newer than the newest that was applied.
+    pub change_id: u64,
+    /// The change. One that was applied is not applied again.
+    pub first_id: u64,
+    /// The session of the first attempt, if it is another one than that of this attempt.
+    pub first_session: SessionId,
+    /// The change before it, if that was not answered when this one was sent; 0: it was, or there is none. Must have
+    /// been applied, so that what is applied of a session is always a beginning of what it sent.
+    pub after: u64,
+    /// The newest change that was acknowledged; 0: none.
+    pub follows: u64,
+}
+
+impl ChangeOrder {
+    /// Of a first attempt with nothing else under way and nothing known to be acknowledged.
+    #[must_use]
+    pub const fn first(change_id: u64) -> Self {
+        Self {
+            change_id,
+            first_id: change_id,
+            first_session: SessionId(0),
+            after: 0,
+            follows: 0,
+        }
+    }
+}
+
 /// What a client may ask of an object.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Op {
@@ -50,25 +83,21 @@ pub enum Op {
         offset: u64,
         /// The bytes.
         data: Payload,
-        /// Must be newer than the session's newest.
-        change_id: u64,
-        /// Write at the end, once per id.
-        append: Option<u64>,
-        /// The session's newest change of this object that it knows to be acknowledged; 0: none.
-        follows: u64,
+        /// Write at the end instead. A session has one append under way at a time, and nothing else.
+        append: bool,
+        /// Whether it comes in turn.
+        order: ChangeOrder,
     },
     /// A new length.
     Truncate {
         /// The length.
         length_bytes: u64,
-        /// Must be newer than the session's newest.
-        change_id: u64,
         /// As in a write.
-        follows: u64,
+        order: ChangeOrder,
     },
     /// Everything acknowledged before becomes stable on a quorum.
     Sync {
-        /// As in a write.
+        /// The session's newest change that was acknowledged; 0: none.
         follows: u64,
     },
     /// Length and position.
@@ -86,9 +115,8 @@ impl Op {
     /// The newest change that its sender knows to be acknowledged; 0: none.
     pub(crate) const fn follows(&self) -> u64 {
         match self {
-            Self::Write { follows, .. }
-            | Self::Truncate { follows, .. }
-            | Self::Sync { follows } => *follows,
+            Self::Write { order, .. } | Self::Truncate { order, .. } => order.follows,
+            Self::Sync { follows } => *follows,
             Self::Read { .. } | Self::Stat | Self::Seek { .. } => 0,
         }
     }

@@ -47,8 +47,8 @@ mod waiting;
 pub use answers::deleted_response;
 pub use config::Config;
 pub use event::{
-    AnswerId, Call, CallKind, Done, Effect, Input, LeaseEvent, Membership, Op, OsdLag, Payload,
-    PeerFailure, RequestId,
+    AnswerId, Call, CallKind, ChangeOrder, Done, Effect, Input, LeaseEvent, Membership, Op, OsdLag,
+    Payload, PeerFailure, RequestId,
 };
 pub use faults::expired;
 pub use memory::MemoryStore;

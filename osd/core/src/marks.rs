@@ -1,4 +1,4 @@
-//! The newest change of each session, for refusing delayed changes and repeated appends.
+//! The newest change of each session, for recognising repeated changes and refusing delayed ones.
 
 use types::SessionId;
 
@@ -19,11 +19,11 @@ impl Marks {
         })
     }
 
-    /// Whether a change that was acknowledged to a session is not in this history.
+    /// Whether a change that was acknowledged to a session, named by its first attempt, is not in this history.
     pub(crate) fn lack(&self, session: SessionId, acknowledged: u64) -> bool {
         let known = self.0.iter().rev().find(|mark| mark.session == session);
         match known {
-            Some(mark) => mark.change_id < acknowledged,
+            Some(mark) => mark.first_id < acknowledged,
             // With so many sessions, it may be one that was forgotten.
             None => acknowledged > 0 && self.0.len() < MARKS_MAX,
         }
@@ -68,7 +68,8 @@ mod tests {
 
         marks.note(Mark {
             session: SessionId(1),
-            change_id: 5,
+            change_id: 7,
+            first_id: 5,
             ..Mark::default()
         });
 

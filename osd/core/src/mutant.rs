@@ -27,10 +27,16 @@ pub enum Mutant {
     ReadsUncommitted,
     /// Changes are taken however old they are.
     DelayedChanges,
+    /// A change that was done is done again when it is repeated.
+    RepeatedChanges,
+    /// A change is taken although the one sent before it is missing.
+    ChangesOutOfOrder,
     /// A replica takes changes without having been brought to the primary's state.
     GapsAllowed,
     /// A replica that misses nothing but bytes is taken as brought up without comparing.
     CatchUpSkipped,
+    /// A copy counts as brought up when it is in memory.
+    RecoveredInMemory,
     /// A block that may have been torn by a loss of power is taken as it is without asking for a sound one.
     DoubtedTaken,
     /// What was added stays although the program was told that there is no room for it.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::config::{IN_FLIGHT_MAX, READ_BYTES_MAX};
 use crate::copy::Change;
-use crate::event::{CallKind, Done, Effect, Op, Payload, RequestId};
+use crate::event::{CallKind, ChangeOrder, Done, Effect, Op, Payload, RequestId};
 use crate::faults;
 use crate::mutant::Mutant;
 use crate::record::Mark;
@@ -20,6 +20,15 @@ use proto::peer;
 enum Progress {
     Done,
     Wait(Queued),
+}
+
+/// Whether a change may be made.
+enum Turn {
+    Now,
+    /// It was made before; the newest mark that says so.
+    Over(Mark),
+    /// Not in this attempt.
+    Never(Fault),
 }
 
 impl ObjectReplica {
@@ -231,66 +240,58 @@ impl ObjectReplica {
             return Progress::Wait(queued);
         }
         let known = self.copy.marks.of(queued.session);
-        let (change, mut mark, payload) = match &queued.op {
-            Op::Write {
-                append: Some(append_id),
-                ..
-            } if known.append_id == *append_id && *append_id != 0 => {
-                let done = self.done(known.append_offset, Bytes::new());
-                // It may have been made under another primary and never acknowledged: then it is no
-                // further than on the majority that this one needed to serve.
-                let made = Some(self.copy.position.seq);
-                self.reply_after(step, made, (queued.request, queued.deadline), done);
-                self.commit(step);
-                return Progress::Done;
-            }
+        let (order, change, payload) = match &queued.op {
             Op::Write {
                 offset,
                 data,
-                change_id,
                 append,
-                ..
+                order,
             } => {
-                let mut mark = Mark {
-                    change_id: *change_id,
-                    ..known
+                let offset = if *append {
+                    self.copy.length_bytes
+                } else {
+                    *offset
                 };
-                let mut offset = *offset;
-                if let Some(append_id) = append {
-                    offset = self.copy.length_bytes;
-                    mark.append_id = *append_id;
-                    mark.append_offset = offset;
-                }
-                let data = data.clone();
+                let bytes = data.bytes.clone();
                 let change = Change::Write {
                     offset,
-                    data: data.bytes.clone(),
+                    data: bytes,
                 };
-                (change, mark, data)
+                (*order, change, data.clone())
             }
             Op::Truncate {
                 length_bytes,
-                change_id,
-                ..
+                order,
             } => {
-                let mark = Mark {
-                    change_id: *change_id,
-                    ..known
-                };
                 let length_bytes = *length_bytes;
                 let change = Change::Truncate { length_bytes };
-                (change, mark, Payload::default())
+                (*order, change, Payload::default())
             }
             Op::Read { .. } | Op::Sync { .. } | Op::Stat | Op::Seek { .. } => {
                 return Progress::Wait(queued);
             }
         };
-        mark.session = queued.session;
-        let delayed = queued.session != SessionId(0) && mark.change_id <= known.change_id;
-        if delayed && !self.config.has(Mutant::DelayedChanges) {
-            step.refuse(queued.request, faults::delayed());
-            return Progress::Done;
+        match self.turn(&queued, order, known) {
+            Turn::Now => {}
+            Turn::Over(mark) => {
+                self.answer_again(step, &queued, mark);
+                return Progress::Done;
+            }
+            Turn::Never(fault) => {
+                step.refuse(queued.request, fault);
+                return Progress::Done;
+            }
         }
+        let appended_at = match (&queued.op, &change) {
+            (Op::Write { append: true, .. }, Change::Write { offset, .. }) => *offset,
+            _ => known.append_offset,
+        };
+        let mark = Mark {
+            session: queued.session,
+            change_id: order.change_id,
+            first_id: order.first_id,
+            append_offset: appended_at,
+        };
         if !change.fits() {
             step.refuse(queued.request, faults::too_large());
             return Progress::Done;
@@ -300,6 +301,47 @@ impl ObjectReplica {
             return Progress::Done;
         }
         self.make_change(step, queued, change, mark, payload)
+    }
+
+    /// Whether it is a change's turn. What a session's newest mark says was applied is a beginning of what the
+    /// session sent, so every change up to it was done, and the next one is the one that was sent after it.
+    fn turn(&self, queued: &Queued, order: ChangeOrder, known: Mark) -> Turn {
+        let sent_by_session = queued.session != SessionId(0);
+        if !sent_by_session {
+            return Turn::Now;
+        }
+        let earlier = self.copy.marks.of(order.first_session);
+        let done_by = [known, earlier]
+            .into_iter()
+            .find(|mark| order.first_id <= mark.first_id);
+        if let Some(mark) = done_by.filter(|_| !self.config.has(Mutant::RepeatedChanges)) {
+            return Turn::Over(mark);
+        }
+        if order.change_id <= known.change_id && !self.config.has(Mutant::DelayedChanges) {
+            return Turn::Never(faults::delayed());
+        }
+        let newest = known.first_id.max(earlier.first_id);
+        if order.after > newest && !self.config.has(Mutant::ChangesOutOfOrder) {
+            return Turn::Never(Fault::out_of_order());
+        }
+        Turn::Now
+    }
+
+    /// Answers a change that was done before.
+    fn answer_again(&mut self, step: &mut Step<'_>, queued: &Queued, mark: Mark) {
+        let offset = match &queued.op {
+            // Nothing else of its session was under way, so it is the newest; for an older one nobody waits.
+            Op::Write { append: true, .. } => mark.append_offset,
+            Op::Write { offset, .. } => *offset,
+            Op::Truncate { length_bytes, .. } => *length_bytes,
+            Op::Read { .. } | Op::Sync { .. } | Op::Stat | Op::Seek { .. } => 0,
+        };
+        let done = self.done(offset, Bytes::new());
+        // It may have been made under another primary and never acknowledged: then it is no further
+        // than on the majority that this one needed to serve.
+        let made = Some(self.copy.position.seq);
+        self.reply_after(step, made, (queued.request, queued.deadline), done);
+        self.commit(step);
     }
 
     /// Makes a change here and sends it to the others.

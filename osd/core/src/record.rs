@@ -11,11 +11,11 @@ use proto::peer;
 pub struct Mark {
     /// The session.
     pub session: SessionId,
-    /// Its newest change; older ones are refused.
+    /// The attempt that did its newest change; older attempts are refused.
     pub change_id: u64,
-    /// Its newest append; a repetition of it does nothing.
-    pub append_id: u64,
-    /// Where that append went.
+    /// The first attempt of that change: what it and the changes sent before it asked for was done.
+    pub first_id: u64,
+    /// Where its newest append went.
     pub append_offset: u64,
 }
 
@@ -42,7 +42,10 @@ pub struct RecordError {
     pub length: usize,
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Marks of this version have the id of an append where `first_id` is now. Whoever sent those changes knew of no
+/// first attempts: each attempt is its own.
+const VERSION_WITHOUT_FIRST_ID: u8 = 1;
 const FIXED_BYTES: usize = 1 + 1 + 1 + 16 + 24 + 8;
 const MARK_BYTES: usize = 32;
 
@@ -72,7 +75,7 @@ impl Record {
             for number in [
                 mark.session.0,
                 mark.change_id,
-                mark.append_id,
+                mark.first_id,
                 mark.append_offset,
             ] {
                 bytes.extend_from_slice(&number.to_le_bytes());
@@ -99,7 +102,12 @@ impl Record {
 
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (head, mut rest) = bytes.split_first_chunk::<3>()?;
-        let [VERSION, flags @ 0..=1, count] = *head else {
+        let [
+            version @ VERSION_WITHOUT_FIRST_ID..=VERSION,
+            flags @ 0..=1,
+            count,
+        ] = *head
+        else {
             return None;
         };
         if usize::from(count) > MARKS_MAX {
@@ -125,12 +133,16 @@ impl Record {
             marks: Vec::with_capacity(usize::from(count)),
         };
         for _ in 0..count {
-            record.marks.push(Mark {
+            let mut mark = Mark {
                 session: SessionId(number()?),
                 change_id: number()?,
-                append_id: number()?,
+                first_id: number()?,
                 append_offset: number()?,
-            });
+            };
+            if version == VERSION_WITHOUT_FIRST_ID {
+                mark.first_id = mark.change_id;
+            }
+            record.marks.push(mark);
         }
         rest.is_empty().then_some(record)
     }
@@ -141,7 +153,7 @@ impl From<Mark> for peer::SessionMark {
         Self {
             session: mark.session.0,
             change_id: mark.change_id,
-            append_id: mark.append_id,
+            first_id: mark.first_id,
             append_offset: mark.append_offset,
         }
     }
@@ -152,7 +164,7 @@ impl From<peer::SessionMark> for Mark {
         Self {
             session: SessionId(mark.session),
             change_id: mark.change_id,
-            append_id: mark.append_id,
+            first_id: mark.first_id,
             append_offset: mark.append_offset,
         }
     }
@@ -179,7 +191,7 @@ mod tests {
                 .map(|n| Mark {
                     session: SessionId(n),
                     change_id: n + 1,
-                    append_id: n + 2,
+                    first_id: n + 2,
                     append_offset: n + 3,
                 })
                 .collect(),
@@ -214,8 +226,21 @@ mod tests {
         let mut long = bytes.clone();
         long.push(0);
         assert!(Record::decode(&long).is_err());
-        let mut foreign = bytes;
-        foreign[0] = 2;
-        assert!(Record::decode(&foreign).is_err());
+        for version in [0, VERSION + 1] {
+            let mut foreign = bytes.clone();
+            foreign[0] = version;
+            assert!(Record::decode(&foreign).is_err());
+        }
+    }
+
+    #[test]
+    fn record_of_the_version_before_is_read_with_every_attempt_its_own_change() {
+        let mut bytes = record(2).encode();
+        bytes[0] = VERSION_WITHOUT_FIRST_ID;
+
+        let old = Record::decode(&bytes).unwrap();
+
+        assert_eq!(old.position, record(2).position);
+        assert!(old.marks.iter().all(|mark| mark.first_id == mark.change_id));
     }
 }

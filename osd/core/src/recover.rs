@@ -4,7 +4,9 @@ use types::{Instant, OsdId};
 
 use crate::backup::{Outcome, Refused, plain};
 use crate::copy::Trust;
+use crate::durable::{Need, Who};
 use crate::event::{Call, CallKind, Effect, Payload, PeerFailure};
+use crate::mutant::Mutant;
 use crate::replica::{ObjectReplica, Step};
 use proto::peer;
 use proto::peer::Refusal;
@@ -18,6 +20,8 @@ pub(crate) struct Recovery {
     turn: usize,
     /// Who was said to be primary.
     primary: Option<OsdId>,
+    /// The copy is brought up, its disk is waited for.
+    settling: bool,
 }
 
 impl ObjectReplica {
@@ -30,6 +34,7 @@ impl ObjectReplica {
             ask_at: step.now,
             turn: 0,
             primary: None,
+            settling: false,
         });
         self.ask_for_catch_up(step);
     }
@@ -61,6 +66,12 @@ impl ObjectReplica {
             return;
         }
         recovery.ask_at = step.now + retry;
+        if recovery.settling && self.copy.is_trusted(&self.membership) {
+            return;
+        }
+        if std::mem::take(&mut recovery.settling) {
+            self.durable.forget_recovery();
+        }
         if self.tenure.is_some() {
             return;
         }
@@ -141,12 +152,28 @@ impl ObjectReplica {
     /// This copy can't be brought up by this replica any more.
     pub(crate) fn give_up_recovery(&mut self, step: &mut Step<'_>) {
         if self.recovery.take().is_some() {
+            self.durable.forget_recovery();
             step.effects.push(Effect::NotRecovered);
         }
     }
 
-    /// This copy is as new as any.
+    /// This copy is as new as any. It counts as brought up when that is on disk: until then the loss of power
+    /// would take it away again, and of what was synced there would be a copy less than is believed.
     pub(crate) fn recovered(&mut self, step: &mut Step<'_>) {
+        let Some(recovery) = self.recovery.as_mut() else {
+            return;
+        };
+        let need = Need::BroughtUp(self.copy.vouched(&self.membership));
+        let in_memory = self.copy.exists && !self.copy.failed && !need.is_served(&self.copy);
+        if !in_memory || self.config.has(Mutant::RecoveredInMemory) {
+            self.finish_recovery(step);
+        } else if !std::mem::replace(&mut recovery.settling, true) {
+            self.durable.want(need, Who::Recovery);
+        }
+    }
+
+    pub(crate) fn finish_recovery(&mut self, step: &mut Step<'_>) {
+        self.durable.forget_recovery();
         if self.recovery.take().is_some() {
             let position = self.copy.vouched(&self.membership);
             step.effects.push(Effect::Recovered { position });

@@ -91,7 +91,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Payload;
+    use crate::event::{ChangeOrder, Payload};
     use bytes::Bytes;
     use types::Duration;
 
@@ -105,9 +105,8 @@ mod tests {
                     bytes: Bytes::from(vec![0; bytes]),
                     crc32c: 0,
                 },
-                change_id: request,
-                append: None,
-                follows: 0,
+                append: false,
+                order: ChangeOrder::first(request),
             },
             deadline: Instant::ZERO + Duration::from_millis(request),
         }

@@ -406,10 +406,11 @@ impl Client {
         self.ask(inode, op, bytes.clone()).await.unwrap().0
     }
 
-    pub(super) async fn append(&self, inode: u64, append_id: u64, bytes: &Bytes) -> osd::Response {
+    /// Appends; the same `first_id` is the same change.
+    pub(super) async fn append(&self, inode: u64, first_id: u64, bytes: &Bytes) -> osd::Response {
         let op = osd::request::Op::Write(osd::Write {
             append: true,
-            append_id,
+            first_id,
             ..osd::Write::default()
         });
         self.ask(inode, op, bytes.clone()).await.unwrap().0

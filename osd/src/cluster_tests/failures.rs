@@ -261,10 +261,10 @@ async fn full_disk_of_one_of_three_keeps_nothing_from_being_written() {
 
     let client = bed.client();
     let mut expected = bytes(100_000, 1).to_vec();
-    for append_id in 2..8 {
+    for first_id in 2..8 {
         *client.last.lock().unwrap() = OsdId(1);
-        let data = bytes(700_000, append_id);
-        let written = client.append(1, append_id, &data).await;
+        let data = bytes(700_000, first_id);
+        let written = client.append(1, first_id, &data).await;
         assert_eq!(written.length_bytes, (expected.len() + data.len()) as u64);
         expected.extend_from_slice(&data);
     }

@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 use client_core::{
-    Answer, Change, ChangeLimits, Changes, Effect, Failure, Next, ProbeAnswer, Route,
+    Answer, Change, ChangeLimits, Changes, Effect, Failure, Next, ProbeAnswer, Route, SendOrder,
 };
-use osd_core::{Done, ObjectKey, Op, Payload};
+use osd_core::{ChangeOrder, Done, ObjectKey, Op, Payload};
 use proto::mrc::{self, request, response};
 use rand::RngExt;
 use types::{Duration, Fault, Inode, Instant, ObjectId, OsdId, Remedy};
@@ -98,8 +98,6 @@ struct Open {
     renew_at: Option<TrueTime>,
     left: u32,
     end: u64,
-    /// The goal was under way when the mount was told of a loss.
-    told_meanwhile: bool,
     /// Losses of power before the newest acknowledged change was asked for.
     acked_losses: Option<u64>,
 }
@@ -349,10 +347,13 @@ impl World {
         let log = is_log(&self.handle(mount, index).name);
         self.content(inode, log);
         self.keys.insert(inode, key);
+        let mut changes = Changes::new(Route::new(members.clone()), ChangeLimits::default(), None);
+        let state = &self.mounts[mount];
+        changes.enter_session(&state.ids, types::SessionId(state.session));
         let open = Open {
             key,
             serial,
-            changes: Changes::new(Route::new(members.clone()), ChangeLimits::default(), None),
+            changes,
             read_route: Route::new(members),
             goal: None,
             token: 0,
@@ -361,7 +362,6 @@ impl World {
             renew_at: None,
             left,
             end: 0,
-            told_meanwhile: false,
             acked_losses: None,
         };
         let handle = self.handle(mount, index);
@@ -426,7 +426,6 @@ impl World {
                 length: length_of(*value),
             }),
             Goal::Append { id, words } => Some(Change::Append {
-                append_id: self.mounts[mount].ids.draw(),
                 bytes: id.to_le_bytes().repeat(*words).into(),
             }),
             Goal::Sync => Some(Change::Sync),
@@ -434,7 +433,6 @@ impl World {
         };
         if let Some(open) = self.handle(mount, index).ready() {
             open.goal = Some((goal, now, known));
-            open.told_meanwhile = false;
         }
         match change {
             Some(change) => {
@@ -603,14 +601,14 @@ impl World {
                 token,
                 attempt,
                 osd,
-                change_id,
+                order,
                 change,
             } => {
-                let op = op_of(change, change_id, open.changes.follows());
+                let op = op_of(change, order, open.changes.follows());
                 let kind = Kind::Change {
                     token,
                     attempt,
-                    change_id,
+                    change_id: order.change_id,
                 };
                 self.ask_object((mount, index), osd, kind, op);
             }
@@ -635,7 +633,6 @@ impl World {
                 let Some(open) = self.handle(mount, index).ready() else {
                     return;
                 };
-                open.told_meanwhile = true;
                 let (inode, acked) = (open.key.object.inode.0, open.acked_losses.take());
                 if acked.is_none_or(|acked| acked == losses) {
                     self.report(format!("mount {mount} is told of a loss that was none"));
@@ -653,8 +650,6 @@ impl World {
             return;
         };
         let (inode, key, end) = (open.key.object.inode.0, open.key, open.end);
-        // Which attempt of such an append was done is not known, so nobody looks for it later.
-        let followed = !open.told_meanwhile;
         let Some((goal, begun, known)) = open.goal.take() else {
             return;
         };
@@ -673,7 +668,7 @@ impl World {
                 return self.report(format!("{goal:?} of {key} fails with errno {errno}"));
             }
         };
-        if !matches!(goal, Goal::Sync) && (followed || !matches!(goal, Goal::Append { .. })) {
+        if !matches!(goal, Goal::Sync) {
             open.acked_losses = Some(known.losses);
         }
         let mut tell = None;
@@ -697,7 +692,7 @@ impl World {
             Goal::Append { id, words } => {
                 let (id, offset, words) = (*id, answer.offset, *words);
                 let record = Record { id, offset, words };
-                content.append_acked(mount, record, &known, followed)
+                content.append_acked(mount, record, &known)
             }
             _ => {
                 tell = Some(written(inode, end, false));
@@ -798,26 +793,32 @@ fn written(inode: u64, size_at_least_bytes: u64, close: bool) -> request::Op {
         size_at_least_bytes,
         mtime_ns: None,
         close,
+        stays_open: false,
         // No mount has heard of a truncation: one that has happened is always news.
         truncate_epoch: 0,
     })
 }
 
-fn op_of(change: Change, change_id: u64, follows: u64) -> Op {
+fn op_of(change: Change, order: SendOrder, follows: u64) -> Op {
+    let order = ChangeOrder {
+        change_id: order.change_id,
+        first_id: order.first_id,
+        first_session: order.first_session,
+        after: order.after,
+        follows,
+    };
     let write = |offset, bytes: Bytes, append| Op::Write {
         offset,
         data: Payload::of(bytes),
-        change_id,
         append,
-        follows,
+        order,
     };
     match change {
-        Change::Write { offset, bytes } => write(offset, bytes, None),
-        Change::Append { append_id, bytes } => write(0, bytes, Some(append_id)),
+        Change::Write { offset, bytes } => write(offset, bytes, false),
+        Change::Append { bytes } => write(0, bytes, true),
         Change::Truncate { length } => Op::Truncate {
             length_bytes: length,
-            change_id,
-            follows,
+            order,
         },
         Change::Sync => Op::Sync { follows },
     }
@@ -826,6 +827,9 @@ fn op_of(change: Change, change_id: u64, follows: u64) -> Op {
 fn failure_of(fault: &Fault) -> Failure {
     if fault.is_changes_lost() {
         return Failure::Lost;
+    }
+    if fault.is_out_of_order() {
+        return Failure::OutOfOrder;
     }
     match fault.remedy {
         Remedy::Retry => Failure::Retry,

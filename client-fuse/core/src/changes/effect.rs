@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use types::OsdId;
+use types::{OsdId, SessionId};
 
-/// Change and append ids of a whole mount; they only grow, also when a file is opened again.
+/// Change ids of a whole mount; they only grow, also when a file is opened again.
 #[derive(Debug)]
 pub struct IdSource(AtomicU64);
 
@@ -40,8 +40,6 @@ pub enum Change {
     },
     /// Write bytes at the end.
     Append {
-        /// Recognises a repetition.
-        append_id: u64,
         /// What.
         bytes: Bytes,
     },
@@ -87,6 +85,19 @@ pub struct Answer {
     pub length: u64,
 }
 
+/// By what a server knows whether a change is new, done or too early.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SendOrder {
+    /// Id of this attempt.
+    pub change_id: u64,
+    /// Id of the change's first attempt.
+    pub first_id: u64,
+    /// The session in which that was sent.
+    pub first_session: SessionId,
+    /// First id of the change before it that is not answered; 0 if there is none.
+    pub after: u64,
+}
+
 /// What another replica said when asked who the primary is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ProbeAnswer {
@@ -109,8 +120,8 @@ pub enum Effect {
         attempt: u64,
         /// To whom.
         osd: OsdId,
-        /// Id on the wire.
-        change_id: u64,
+        /// What the server recognises it by.
+        order: SendOrder,
         /// What.
         change: Change,
     },

@@ -1,7 +1,7 @@
 //! The machine against a model: whatever the network and the servers do, the object ends up with
 //! the bytes a local file would have.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -14,45 +14,56 @@ use super::*;
 struct World {
     object: Vec<u8>,
     mark: u64,
-    append: (u64, u64),
+    first_id: u64,
+    appended_at: u64,
+    /// First ids of what was applied.
+    applied: BTreeSet<u64>,
     primary: u64,
     /// Per server: what travels there, oldest first.
-    streams: [VecDeque<(u64, u64, u64, Change)>; 3],
+    streams: [VecDeque<(u64, u64, SendOrder, Change)>; 3],
     /// Requests of connections that broke: they may still arrive, late.
-    late: Vec<(u64, Change)>,
+    late: Vec<(SendOrder, Change)>,
+
     /// Changes that are on their way or may be: for the overlap rule.
     refused_stale: u32,
 }
 
 impl World {
-    /// Applies a change as a primary does; none if it is older than what was applied.
-    fn apply(&mut self, change_id: u64, change: &Change) -> Option<Answer> {
+    /// Applies a change as a primary does, or says why not.
+    fn apply(&mut self, order: SendOrder, change: &Change) -> Result<Answer, Failure> {
         let mut answer = Answer {
-            change_id,
-            ..Answer::default()
+            change_id: order.change_id,
+            offset: self.appended_at,
+            length: self.object.len() as u64,
         };
+        if *change == Change::Sync {
+            return Ok(answer);
+        }
+        if order.first_id <= self.first_id {
+            let done = self.applied.contains(&order.first_id);
+            assert!(done, "{order:?} is taken for done");
+            return Ok(answer);
+        }
+        if order.change_id <= self.mark {
+            return Err(Failure::Retry);
+        }
+        if order.after > self.first_id {
+            return Err(Failure::OutOfOrder);
+        }
         match change {
-            Change::Append { append_id, .. } if self.append.0 == *append_id => {
-                // Done before: that is all, its id changes nothing.
-                answer.offset = self.append.1;
-                answer.length = self.object.len() as u64;
-                return Some(answer);
-            }
             Change::Sync => {}
-            _ if change_id <= self.mark => return None,
             Change::Write { offset, bytes } => self.put(*offset, bytes),
             Change::Truncate { length } => self.object.resize(*length as usize, 0),
-            Change::Append { append_id, bytes } => {
-                self.append = (*append_id, self.object.len() as u64);
-                self.put(self.object.len() as u64, bytes);
-                answer.offset = self.append.1;
+            Change::Append { bytes } => {
+                self.appended_at = self.object.len() as u64;
+                self.put(self.appended_at, bytes);
+                answer.offset = self.appended_at;
             }
         }
-        if *change != Change::Sync {
-            self.mark = self.mark.max(change_id);
-        }
+        self.applied.insert(order.first_id);
+        (self.mark, self.first_id) = (order.change_id, order.first_id);
         answer.length = self.object.len() as u64;
-        Some(answer)
+        Ok(answer)
     }
 
     fn put(&mut self, offset: u64, bytes: &[u8]) {
@@ -83,6 +94,8 @@ enum Step {
     FailOver(u64),
     DeliverLate(usize),
     Busy(usize),
+    /// It does its next request, and the answer is lost.
+    AnswerLost(usize),
     Refresh(usize),
 }
 
@@ -101,6 +114,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0_usize..8).prop_map(Step::DeliverLate),
         1 => (0_usize..3).prop_map(Step::Busy),
         1 => (0_usize..3).prop_map(Step::Refresh),
+        2 => (0_usize..3).prop_map(Step::AnswerLost),
     ]
 }
 
@@ -136,14 +150,14 @@ impl Run {
                     token,
                     attempt,
                     osd,
-                    change_id,
+                    order,
                     change,
                 } => {
                     self.check_overlap(attempt, &change);
                     let follows = self.changes.follows();
-                    assert!(follows <= self.world.mark, "nothing was lost");
+                    assert!(follows <= self.world.first_id, "nothing was lost");
                     let stream = &mut self.world.streams[osd.0 as usize];
-                    stream.push_back((token, attempt, change_id, change));
+                    stream.push_back((token, attempt, order, change));
                 }
                 Effect::Settled { token, outcome, .. } => self.settled.push((token, outcome)),
                 Effect::Renew => self.renewing = true,
@@ -182,22 +196,23 @@ impl Run {
     }
 
     fn deliver(&mut self, osd: usize) {
-        let Some((token, attempt, change_id, change)) = self.world.streams[osd].pop_front() else {
+        let Some((token, attempt, order, change)) = self.world.streams[osd].pop_front() else {
             return;
         };
         if osd as u64 != self.world.primary {
             let primary = OsdId(self.world.primary);
             return self.fail(token, attempt, Failure::Redirect(Some(primary)));
         }
-        match self.world.apply(change_id, &change) {
-            Some(answer) => {
+        match self.world.apply(order, &change) {
+            Ok(answer) => {
                 let mut out = Vec::new();
                 self.changes
                     .answered(at(self.now), &self.ids, token, answer, &mut out);
                 self.effects(out);
             }
             // Late itself: nobody in the machine may wait for it any more.
-            None => self.world.refused_stale += 1,
+            Err(Failure::Retry) => self.world.refused_stale += 1,
+            Err(failure) => self.fail(token, attempt, failure),
         }
     }
 
@@ -211,7 +226,6 @@ impl Run {
             }
             Step::Append(bytes) => {
                 let change = Change::Append {
-                    append_id: self.ids.draw(),
                     bytes: Bytes::copy_from_slice(bytes),
                 };
                 self.model.extend_from_slice(bytes);
@@ -253,12 +267,21 @@ impl Run {
             Step::DeliverLate(index) => {
                 if *index < self.world.late.len() {
                     let (id, change) = self.world.late.remove(*index);
-                    self.world.apply(id, &change);
+                    let _ = self.world.apply(id, &change);
                 }
             }
             Step::Busy(osd) => {
                 if let Some((token, attempt, ..)) = self.world.streams[*osd].pop_front() {
                     self.fail(token, attempt, Failure::Retry);
+                }
+            }
+            Step::AnswerLost(osd) => {
+                if let Some((token, attempt, order, change)) = self.world.streams[*osd].pop_front()
+                {
+                    if *osd as u64 == self.world.primary {
+                        let _ = self.world.apply(order, &change);
+                    }
+                    self.fail(token, attempt, Failure::Gone);
                 }
             }
             Step::Refresh(osd) => {
@@ -299,7 +322,7 @@ proptest! {
         }
         run.finish();
         for (id, change) in std::mem::take(&mut run.world.late) {
-            run.world.apply(id, &change);
+            let _ = run.world.apply(id, &change);
         }
 
         prop_assert_eq!(&run.world.object, &run.model);

@@ -34,9 +34,9 @@ fn sends(out: &[Effect]) -> Vec<(u64, u64, OsdId, u64, Change)> {
                 token,
                 attempt,
                 osd,
-                change_id,
+                order,
                 change,
-            } => Some((*token, *attempt, *osd, *change_id, change.clone())),
+            } => Some((*token, *attempt, *osd, order.change_id, change.clone())),
             _ => None,
         })
         .collect()
@@ -283,15 +283,71 @@ fn late_acknowledgement_of_what_was_sent_before_a_loss_proves_nothing() {
     assert_eq!(changes.follows(), 0);
 }
 
+fn orders(out: &[Effect]) -> Vec<SendOrder> {
+    let orders = out.iter().filter_map(|effect| match effect {
+        Effect::Send { order, .. } => Some(*order),
+        _ => None,
+    });
+    orders.collect()
+}
+
+#[test]
+fn every_change_keeps_its_first_id_and_names_the_one_before_it_that_is_not_answered() {
+    let (mut changes, ids, mut out) = (machine(), IdSource::new(), Vec::new());
+    changes.enter_session(&ids, SessionId(1));
+    changes.write(at(0), &ids, 0, &[1; 48], &mut out);
+    let (sent, first) = (sends(&out), orders(&out));
+    out.clear();
+    assert!(first.iter().all(|order| order.first_id == order.change_id));
+    let after: Vec<_> = first.iter().map(|order| order.after).collect();
+    assert_eq!(after, [0, first[0].first_id, first[1].first_id]);
+
+    changes.answered(at(1), &ids, sent[0].0, done(sent[0].3), &mut out);
+    changes.enter_session(&ids, SessionId(2));
+    changes.failed(at(1), &ids, sent[1].0, 1, Failure::Gone, &mut out);
+
+    let again = orders(&out);
+    let of = |order: &SendOrder| (order.first_id, order.first_session, order.after);
+    assert_eq!(of(&again[0]), (first[1].first_id, SessionId(1), 0));
+    let before = first[1].first_id;
+    assert_eq!(of(&again[1]), (first[2].first_id, SessionId(1), before));
+    assert!(again[0].change_id > first[2].change_id);
+    changes.answered(at(2), &ids, sent[1].0, done(again[0].change_id), &mut out);
+    assert_eq!(
+        changes.follows(),
+        0,
+        "the new session may know nothing of it"
+    );
+}
+
+#[test]
+fn change_out_of_order_is_sent_again_in_order_and_to_the_same_server() {
+    let (mut changes, ids, mut out) = (machine(), IdSource::new(), Vec::new());
+    changes.write(at(0), &ids, 0, &[1; 64], &mut out);
+    let sent = sends(&out);
+    out.clear();
+
+    changes.failed(at(1), &ids, sent[0].0, 1, Failure::Retry, &mut out);
+    for later in &sent[1..] {
+        changes.failed(at(1), &ids, later.0, 1, Failure::OutOfOrder, &mut out);
+    }
+    assert_eq!(orders(&out), [], "not at once");
+    changes.tick(at(100), &ids, &mut out);
+
+    let again = sends(&out);
+    let tokens = |sends: &[(u64, u64, OsdId, u64, Change)]| -> Vec<u64> {
+        sends.iter().map(|sent| sent.0).collect()
+    };
+    assert_eq!(tokens(&again), tokens(&sent));
+    assert!(again.iter().all(|sent| sent.2 == OsdId(0)));
+}
+
 /// A repetition is answered with the outcome of the first, which has an older id.
 #[test]
 fn repeated_append_is_known_by_its_first_id() {
     let (mut changes, ids, mut out) = (machine(), IdSource::new(), Vec::new());
-    let append = Change::Append {
-        append_id: 7,
-        bytes: Bytes::from_static(b"x"),
-    };
-    let token = changes.add(at(0), &ids, append, &mut out);
+    let bytes = Bytes::from_static(b"x");
+    let token = changes.add(at(0), &ids, Change::Append { bytes }, &mut out);
     let first = sends(&out).remove(0);
     out.clear();
     changes.failed(at(1), &ids, token, first.1, Failure::Gone, &mut out);

@@ -106,12 +106,12 @@ impl Run {
         for effect in out {
             if let Effect::Send {
                 token,
-                change_id,
+                order,
                 change,
                 ..
             } = effect
             {
-                self.sent.push_back((token, change_id, change));
+                self.sent.push_back((token, order.change_id, change));
             }
         }
     }

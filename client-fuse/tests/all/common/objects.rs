@@ -28,8 +28,16 @@ pub(crate) enum Mood {
 #[derive(Default)]
 struct Object {
     bytes: Vec<u8>,
-    /// Newest change and append of each session.
-    marks: HashMap<u64, (u64, u64, u64)>,
+    /// Of each session.
+    marks: HashMap<u64, Mark>,
+}
+
+/// The newest change of a session.
+#[derive(Clone, Copy, Default)]
+struct Mark {
+    change_id: u64,
+    first_id: u64,
+    append_offset: u64,
 }
 
 /// What all object servers know.
@@ -128,18 +136,20 @@ impl Objects {
             Op::Write(write) => {
                 self.writes.fetch_add(1, Ordering::Relaxed);
                 let object = objects.entry(inode).or_default();
+                let ids = (write.change_id, write.first_id, write.after);
+                let done = self.is_done(object, (session, write.first_session), ids)?;
                 let mark = object.marks.entry(session).or_default();
-                if write.append && write.append_id == mark.1 {
-                    response.offset = mark.2;
+                if let Some(done) = done {
+                    response.offset = done.append_offset;
                 } else {
-                    self.renew(mark, write.change_id)?;
+                    (mark.change_id, mark.first_id) = (write.change_id, write.first_id);
                     let at = if write.append {
                         object.bytes.len() as u64
                     } else {
                         write.offset
                     };
                     if write.append {
-                        (mark.1, mark.2) = (write.append_id, at);
+                        mark.append_offset = at;
                     }
                     let end = at as usize + data.len();
                     if object.bytes.len() < end {
@@ -151,9 +161,13 @@ impl Objects {
             }
             Op::Truncate(truncate) => {
                 let object = objects.entry(inode).or_default();
-                let mark = object.marks.entry(session).or_default();
-                self.renew(mark, truncate.change_id)?;
-                object.bytes.resize(truncate.length_bytes as usize, 0);
+                let ids = (truncate.change_id, truncate.first_id, truncate.after);
+                let done = self.is_done(object, (session, truncate.first_session), ids)?;
+                if done.is_none() {
+                    let mark = object.marks.entry(session).or_default();
+                    (mark.change_id, mark.first_id) = (truncate.change_id, truncate.first_id);
+                    object.bytes.resize(truncate.length_bytes as usize, 0);
+                }
             }
             Op::Sync(_) => {
                 self.syncs.fetch_add(1, Ordering::Relaxed);
@@ -174,19 +188,35 @@ impl Objects {
         Ok((response, bytes))
     }
 
-    fn renew(&self, mark: &mut (u64, u64, u64), change_id: u64) -> Result<(), Fault> {
-        if change_id <= mark.0 {
+    /// Whether a change was done before, in this session or the one that sent it first.
+    fn is_done(
+        &self,
+        object: &Object,
+        (session, first_session): (u64, u64),
+        (change_id, first_id, after): (u64, u64, u64),
+    ) -> Result<Option<Mark>, Fault> {
+        let mark = |session| object.marks.get(&session).copied().unwrap_or_default();
+        let (mine, earlier) = (mark(session), mark(first_session));
+        let done = [mine, earlier]
+            .into_iter()
+            .find(|mark| first_id <= mark.first_id);
+        if done.is_some() {
+            return Ok(done);
+        }
+        if change_id <= mine.change_id {
             self.stale.fetch_add(1, Ordering::Relaxed);
             return Err(Fault::retry("a newer change was applied"));
         }
-        mark.0 = change_id;
-        Ok(())
+        if after > mine.first_id.max(earlier.first_id) {
+            return Err(Fault::out_of_order());
+        }
+        Ok(None)
     }
 }
 
 fn lacks(object: Option<&Object>, session: u64, follows: u64) -> bool {
     let mark = object.and_then(|object| object.marks.get(&session));
-    mark.map_or(0, |mark| mark.0) < follows
+    mark.map_or(0, |mark| mark.first_id) < follows
 }
 
 /// One of them.

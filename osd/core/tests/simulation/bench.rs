@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use osd_core::{
-    Call, CallKind, Config, Effect, Input, LeaseEvent, Membership, MemoryStore, ObjectReplica, Op,
-    Payload,
+    Call, CallKind, ChangeOrder, Config, Effect, Input, LeaseEvent, Membership, MemoryStore,
+    ObjectReplica, Op, Payload,
 };
 use proto::peer;
 use proto::peer::Refusal;
@@ -131,9 +131,8 @@ pub(crate) fn write(change_id: u64, data: &'static [u8]) -> Op {
     Op::Write {
         offset: 0,
         data: Payload::of(Bytes::from_static(data)),
-        change_id,
-        append: None,
-        follows: 0,
+        append: false,
+        order: ChangeOrder::first(change_id),
     }
 }
 
@@ -198,7 +197,11 @@ pub(crate) fn is_activate(kind: CallKind) -> bool {
 
 /// A primary of three that serves, with both backups joined.
 pub(crate) fn serving() -> (Bench, Vec<(usize, Call)>) {
-    let mut bench = Bench::new(3, Config::default());
+    serving_with(Config::default())
+}
+
+pub(crate) fn serving_with(config: Config) -> (Bench, Vec<(usize, Call)>) {
+    let mut bench = Bench::new(3, config);
     bench.client(1, write(1, b"one"));
     let effects = bench.hold(true, 1);
     let sent = calls(&effects, is_activate);

@@ -1,7 +1,7 @@
 //! What bringing a replica up moves: what differs, and checksums.
 
 use bytes::Bytes;
-use osd_core::{Input, Op, Payload};
+use osd_core::{ChangeOrder, Input, Op, Payload};
 use types::{SUM_BYTES, SessionId};
 
 use crate::config;
@@ -40,9 +40,8 @@ fn write(world: &mut World, change_id: u64, offset: u64, data: Vec<u8>) {
     let op = Op::Write {
         offset,
         data: Payload::of(Bytes::from(data)),
-        change_id,
-        append: None,
-        follows: 0,
+        append: false,
+        order: ChangeOrder::first(change_id),
     };
     client(world, 1_000 + change_id, op);
 }

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use osd_core::{Op, Payload};
-use types::Remedy;
+use osd_core::{ChangeOrder, Op, Payload};
+use types::{Remedy, SessionId};
 
 use crate::faults::{Fault, Plan};
 use crate::full_disks::ENOSPC;
 use crate::lease_model::MS;
 use crate::oracle::{
-    Known, OFFSETS, Oracle, REGISTER_BYTES, REGISTERS, Record, length_of, register_bytes,
+    Known, OFFSETS, Oracle, REGISTER_BYTES, REGISTERS, Record, SHARED, length_of, register_bytes,
 };
 use crate::world::{Event, Reply, Target, World};
 
@@ -19,16 +19,15 @@ pub(crate) const CLIENTS: usize = 3;
 
 #[derive(Clone, Debug)]
 enum Goal {
+    /// One register after the other, without waiting for the answer to the first.
     Write {
-        register: usize,
-        value: u64,
+        writes: Vec<Write>,
     },
     Length {
         value: u64,
     },
     Append {
         id: u64,
-        append_id: u64,
         bytes: Vec<u8>,
     },
     Read {
@@ -41,6 +40,17 @@ enum Goal {
     Sync,
 }
 
+#[derive(Clone, Debug)]
+struct Write {
+    register: usize,
+    value: u64,
+    /// Id of its first attempt; 0: not sent yet.
+    first_id: u64,
+    /// The request that may be answered.
+    request: u64,
+    known: Known,
+}
+
 #[derive(Debug)]
 struct Client {
     goal: Option<Goal>,
@@ -50,7 +60,6 @@ struct Client {
     known: Known,
     node: usize,
     change_id: u64,
-    append_id: u64,
     /// First change id of the goal.
     first_id: u64,
     /// The newest change it knows to be acknowledged, and how often power was lost before it was sent.
@@ -86,7 +95,6 @@ impl Clients {
             known: Known::default(),
             node: 0,
             change_id: 0,
-            append_id: 0,
             first_id: 0,
             follows: 0,
             follows_losses: 0,
@@ -115,6 +123,43 @@ impl Clients {
         let clients = self.clients.iter();
         let lines = clients.map(|client| format!("{:?} since {}", client.goal, client.begun_at));
         lines.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Client {
+    fn writes(&mut self) -> &mut [Write] {
+        match &mut self.goal {
+            Some(Goal::Write { writes }) => writes,
+            _ => &mut [],
+        }
+    }
+
+    fn waits_for(&mut self, request: u64) -> bool {
+        self.request == request || self.writes().iter().any(|write| write.request == request)
+    }
+
+    /// Answers to what was sent so far count for nothing.
+    fn wait_for_nothing(&mut self) {
+        self.request = 0;
+        for write in self.writes() {
+            write.request = 0;
+        }
+    }
+
+    /// The write that a request asked for, which is done.
+    fn take_write(&mut self, request: u64) -> Option<Write> {
+        let Some(Goal::Write { writes }) = &mut self.goal else {
+            return None;
+        };
+        let index = writes.iter().position(|write| write.request == request)?;
+        Some(writes.remove(index))
+    }
+
+    fn acknowledged(&mut self, first_id: u64, losses: u64) {
+        if first_id > self.follows {
+            self.follows = first_id;
+            self.follows_losses = losses;
+        }
     }
 }
 
@@ -168,7 +213,7 @@ impl World {
 
     fn client_begin(&mut self, index: usize) {
         let goal = match self.clients.appends {
-            true => self.append_goal(index),
+            true => self.append_goal(),
             false => self.register_goal(index),
         };
         let now = self.now;
@@ -181,12 +226,11 @@ impl World {
         }
         client.goal = Some(goal);
         client.begun_at = now;
-        client.append_id += 1;
         client.first_id = client.change_id + 1;
         self.client_send(index);
     }
 
-    fn append_goal(&mut self, index: usize) -> Goal {
+    fn append_goal(&mut self) -> Goal {
         let oracle = &self.clients.oracle;
         match self.rng.below(8) {
             0 => Goal::Sync,
@@ -203,7 +247,6 @@ impl World {
                 self.clients.ids.insert(id, words);
                 Goal::Append {
                     id,
-                    append_id: self.clients.clients[index].append_id + 1,
                     bytes: id.to_le_bytes().repeat(words),
                 }
             }
@@ -220,59 +263,124 @@ impl World {
                 Goal::Length { value }
             }
             3..=6 => Goal::Read {
-                register: self.rng.below(REGISTERS as u64) as usize,
+                register: self.rng.below(REGISTERS as u64 + 1) as usize,
+            },
+            7 => Goal::Write {
+                writes: vec![self.write_of(SHARED)],
             },
             _ => {
                 let mine = self.rng.below((REGISTERS / CLIENTS) as u64) as usize;
-                let register = mine * CLIENTS + index;
-                let value = self.clients.oracle.registers[register].asked + 1;
-                self.clients.oracle.registers[register].asked = value;
-                Goal::Write { register, value }
+                let mut writes = vec![self.write_of(mine * CLIENTS + index)];
+                if self.rng.once_in(3) {
+                    let other = (mine + 1) % (REGISTERS / CLIENTS);
+                    writes.push(self.write_of(other * CLIENTS + index));
+                }
+                Goal::Write { writes }
             }
         }
     }
 
+    fn write_of(&mut self, register: usize) -> Write {
+        let value = match register {
+            SHARED => self.clients.oracle.shared.ask(self.now),
+            _ => {
+                let register = &mut self.clients.oracle.registers[register];
+                register.asked += 1;
+                register.asked
+            }
+        };
+        Write {
+            register,
+            value,
+            first_id: 0,
+            request: 0,
+            known: Known::default(),
+        }
+    }
+
     fn client_send(&mut self, index: usize) {
-        self.clients.next_request += 1;
-        let request = self.clients.next_request * CLIENTS as u64 + index as u64;
         let now = self.now;
         let patience = self.rng.between(300, 6_000) * MS;
         let client = &mut self.clients.clients[index];
-        let Some(goal) = client.goal.clone() else {
-            return;
-        };
-        client.change_id += 1;
-        client.request = request;
         // Patience differs, so that some are served elsewhere while others still wait.
         client.resend_at = now + patience;
-        let change_id = client.change_id;
-        let follows = client.follows;
-        let register = match &goal {
-            Goal::Read { register } | Goal::Write { register, .. } => *register,
+        let Some(goal) = client.goal.take() else {
+            return;
+        };
+        let goal = match goal {
+            Goal::Write { writes } => {
+                let mut sent = Vec::with_capacity(writes.len());
+                for write in writes {
+                    let after = sent.last().map_or(0, |before: &Write| before.first_id);
+                    sent.push(self.write_send(index, write, after));
+                }
+                Goal::Write { writes: sent }
+            }
+            goal => {
+                self.other_send(index, &goal);
+                goal
+            }
+        };
+        self.clients.clients[index].goal = Some(goal);
+    }
+
+    fn write_send(&mut self, index: usize, mut write: Write, after: u64) -> Write {
+        write.request = self.next_request(index);
+        write.known = self.clients.oracle.known(write.register);
+        let client = &mut self.clients.clients[index];
+        client.change_id += 1;
+        if write.first_id == 0 {
+            write.first_id = client.change_id;
+        }
+        let op = Op::Write {
+            offset: OFFSETS[write.register],
+            data: Payload::of(register_bytes(write.register, write.value).into()),
+            append: false,
+            order: ChangeOrder {
+                change_id: client.change_id,
+                first_id: write.first_id,
+                first_session: SessionId(0),
+                after,
+                follows: client.follows,
+            },
+        };
+        self.post(index, write.request, op);
+        write
+    }
+
+    fn other_send(&mut self, index: usize, goal: &Goal) {
+        let request = self.next_request(index);
+        let register = match goal {
+            Goal::Read { register } => *register,
             _ => 0,
         };
-        client.known = self.clients.oracle.known(register);
-        let write = |offset: u64, bytes: Vec<u8>, append: Option<u64>| Op::Write {
-            offset,
-            data: Payload::of(Bytes::from(bytes)),
-            change_id,
-            append,
+        let known = self.clients.oracle.known(register);
+        let client = &mut self.clients.clients[index];
+        client.change_id += 1;
+        client.request = request;
+        client.known = known;
+        let follows = client.follows;
+        let order = ChangeOrder {
+            change_id: client.change_id,
+            first_id: client.first_id,
+            first_session: SessionId(0),
+            after: 0,
             follows,
         };
         let op = match goal {
-            Goal::Write { register, value } => {
-                write(OFFSETS[register], register_bytes(register, value), None)
-            }
+            Goal::Write { .. } => return,
             Goal::Length { value } => Op::Truncate {
-                length_bytes: length_of(value),
-                change_id,
-                follows,
+                length_bytes: length_of(*value),
+                order,
             },
-            Goal::Append {
-                append_id, bytes, ..
-            } => write(0, bytes, Some(append_id)),
+            Goal::Append { bytes, .. } => Op::Write {
+                offset: 0,
+                data: Payload::of(Bytes::from(bytes.clone())),
+                append: true,
+                order,
+            },
             Goal::Read { register } => Op::Read {
-                offset: OFFSETS[register],
+                offset: OFFSETS[*register],
                 length_bytes: REGISTER_BYTES as u32,
             },
             Goal::ReadRecord { record } => Op::Read {
@@ -282,8 +390,36 @@ impl World {
             Goal::Stat => Op::Stat,
             Goal::Sync => Op::Sync { follows },
         };
+        self.post(index, request, op);
+    }
+
+    fn write_acked(&mut self, index: usize, write: &Write) {
+        self.clients.clients[index].acknowledged(write.first_id, write.known.losses);
+        let oracle = &mut self.clients.oracle;
+        let lost = write.known.losses != oracle.losses || self.plan.loses();
+        match write.register {
+            SHARED if lost => {}
+            SHARED => oracle.shared.took_effect(write.value, self.now),
+            register => {
+                oracle.registers[register].owed = write.value;
+                if !lost {
+                    oracle.write_acked(register, write.value);
+                }
+            }
+        }
+        if self.plan.is_stable() && !lost {
+            oracle.acked_is_durable();
+        }
+    }
+
+    fn next_request(&mut self, index: usize) -> u64 {
+        self.clients.next_request += 1;
+        self.clients.next_request * CLIENTS as u64 + index as u64
+    }
+
+    fn post(&mut self, index: usize, request: u64, op: Op) {
         self.placed.asks(request, &op);
-        let node = client.node;
+        let node = self.clients.clients[index].node;
         let session = index as u64 + 1;
         // A slow network delays requests for long, so that old ones come late.
         let at = match self.now < self.faults_end && self.rng.once_in(100) {
@@ -306,10 +442,7 @@ impl World {
         let index = (request % CLIENTS as u64) as usize;
         let now = self.now;
         let client = &mut self.clients.clients[index];
-        if client.request != request {
-            return Ok(());
-        }
-        let Some(goal) = client.goal.clone() else {
+        let Some(goal) = client.goal.clone().filter(|_| client.waits_for(request)) else {
             return Ok(());
         };
         let done = match result {
@@ -319,7 +452,7 @@ impl World {
                     return Err(format!("client {index}: told of a loss that was none"));
                 }
                 client.follows = 0;
-                client.request = 0;
+                client.wait_for_nothing();
                 client.resend_at = now;
                 self.clients.oracle.told_lost(index);
                 self.plan_turn(index, now + MS);
@@ -335,7 +468,7 @@ impl World {
                     }
                 }
                 let client = &mut self.clients.clients[index];
-                client.request = 0;
+                client.wait_for_nothing();
                 client.resend_at = now;
                 let at = now + self.rng.between(5, 200) * MS;
                 self.plan_turn(index, at);
@@ -353,30 +486,31 @@ impl World {
                 };
                 client.node = elsewhere;
                 // Sent again at the client's next turn, or soon.
-                client.request = 0;
+                client.wait_for_nothing();
                 client.resend_at = now;
                 let at = now + self.rng.between(5, 60) * MS;
                 self.plan_turn(index, at);
                 return Ok(());
             }
         };
+        if let Some(write) = client.take_write(request) {
+            self.write_acked(index, &write);
+        }
+        let client = &mut self.clients.clients[index];
+        if matches!(&client.goal, Some(Goal::Write { writes }) if !writes.is_empty()) {
+            // The other one is not answered yet.
+            return Ok(());
+        }
         let known = std::mem::take(&mut client.known);
         client.goal = None;
-        self.clients.longest = self.clients.longest.max(now - client.begun_at);
+        let begun_at = client.begun_at;
+        self.clients.longest = self.clients.longest.max(now - begun_at);
         self.clients.done += 1;
-        let oracle = &mut self.clients.oracle;
-        let acknowledged = match goal {
-            Goal::Write { .. } | Goal::Length { .. } => Some(client.change_id),
-            // It may have been done by an earlier attempt.
-            Goal::Append { .. } => Some(client.first_id),
-            Goal::Read { .. } | Goal::ReadRecord { .. } | Goal::Stat | Goal::Sync => None,
-        };
-        if let Some(id) = acknowledged {
-            client.follows = id;
-            client.follows_losses = known.losses;
+        if matches!(goal, Goal::Length { .. } | Goal::Append { .. }) {
+            client.acknowledged(client.first_id, known.losses);
         }
+        let oracle = &mut self.clients.oracle;
         match &goal {
-            Goal::Write { register, value } => oracle.registers[*register].owed = *value,
             Goal::Length { value } => oracle.length.owed = *value,
             Goal::Append { id, bytes, .. } => {
                 let (id, offset, bytes) = (*id, done.offset, bytes.clone());
@@ -384,17 +518,24 @@ impl World {
                     .owed_appends
                     .push((index, Record { id, offset, bytes }));
             }
-            Goal::Read { .. } | Goal::ReadRecord { .. } | Goal::Stat | Goal::Sync => {}
+            Goal::Write { .. }
+            | Goal::Read { .. }
+            | Goal::ReadRecord { .. }
+            | Goal::Stat
+            | Goal::Sync => {}
         }
         let lost = known.losses != oracle.losses || self.plan.loses();
         match goal {
-            Goal::Write { register, value } if !lost => oracle.write_acked(register, value),
             Goal::Length { value } if !lost => oracle.length_acked(value),
             Goal::Append { id, bytes, .. } if !lost => {
                 let offset = done.offset;
                 oracle.append_acked(Record { id, offset, bytes })?;
             }
             Goal::Write { .. } | Goal::Length { .. } | Goal::Append { .. } => {}
+            Goal::Read { register: SHARED } => {
+                let lost = lost || self.plan.beyond_majority;
+                oracle.shared.read((begun_at, now), &done.payload, lost)?;
+            }
             Goal::Read { register } => oracle.read(register, &known, &done.payload)?,
             Goal::ReadRecord { record } => {
                 // It may have been lost with the power before this was asked.

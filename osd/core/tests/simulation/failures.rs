@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use osd_core::{
-    CallKind, Config, Effect, Input, ObjectKey, ObjectStore, Op, Payload, PeerFailure, Record,
+    CallKind, ChangeOrder, Config, Effect, Input, ObjectKey, ObjectStore, Op, Payload, PeerFailure,
+    Record,
 };
 use proto::peer;
 use proto::peer::Refusal;
@@ -188,14 +189,18 @@ fn primary_without_a_change_that_was_acknowledged_says_so() {
     let append = |follows| Op::Write {
         offset: 0,
         data: Payload::of(Bytes::from_static(b"more")),
-        change_id: 9,
-        append: Some(9),
-        follows,
+        append: true,
+        order: ChangeOrder {
+            follows,
+            ..ChangeOrder::first(9)
+        },
     };
     let truncate = |follows| Op::Truncate {
         length_bytes: 0,
-        change_id: 9,
-        follows,
+        order: ChangeOrder {
+            follows,
+            ..ChangeOrder::first(9)
+        },
     };
 
     let known = bench.step(client(2, Op::Sync { follows: 1 }));
@@ -221,9 +226,11 @@ fn change_that_follows_others_waits_until_the_object_is_known_to_be_new() {
     let follower = Op::Write {
         offset: 0,
         data: Payload::of(Bytes::from_static(b"one")),
-        change_id: 9,
-        append: None,
-        follows: 8,
+        append: false,
+        order: ChangeOrder {
+            follows: 8,
+            ..ChangeOrder::first(9)
+        },
     };
     bench.step(client(1, follower));
 

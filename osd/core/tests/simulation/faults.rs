@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) total_losses: bool,
     pub(crate) partitions: bool,
     pub(crate) pauses: bool,
+    /// One in so many steps is followed by a pause, between a look at the clock and the work.
+    pub(crate) steps_per_pause: u64,
     pub(crate) damage: bool,
     pub(crate) wipes: bool,
     pub(crate) record_before_data: bool,
@@ -43,6 +45,7 @@ impl Plan {
             total_losses: rng.once_in(3),
             partitions: !rng.once_in(4),
             pauses: !rng.once_in(4),
+            steps_per_pause: 1_500,
             wipes: !damage && rng.once_in(4),
             damage,
             record_before_data: false,

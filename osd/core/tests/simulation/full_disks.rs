@@ -2,7 +2,7 @@
 //! behind.
 
 use bytes::Bytes;
-use osd_core::{Call, CallKind, Config, Effect, Input, Op, Payload};
+use osd_core::{Call, CallKind, ChangeOrder, Config, Effect, Input, Op, Payload};
 use proto::peer;
 use proto::peer::Refusal;
 use proto::peer::response::Reply;
@@ -48,9 +48,8 @@ fn append(change_id: u64, data: &'static [u8]) -> Op {
     Op::Write {
         offset: 0,
         data: Payload::of(Bytes::from_static(data)),
-        change_id,
-        append: Some(change_id),
-        follows: 0,
+        append: true,
+        order: ChangeOrder::first(change_id),
     }
 }
 
@@ -131,21 +130,43 @@ fn append_for_which_no_majority_has_room_is_undone_everywhere() {
     assert_eq!(errnos(&again), [(4, ENOSPC)]);
 }
 
-#[test]
-fn append_that_was_undone_is_not_taken_for_done_when_it_comes_again() {
-    let (mut bench, _) = serving();
-    let sent = calls(&bench.client(2, append(2, b"two")), is_change);
+/// A primary that has undone the second attempt of an append, when there is room again.
+fn with_room_again(config: Config) -> Bench {
+    let (mut bench, _) = serving_with(config);
+    let mut second = append(3, b"two");
+    if let Op::Write { order, .. } = &mut second {
+        order.first_id = 2;
+    }
+    let sent = calls(&bench.client(2, second), is_change);
     full(&mut bench, sent[0], refused());
     full(&mut bench, sent[1], refused());
-
-    // There is room again.
     let activates = calls(&bench.settle(Input::Tick), is_activate);
     for (peer, call) in activates {
         bench.reply(peer, call, activated(1, 1, 1));
     }
+    assert_eq!(bench.store.bytes(KEY).unwrap(), b"one");
+    bench
+}
+
+/// Whether an append is there although the program was told that there is no room: its first attempt was
+/// delayed.
+pub(crate) fn delayed_append_comes_back(config: Config) -> bool {
+    let mut bench = with_room_again(config);
+    bench.client(5, append(2, b"two"));
+    bench.store.bytes(KEY).unwrap() != b"one"
+}
+
+#[test]
+fn append_that_was_undone_does_not_come_back_with_an_attempt_that_was_delayed() {
+    assert!(!delayed_append_comes_back(Config::default()));
+}
+
+#[test]
+fn append_that_was_undone_is_not_taken_for_done_when_it_comes_again() {
+    let mut bench = with_room_again(Config::default());
     let mut again = append(5, b"two");
-    if let Op::Write { append, .. } = &mut again {
-        *append = Some(2);
+    if let Op::Write { order, .. } = &mut again {
+        order.first_id = 2;
     }
     bench.client(5, again);
 

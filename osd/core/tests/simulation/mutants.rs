@@ -70,11 +70,33 @@ fn lease_checked_before_the_work_only_is_found() {
     let seed = found(
         |plan, config| {
             plan.pauses = true;
+            plan.steps_per_pause = 800;
+            plan.appends = false;
+            plan.total_losses = false;
+            plan.damage = false;
+            plan.wipes = false;
+            plan.full = false;
             config.mutant = Some(Mutant::LeaseCheckedBefore);
         },
-        3000,
+        1500,
     );
-    println!("LeaseCheckedBefore: found by seed {seed:?} of 3000");
+    println!("LeaseCheckedBefore: found by seed {seed:?} of 1500");
+    assert!(seed.is_some());
+}
+
+#[test]
+fn copies_brought_up_in_memory_only_are_found() {
+    // It takes two disks, one after the other, and the power in between.
+    let seed = found(
+        |plan, config| {
+            plan.total_losses = true;
+            plan.wipes = true;
+            plan.damage = false;
+            config.mutant = Some(Mutant::RecoveredInMemory);
+        },
+        1000,
+    );
+    println!("RecoveredInMemory: found by seed {seed:?} of 1000");
     assert!(seed.is_some());
 }
 
@@ -90,7 +112,21 @@ fn uncommitted_reads_are_found() {
 
 #[test]
 fn delayed_changes_are_found() {
-    check(Mutant::DelayedChanges, 300);
+    // An attempt that was delayed is recognised as done or as one that is missed, unless what it asked for was
+    // undone: for want of room, which takes a run of its own.
+    let mut config = config();
+    config.mutant = Some(Mutant::DelayedChanges);
+    assert!(crate::full_disks::delayed_append_comes_back(config));
+}
+
+#[test]
+fn repeated_changes_are_found() {
+    check(Mutant::RepeatedChanges, 20);
+}
+
+#[test]
+fn changes_out_of_order_are_found() {
+    check(Mutant::ChangesOutOfOrder, 20);
 }
 
 #[test]

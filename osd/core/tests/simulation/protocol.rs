@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use osd_core::{
-    CallKind, Config, Effect, Input, LeaseEvent, Membership, ObjectReplica, Op, Payload,
-    StoreError, deleted_response,
+    CallKind, ChangeOrder, Config, Effect, Input, LeaseEvent, Membership, ObjectReplica, Op,
+    Payload, StoreError, deleted_response,
 };
 use proto::peer;
 use proto::peer::Refusal;
@@ -213,22 +213,106 @@ fn newer_promise_elsewhere_ends_the_tenure_and_raises_the_floor() {
     assert_eq!(floor, Some((EPOCH, false)));
 }
 
-#[test]
-fn old_change_of_a_session_is_refused_and_an_append_is_done_once() {
-    let (mut bench, _) = serving();
-    let effects = bench.client(2, write(1, b"old"));
-    assert_eq!(replies(&effects), [(2, Err(Remedy::Retry))]);
-
-    let append = |change_id| Op::Write {
+/// A write or append of `data` at the beginning, sent as `order` says.
+fn sent(data: &'static [u8], append: bool, order: ChangeOrder) -> Op {
+    Op::Write {
         offset: 0,
-        data: Payload::of(Bytes::from_static(b"end")),
-        change_id,
-        append: Some(9),
-        follows: 0,
+        data: Payload::of(Bytes::from_static(data)),
+        append,
+        order,
+    }
+}
+
+#[test]
+fn attempt_older_than_the_newest_applied_is_refused() {
+    let (mut bench, _) = serving();
+    let order = ChangeOrder {
+        change_id: 1,
+        ..ChangeOrder::first(2)
     };
-    bench.client(3, append(2));
-    bench.client(4, append(3));
+
+    let effects = bench.client(2, sent(b"old", false, order));
+
+    assert_eq!(replies(&effects), [(2, Err(Remedy::Retry))]);
+    assert_eq!(bench.store.bytes(KEY).unwrap(), b"one");
+}
+
+#[test]
+fn repeated_change_is_not_done_again_and_answered_as_it_was_done() {
+    let (mut bench, _) = serving();
+    let attempt = |change_id| ChangeOrder {
+        change_id,
+        ..ChangeOrder::first(2)
+    };
+    let effects = bench.client(2, sent(b"end", true, attempt(2)));
+    let (peer, call) = calls(&effects, |kind| matches!(kind, CallKind::Replicate { .. }))[0];
+    bench.client(3, sent(b"end", true, attempt(3)));
     assert_eq!(bench.store.bytes(KEY).unwrap(), b"oneend");
+
+    let again = ChangeOrder {
+        change_id: 4,
+        ..ChangeOrder::first(1)
+    };
+    bench.client(4, sent(b"two", false, again));
+    let truncate = Op::Truncate {
+        length_bytes: 0,
+        order: again,
+    };
+    bench.client(5, truncate);
+    assert_eq!(bench.store.bytes(KEY).unwrap(), b"oneend");
+
+    let applied = Reply::Replicated(peer::Replicated { seq: 2 });
+    let effects = bench.reply(peer, call, applied);
+    let done = effects.iter().filter_map(|effect| match effect {
+        Effect::Reply {
+            request, result, ..
+        } => Some((*request, result.as_ref().unwrap().offset)),
+        _ => None,
+    });
+    assert_eq!(done.collect::<Vec<_>>(), [(2, 3), (3, 3), (4, 0), (5, 0)]);
+}
+
+/// What one session did is not done again by the next session of the same mount.
+#[test]
+fn change_repeated_in_a_later_session_is_not_done_again() {
+    let (mut bench, _) = serving();
+    let later = |change_id, first_id, after| Input::Client {
+        request: change_id,
+        session: SessionId(2),
+        op: sent(
+            b"two",
+            false,
+            ChangeOrder {
+                change_id,
+                first_id,
+                first_session: SessionId(1),
+                after,
+                follows: 0,
+            },
+        ),
+    };
+
+    bench.step(later(8, 1, 0));
+    assert_eq!(bench.store.bytes(KEY).unwrap(), b"one");
+    bench.step(later(9, 2, 1));
+    assert_eq!(bench.store.bytes(KEY).unwrap(), b"two");
+}
+
+#[test]
+fn change_that_overtakes_the_one_before_it_is_refused() {
+    let (mut bench, _) = serving();
+    let order = |change_id, after| ChangeOrder {
+        after,
+        ..ChangeOrder::first(change_id)
+    };
+
+    let effects = bench.client(2, sent(b"thr", false, order(3, 2)));
+    assert_eq!(replies(&effects), [(2, Err(Remedy::Retry))]);
+    assert_eq!(bench.store.bytes(KEY).unwrap(), b"one");
+
+    bench.client(3, sent(b"two", false, order(4, 0)));
+    bench.client(4, sent(b"thr", false, order(5, 4)));
+    assert_eq!(bench.store.bytes(KEY).unwrap(), b"thr");
 }
 
 #[test]
@@ -364,9 +448,8 @@ fn replica_whose_store_failed_is_not_woken_for_a_lease_it_must_not_have() {
             crc32c: crc32c::crc32c(b"x"),
             bytes: Bytes::from_static(b"x"),
         },
-        change_id: 1,
-        append: None,
-        follows: 0,
+        append: false,
+        order: ChangeOrder::first(1),
     };
     bench.client(1, write);
     bench.settle(Input::Lease(LeaseEvent::HeldBy {

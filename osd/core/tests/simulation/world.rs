@@ -483,7 +483,10 @@ impl World {
         state.primary = primary;
         self.placed.note(node, &self.nodes[node]);
         // What a pause between the decision and its consequences would do.
-        if self.now < self.faults_end && self.plan.pauses && self.rng.once_in(1_500) {
+        if self.now < self.faults_end
+            && self.plan.pauses
+            && self.rng.once_in(self.plan.steps_per_pause)
+        {
             let length = self.rng.between(10, 4_000) * MS;
             self.nodes[node].paused_until = self.now + length;
         }
