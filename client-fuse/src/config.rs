@@ -57,6 +57,10 @@ pub(crate) const LIST_PAGE: u32 = 1_000;
 /// Open inodes told to a new leader, in one message. 400,000: at most 4 MiB, the largest message.
 pub(crate) const REGISTER_MAX: usize = 400_000;
 
+/// Leaders that are told in a row what is open here. 8: each of them was elected while the one before
+/// was told; the next sign of life goes on.
+pub(crate) const REGISTRATIONS_MAX: u32 = 8;
+
 /// How often the metadata cluster is told a file's size, if another mount truncated it meanwhile.
 /// 32: each time another mount has been faster than two round trips.
 pub(crate) const SIZE_TRIES_MAX: u32 = 32;

@@ -52,6 +52,10 @@ pub(crate) struct State {
     pub(crate) registered_write: bool,
     /// The leader knows that we have it open.
     pub(crate) registered_read: bool,
+    /// A leader may believe so: it has to be told when we do no longer.
+    pub(crate) told_read: bool,
+    /// It was told so after the last descriptor was closed.
+    pub(crate) released: bool,
     /// As the metadata cluster said last.
     pub(crate) mode: u32,
     pub(crate) group: u32,
@@ -93,6 +97,8 @@ pub(crate) struct File {
     progress: Notify,
     /// Opening and closing one after the other.
     pub(crate) gate: tokio::sync::Mutex<()>,
+    /// The same of what the leader is told of readers; locked after the gate, if that is.
+    pub(crate) reading: tokio::sync::Mutex<()>,
 }
 
 impl File {
@@ -112,6 +118,8 @@ impl File {
                 readers: 0,
                 registered_write: false,
                 registered_read: false,
+                told_read: false,
+                released: false,
                 mode: 0,
                 group: 0,
                 size: 0,
@@ -131,6 +139,7 @@ impl File {
             sending: Mutex::new(()),
             progress: Notify::new(),
             gate: tokio::sync::Mutex::new(()),
+            reading: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -150,10 +159,8 @@ impl File {
                 // A grant to read does not replace one to write that programs still use.
                 let keep_write = state.grant.write && !write && state.writers > 0;
                 if !keep_write {
-                    let session = Capability::session_of(&grant.capability);
-                    if session != Capability::session_of(&state.grant.capability) {
-                        state.changes.forget_acknowledged(&self.shared.ids);
-                    }
+                    let session = Capability::session_of(&grant.capability).unwrap_or_default();
+                    state.changes.enter_session(&self.shared.ids, session);
                     state.grant = Grant {
                         capability: grant.capability.clone(),
                         pg: grant.pg,
@@ -439,7 +446,7 @@ impl File {
             state.grant.write && (state.writers > 0 || !state.changes.is_idle())
         };
         if !write {
-            return self.register_read().await.map(|_| ());
+            return self.renew_read().await;
         }
         let op = Op::Open(mrc::Open {
             inode: self.inode,

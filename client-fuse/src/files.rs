@@ -13,6 +13,7 @@ use crate::file::File;
 use crate::lock;
 use crate::names::MISFIT;
 use crate::shared::Shared;
+use crate::size::Closing;
 
 struct Entry {
     file: Arc<File>,
@@ -60,9 +61,28 @@ impl Files {
         }
     }
 
-    /// All open inodes.
-    pub(crate) fn inodes(&self) -> Vec<u64> {
-        lock(&self.open).keys().copied().collect()
+    /// What a new leader is to be told: the files of which it will hear when nobody reads them any
+    /// more. That others are open for writing is on record.
+    pub(crate) fn readers(&self) -> Vec<u64> {
+        let open = lock(&self.open);
+        let told = open.iter().filter(|(_, entry)| entry.file.is_told_read());
+        told.map(|(inode, _)| *inode).collect()
+    }
+
+    /// A leader was told that these files are open. Those that were closed meanwhile it may have heard of
+    /// before: it is told once more.
+    pub(crate) async fn release_closed(&self, told: &[u64]) -> Result<(), Errno> {
+        let mut outcome = Ok(());
+        for inode in told {
+            if self.get(*inode).is_some_and(|file| file.is_told_read()) {
+                continue;
+            }
+            let file = self.enter(*inode);
+            let _gate = file.gate.lock().await;
+            outcome = file.release_again().await.and(outcome);
+            self.leave(*inode);
+        }
+        outcome
     }
 
     fn all(&self) -> Vec<Arc<File>> {
@@ -110,7 +130,7 @@ impl Files {
             }
             let registered = lock(&file.state).registered_write;
             if registered {
-                outcome = file.report(true).await.and(outcome);
+                outcome = file.report(Closing::Last).await.and(outcome);
             }
         }
         outcome
@@ -134,18 +154,49 @@ impl File {
 
     /// Tells the leader that the file is open.
     pub(crate) async fn register_read(&self) -> Result<mrc::Attr, Errno> {
-        let op = Op::Open(mrc::Open {
-            inode: self.inode,
-            renew_write: false,
-        });
-        match self.shared.metadata.ask(op).await? {
-            Reply::Opened(opened) => {
-                self.opened(&opened, false);
-                lock(&self.state).registered_read = true;
-                opened.attr.ok_or(MISFIT)
-            }
-            _ => Err(MISFIT),
+        let _reading = self.reading.lock().await;
+        self.tell_read().await
+    }
+
+    /// Opens the file for reading, or says that nobody does.
+    pub(crate) async fn enter_read(&self) -> Result<(), Errno> {
+        let Err(errno) = self.register_read().await else {
+            return Ok(());
+        };
+        let unused = {
+            let state = lock(&self.state);
+            state.writers == 0 && state.readers == 0
+        };
+        if unused {
+            // Why it could not be opened is what the program wants to know.
+            let _ = self.release_read().await;
         }
+        Err(errno)
+    }
+
+    /// Tells the leader that nobody reads the file here any more, if it may believe that somebody does.
+    async fn release_read(&self) -> Result<(), Errno> {
+        let _reading = self.reading.lock().await;
+        let told = {
+            let mut state = lock(&self.state);
+            state.registered_read = false;
+            state.released = true;
+            std::mem::take(&mut state.told_read)
+        };
+        if told {
+            self.tell_released().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Tells the leader once more that nobody reads the file here, unless somebody does again.
+    async fn release_again(&self) -> Result<(), Errno> {
+        let _reading = self.reading.lock().await;
+        if self.is_told_read() {
+            return Ok(());
+        }
+        self.tell_released().await
     }
 
     /// Makes everything acknowledged stable on a quorum.
@@ -164,19 +215,64 @@ impl File {
             } else {
                 state.readers -= 1;
             }
+            state.released = false;
             let last_writer = state.writers == 0 && state.registered_write;
             (last_writer, state.writers == 0 && state.readers == 0)
         };
         let mut outcome = Ok(());
         if last_writer {
             self.drain().await;
-            outcome = self.report(true).await;
+            outcome = self.report(Closing::Last).await;
         }
-        let release = last && std::mem::take(&mut lock(&self.state).registered_read);
-        if release {
-            let op = Op::Release(mrc::Release { inode: self.inode });
-            outcome = self.shared.metadata.ask(op).await.map(|_| ()).and(outcome);
+        if last {
+            outcome = self.release_read().await.and(outcome);
         }
         outcome
+    }
+}
+
+impl File {
+    /// Whether a leader may believe that the file is open for reading here.
+    pub(crate) fn is_told_read(&self) -> bool {
+        lock(&self.state).told_read
+    }
+
+    /// Gets a new right to read. Without the gate, whose holder may wait for that.
+    pub(crate) async fn renew_read(&self) -> Result<(), Errno> {
+        let _reading = self.reading.lock().await;
+        let closed = {
+            let state = lock(&self.state);
+            state.released && state.writers == 0 && state.readers == 0
+        };
+        if closed {
+            // To read ahead: no leader would hear that nobody reads.
+            return Err(Errno(libc::EBADF));
+        }
+        self.tell_read().await.map(|_| ())
+    }
+}
+
+/// What follows is done with `reading` held.
+impl File {
+    async fn tell_read(&self) -> Result<mrc::Attr, Errno> {
+        // Before it is: another leader may be told meanwhile what is open here.
+        lock(&self.state).told_read = true;
+        let op = Op::Open(mrc::Open {
+            inode: self.inode,
+            renew_write: false,
+        });
+        match self.shared.metadata.ask(op).await? {
+            Reply::Opened(opened) => {
+                self.opened(&opened, false);
+                lock(&self.state).registered_read = true;
+                opened.attr.ok_or(MISFIT)
+            }
+            _ => Err(MISFIT),
+        }
+    }
+
+    async fn tell_released(&self) -> Result<(), Errno> {
+        let op = Op::Release(mrc::Release { inode: self.inode });
+        self.shared.metadata.ask(op).await.map(|_| ())
     }
 }

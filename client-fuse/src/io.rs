@@ -85,7 +85,7 @@ impl OxFs {
             lock(&file.state).writers += 1;
         } else {
             if !has_write && !has_read {
-                file.register_read().await?;
+                file.enter_read().await?;
             }
             lock(&file.state).readers += 1;
         }
@@ -127,6 +127,7 @@ impl OxFs {
                 state.writers += 1;
             } else {
                 state.registered_read = true;
+                state.told_read = true;
                 state.readers += 1;
             }
         }

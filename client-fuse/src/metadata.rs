@@ -10,14 +10,12 @@ use std::time::Instant;
 use client_core::{Leader, Slot, Slots};
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
-use proto::mrc::{KeepAlive, OpenSession, Request, Response};
+use proto::mrc::{OpenSession, Request, Response};
 use shell::link::{CallError, Identity, Link, LinkOptions, Listener, Payload, ServiceKind};
 use tokio::sync::{Notify, Semaphore};
 use types::{Fault, Remedy};
 
-use crate::config::{
-    METADATA_BACKOFF_MAX, METADATA_BACKOFF_MIN, METADATA_PATIENCE, REGISTER_MAX, STALL_REPORT,
-};
+use crate::config::{METADATA_BACKOFF_MAX, METADATA_BACKOFF_MIN, METADATA_PATIENCE, STALL_REPORT};
 use crate::errno::Errno;
 use crate::peer::Reach;
 use crate::stall::{Stall, Stalls};
@@ -399,51 +397,6 @@ impl Metadata {
             .map_err(|fault| Errno::of(&fault))?;
         self.session_changed.notify_one();
         self.session()
-    }
-
-    /// Keeps the session alive until the task is ended. `open_inodes` lists what is open here.
-    pub(crate) async fn keep_alive(&self, open_inodes: impl Fn() -> Vec<u64> + Send + Sync) {
-        let mut term = 0;
-        loop {
-            let Ok(session) = self.session() else {
-                return;
-            };
-            let interval = session.timeout / 3;
-            tokio::select! {
-                () = tokio::time::sleep(interval) => {}
-                () = self.leader_changed.notified() => {}
-            }
-            let beat = KeepAlive {
-                registered_term: term,
-                ..KeepAlive::default()
-            };
-            if let Ok(Reply::KeptAlive(kept)) = self.ask(Op::KeepAlive(beat)).await
-                && kept.register
-            {
-                self.register(kept.term, open_inodes()).await;
-                term = kept.term;
-            }
-        }
-    }
-
-    /// Tells a new leader what is open here.
-    async fn register(&self, term: u64, mut inodes: Vec<u64>) {
-        if inodes.len() > REGISTER_MAX {
-            tracing::error!(
-                open = inodes.len(),
-                limit = REGISTER_MAX,
-                "too many files are open to tell the new leader of all; \
-                 those that are unlinked may go"
-            );
-            inodes.truncate(REGISTER_MAX);
-        }
-        let all = KeepAlive {
-            registered_term: term,
-            open_inodes: inodes,
-            complete: true,
-        };
-        // Answered or not: the next beat asks again whether something is missing.
-        let _ = self.ask(Op::KeepAlive(all)).await;
     }
 }
 

@@ -21,6 +21,7 @@ use crate::files::Files;
 use crate::io::Descriptor;
 use crate::metadata::{Introduction, Metadata};
 use crate::peer::ObjectServers;
+use crate::registration::keep_alive;
 use crate::shared::{Budget, Shared};
 use crate::stall::Stalls;
 use crate::timer::Timers;
@@ -135,13 +136,7 @@ impl OxFs {
     fn start_tasks(&self) {
         let weak = Arc::downgrade(&self.inner);
         let shared = self.inner.shared.clone();
-        let alive = tokio::spawn(async move {
-            let list = || {
-                weak.upgrade()
-                    .map_or_else(Vec::new, |inner| inner.files.inodes())
-            };
-            shared.metadata.keep_alive(list).await;
-        });
+        let alive = tokio::spawn(keep_alive(weak, shared));
         let weak = Arc::downgrade(&self.inner);
         let shared = self.inner.shared.clone();
         let reopen = tokio::spawn(async move {

@@ -106,7 +106,16 @@ impl Service {
         let mut counted = session.0 != 0 && !closes;
         if counted {
             match self.sessions.changing(session) {
-                Ok(found) => volume = found,
+                Ok(found) => {
+                    volume = found;
+                    // Before the file can be found to be open nowhere.
+                    if let Some(inode) = stays_open(&command.op)
+                        && let Err(fault) = self.sessions.open(session, inode)
+                    {
+                        self.sessions.changed(session);
+                        return responder.fault(fault);
+                    }
+                }
                 // Another leader may know the session.
                 Err(_) if !self.still_leads(leader) => return responder.fault(no_leader()),
                 // It has ended, but its slots may tell what became of the request.
@@ -186,7 +195,13 @@ impl Service {
         match request.op {
             Some(Op::OsdHeartbeat(beat)) => self.heartbeat(leader.id, beat, responder),
             // Long reads must not hold up what came behind them on the same connection.
-            Some(Op::ReadDir(_) | Op::PgList(_) | Op::SessionList(_) | Op::OsdList(_)) => {
+            Some(
+                Op::ReadDir(_)
+                | Op::PgList(_)
+                | Op::SessionList(_)
+                | Op::OsdList(_)
+                | Op::FindLeftovers(_),
+            ) => {
                 let service = Arc::clone(self);
                 tokio::task::spawn_blocking(move || {
                     service.read_checked(leader, request, responder);
@@ -229,6 +244,9 @@ impl Service {
         let index = &**self.node.index();
         let volume = match op {
             Op::VolumeList(_) | Op::VolumeShow(_) => VolumeId(0),
+            Op::FindLeftovers(find) => {
+                return query::leftovers(index, find).map_err(|error| index_fault(&error))?;
+            }
             Op::OsdList(_) | Op::PgList(_) | Op::SessionList(_) => {
                 return admin::list(self, op).map_err(|error| index_fault(&error))?;
             }
@@ -263,9 +281,9 @@ impl Service {
     }
 
     fn keep_alive(&self, leader: LeaderId, session: SessionId, keep: &mrc::KeepAlive) -> Reply {
-        let open = keep
-            .complete
-            .then(|| keep.open_inodes.iter().copied().map(Inode).collect());
+        // Made for another leader, it may lack what was opened while that one led.
+        let complete = keep.complete && keep.registered_term == leader.term;
+        let open = complete.then(|| keep.open_inodes.iter().copied().map(Inode).collect());
         let register = self.sessions.keep_alive(session, open)?;
         Ok(Response {
             reply: Some(response::Reply::KeptAlive(mrc::KeptAlive {
@@ -344,14 +362,14 @@ impl Handler for Door {
                 });
                 return;
             }
-            Some(Op::OsdHeartbeat(beat)) => {
+            Some(op) => {
                 let caller = from.caller();
-                if caller.role != Role::Osd || caller.id != beat.osd {
+                if reporter(op).is_some_and(|osd| caller.role != Role::Osd || caller.id != osd) {
                     let text = "only an object server reports for itself";
                     return responder.fault(Fault::surface(libc::EPERM, text));
                 }
             }
-            _ => {}
+            None => {}
         }
         match service.node.leading() {
             Ok(id) => service.serve(Leading { id, proved: false }, request, responder),
@@ -364,10 +382,28 @@ impl Handler for Door {
     }
 }
 
+/// The object server that a request speaks for.
+const fn reporter(op: &Op) -> Option<u64> {
+    match op {
+        Op::OsdHeartbeat(beat) => Some(beat.osd),
+        Op::FindLeftovers(find) => Some(find.osd),
+        Op::DiscardLeftovers(discard) => Some(discard.osd),
+        _ => None,
+    }
+}
+
 /// Reads; `None` if afterwards this server does not lead any more.
 fn read_while<T>(still_leads: impl FnOnce() -> bool, read: impl FnOnce() -> T) -> Option<T> {
     let found = read();
     still_leads().then_some(found)
+}
+
+/// The file that a session stops to write and goes on to have open.
+fn stays_open(change: &Option<Change>) -> Option<Inode> {
+    match change {
+        Some(Change::Written(written)) if written.stays_open => Some(Inode(written.inode)),
+        _ => None,
+    }
 }
 
 fn unknown_request() -> Fault {

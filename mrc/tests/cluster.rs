@@ -252,6 +252,8 @@ fn session_registers_with_a_new_leader_and_is_told_its_term() {
 
     let second = kept(&client, keep(first.term, false));
     assert!(second.register && second.term > first.term, "{second:?}");
+    let outdated = kept(&client, keep(first.term, true));
+    assert!(outdated.register, "made for a former leader");
     assert!(!kept(&client, keep(second.term, true)).register);
     assert!(!kept(&client, keep(second.term, false)).register);
 }

@@ -159,6 +159,7 @@ fn removed_file_lives_while_it_is_read_and_its_object_is_deleted_afterwards() {
         size_at_least_bytes: 10,
         mtime_ns: None,
         close: true,
+        stays_open: false,
         truncate_epoch: 0,
     };
     client.change(Op::Written(written)).unwrap();
@@ -231,4 +232,64 @@ fn object_that_can_not_be_deleted_does_not_keep_others_from_being_deleted() {
     assert!(!deleted(&inodes[0]));
     setup.osd.stuck.store(0, Ordering::Relaxed);
     client.wait(|| deleted(&inodes[0]).then_some(()));
+}
+
+/// What an object server holds of a file.
+fn held(inode: u64) -> wire::HeldObject {
+    wire::HeldObject {
+        volume: 1,
+        inode,
+        pg: 0,
+    }
+}
+
+#[test]
+fn object_left_over_from_a_removed_file_is_deleted_once_more_and_no_other() {
+    let mut setup = setup(|config| config.osd_timeout_ms = 600_000);
+    let client = &mut setup.client;
+    let removed = inode_of(client.change(create("removed", true)).unwrap());
+    let kept = inode_of(client.change(create("kept", true)).unwrap());
+    let written = wire::Written {
+        inode: removed,
+        close: true,
+        ..wire::Written::default()
+    };
+    client.change(Op::Written(written)).unwrap();
+    let unlink = wire::Unlink {
+        parent: 1,
+        name: Bytes::from_static(b"removed"),
+    };
+    client.change(Op::Unlink(unlink)).unwrap();
+    let deletions = || {
+        let deleted = setup.osd.deleted.lock().unwrap();
+        deleted.iter().filter(|inode| **inode == removed).count()
+    };
+    client.wait(|| (deletions() == 1).then_some(()));
+
+    let osd = Client::new(&setup.cluster.addresses, Role::Osd, 1);
+    let find = || {
+        Op::FindLeftovers(wire::FindLeftovers {
+            osd: 1,
+            objects: vec![held(removed), held(kept), held(kept + 1)],
+        })
+    };
+    let Ok(Reply::Leftovers(found)) = osd.read(find()) else {
+        panic!("no answer");
+    };
+    assert_eq!(found.objects, [held(removed)]);
+    // That it was deleted may not be on record yet: until then it is no leftover.
+    osd.wait(|| {
+        let discard = wire::DiscardLeftovers {
+            osd: 1,
+            objects: vec![held(removed), held(kept), held(kept + 1)],
+            garbage_below: found.garbage_below,
+        };
+        osd.read(Op::DiscardLeftovers(discard)).unwrap();
+        (deletions() > 1).then_some(())
+    });
+
+    let deleted = setup.osd.deleted.lock().unwrap();
+    assert!(deleted.iter().all(|inode| *inode == removed), "{deleted:?}");
+    // Nobody else's business.
+    assert_eq!(client.read(find()).unwrap_err().errno, libc::EPERM);
 }

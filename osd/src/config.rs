@@ -61,6 +61,11 @@ pub struct Config {
     /// milliseconds; longer than `trust_grace_ms`. Default 10,000: covers the pauses of programs.
     #[serde(default = "defaults::idle_ms")]
     pub idle_ms: u64,
+    /// Time between two rounds in which the metadata servers are asked which objects are left over from
+    /// files that are gone, in milliseconds; one that is still there a round later is deleted. Default
+    /// 3,600,000, an hour: such objects are rare, and a round asks about all.
+    #[serde(default = "defaults::leftovers_ms")]
+    pub leftovers_ms: u64,
     /// Threads that serve objects. Default 4: memory copies of two cores are saturated by two, the
     /// rest covers blocking reads.
     #[serde(default = "defaults::shards")]
@@ -106,6 +111,9 @@ mod defaults {
     }
     pub(super) const fn idle_ms() -> u64 {
         10_000
+    }
+    pub(super) const fn leftovers_ms() -> u64 {
+        3_600_000
     }
     pub(super) const fn shards() -> usize {
         4
@@ -190,6 +198,7 @@ impl Config {
             ("trust_grace_ms", self.trust_grace_ms, 10, 600_000),
             ("backup_timeout_ms", self.backup_timeout_ms, 10, 60_000),
             ("idle_ms", self.idle_ms, 100, 3_600_000),
+            ("leftovers_ms", self.leftovers_ms, 10, 604_800_000),
             ("shards", self.shards as u64, 1, 256),
             ("sync_threads", self.sync_threads as u64, 1, 256),
         ];
@@ -347,6 +356,15 @@ pub(crate) const LISTINGS_MAX: usize = 1024;
 pub(crate) const LIST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// How often recovery looks whether a silent member was waited for long enough.
 pub(crate) const RECOVERY_LOOK: std::time::Duration = std::time::Duration::from_millis(500);
+/// Objects the metadata servers are asked about at once. 1000: what they take, 20 KB.
+pub(crate) const LEFTOVERS_PAGE_MAX: usize = 1000;
+/// Time between two such questions. 1 s: a round over ten million objects takes three hours, and a hundred
+/// servers ask the leader for 100,000 records per second.
+pub(crate) const LEFTOVERS_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+/// Leftovers remembered until the next round. 100,000: 2 MB; of more, later rounds find the rest.
+pub(crate) const LEFTOVERS_MAX: usize = 100_000;
+/// Leftovers in one request to have them deleted. 256: what the metadata servers take.
+pub(crate) const LEFTOVERS_BATCH_MAX: usize = 256;
 /// How long a deleted object is remembered. 10 minutes: longer than any request or catch-up.
 pub(crate) const TOMBSTONE_TIME: Duration = Duration::from_secs(600);
 /// Deleted objects remembered per shard. 100,000: 10 MB.

@@ -30,6 +30,7 @@ mod inbox;
 mod inspect;
 mod lagging;
 mod lags;
+mod leftovers;
 mod limits;
 mod listing;
 mod map;

@@ -8,8 +8,8 @@ use types::Remedy;
 
 use crate::config::{MRC_ADDRESSES_MAX, MRC_TIMEOUT};
 
-/// Asks the metadata servers in turn, and the one that a redirection names first.
-#[derive(Debug)]
+/// Asks the metadata servers in turn, and the one that a redirection names first. Clones share links.
+#[derive(Clone, Debug)]
 pub(crate) struct MetadataClient {
     identity: Identity,
     links: Vec<Arc<Link>>,

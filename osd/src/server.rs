@@ -29,6 +29,7 @@ use crate::config::{Config, ConfigError, MAPS_MAX, SHUTDOWN_TIME};
 use crate::file_io::is_no_space;
 use crate::forward::Forwarder;
 use crate::heartbeats::Heartbeats;
+use crate::leftovers::Leftovers;
 use crate::limits::raise_open_files;
 use crate::listing::Lister;
 use crate::map::{self, Map};
@@ -319,6 +320,13 @@ impl Running {
                     wanted: Arc::clone(&map_wanted),
                 };
                 let client = MetadataClient::new(identity.clone(), &config.mrc);
+                let leftovers = Leftovers {
+                    osd: me,
+                    interval: Duration::from_millis(config.leftovers_ms),
+                    root: Arc::clone(&root),
+                    client: client.clone(),
+                };
+                tasks.push(tokio::spawn(leftovers.run()));
                 let refused = failing.clone();
                 tasks.push(tokio::spawn(async move {
                     let why = heartbeats.run(client, map_sender).await;

@@ -232,6 +232,11 @@ impl Root {
         self.doomed().contains(&key)
     }
 
+    /// Whether there is a file of the object, and it is not doomed.
+    pub(crate) fn holds(&self, key: ObjectKey) -> bool {
+        !self.is_doomed(key) && self.path(key).exists()
+    }
+
     /// Removes the file of a doomed object; nothing happens if it is not (any more).
     pub(crate) fn reap(&self, key: ObjectKey) -> io::Result<()> {
         if !self.is_doomed(key) {

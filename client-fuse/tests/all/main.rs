@@ -11,4 +11,5 @@ mod faults;
 mod mounted;
 mod own_writes;
 mod random;
+mod registration;
 mod two_mounts;

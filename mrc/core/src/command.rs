@@ -47,8 +47,8 @@ pub struct Effects {
     pub purge: bool,
 }
 
-/// Turns what a session or administrator asked into a command, or gives it back if it changes
-/// nothing by itself (reads, `Open`, `Release`, `KeepAlive`, `OsdHeartbeat`, status).
+/// Turns what a session, an administrator or an object server asked into a command, or gives it back
+/// if it changes nothing by itself (reads, `Open`, `Release`, `KeepAlive`, `OsdHeartbeat`, status).
 ///
 /// `OpenSession` gets its timeout and `VolumeCreate` its servers from the leader, which fills them
 /// in afterwards.
@@ -81,6 +81,7 @@ pub fn of_request(request: mrc::Request, now: UnixNanos) -> Result<Command, Box<
             nonce: delete.nonce,
         }),
         Some(request::Op::VolumeSet(set)) => Op::VolumeSet(set),
+        Some(request::Op::DiscardLeftovers(discard)) => Op::DiscardLeftovers(discard),
         Some(request::Op::Create(op)) => Op::Create(op),
         Some(request::Op::MkDir(op)) => Op::MkDir(op),
         Some(request::Op::MkNod(op)) => Op::MkNod(op),
@@ -254,6 +255,7 @@ fn unslotted(work: &mut Work<'_>, op: &Op, effects: &mut Effects) -> Step<mrc::R
         Op::VolumePurge(purge) => volume::purge(work, purge, effects),
         Op::Reap(reap) => garbage::reap(work, reap, effects),
         Op::Collected(collected) => garbage::collected(work, collected),
+        Op::DiscardLeftovers(discard) => garbage::discard(work, discard, effects),
         // Slotted ones do not come here; a new operation must be put on one side or the other.
         _ => Err(protocol_fault(
             "the operation needs a session's slot".to_owned(),

@@ -94,6 +94,12 @@ pub const REAP_INODES_MAX: usize = 256;
 /// Garbage records of one Collected. 1024: one page of the janitor.
 pub const COLLECTED_SEQS_MAX: usize = 1024;
 
+/// Objects of one FindLeftovers. 1000: a few milliseconds of the leader's time.
+pub const HELD_OBJECTS_MAX: usize = 1000;
+
+/// Objects of one DiscardLeftovers. 256: as many as one Reap leaves at most.
+pub const LEFTOVERS_MAX: usize = 256;
+
 /// Records removed by one VolumePurge. 1024: some milliseconds of one server's time.
 pub const PURGE_RECORDS_MAX: usize = 1024;
 

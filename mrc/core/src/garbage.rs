@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use proto::index::{Collected, GarbageObject, GarbageRecord, InodeRecord, Reap};
+use proto::index::{Collected, CountersRecord, GarbageObject, GarbageRecord, InodeRecord, Reap};
 use proto::mrc;
 use types::{Inode, OsdId, PgId, VolumeId};
 
@@ -11,7 +11,7 @@ use crate::attr;
 use crate::command::{Effects, done};
 use crate::config;
 use crate::errno;
-use crate::index::IndexError;
+use crate::index::{IndexError, IndexRead};
 use crate::keys;
 use crate::records::{self, Step, Work, ensure};
 
@@ -63,38 +63,44 @@ pub(crate) fn add(
     volume: VolumeId,
     inodes: &[(Inode, InodeRecord)],
 ) -> Result<bool, IndexError> {
-    let mut replica_sets: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-    let mut garbage: BTreeMap<u64, GarbageRecord> = BTreeMap::new();
+    let mut notes = Notes::default();
     for (number, record) in inodes.iter().filter(|(_, record)| record.has_object) {
-        let osds = match replica_sets.entry(record.pg) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => {
-                let pg = records::pg(work, volume, PgId(record.pg))?.unwrap_or_default();
-                unknown.insert(pg.osds)
-            }
+        let object = GarbageObject {
+            volume: volume.0,
+            inode: number.0,
+            pg: record.pg,
         };
-        for osd in osds {
-            garbage
-                .entry(*osd)
-                .or_default()
-                .objects
-                .push(GarbageObject {
-                    volume: volume.0,
-                    inode: number.0,
-                    pg: record.pg,
-                });
+        notes.add(work, object, None)?;
+    }
+    notes.put(work)
+}
+
+/// Notes objects that a server still holds as garbage of all their replicas, if their files are gone.
+///
+/// Whoever asks, and however late: what [`is_gone`] says once is true for ever.
+pub(crate) fn discard(
+    work: &mut Work<'_>,
+    discard: &mrc::DiscardLeftovers,
+    effects: &mut Effects,
+) -> Step<mrc::Response> {
+    ensure(discard.objects.len() <= config::LEFTOVERS_MAX, errno::E2BIG)?;
+    let osd = OsdId(discard.osd);
+    if records::osd(work, osd)?.is_none() || owes(work, osd, discard.garbage_below)? {
+        return Ok(done());
+    }
+    let mut notes = Notes::default();
+    for held in &discard.objects {
+        if is_gone(work, VolumeId(held.volume), Inode(held.inode))? {
+            let object = GarbageObject {
+                volume: held.volume,
+                inode: held.inode,
+                pg: held.pg,
+            };
+            notes.add(work, object, Some(osd))?;
         }
     }
-    if garbage.is_empty() {
-        return Ok(false);
-    }
-    let mut sequences = records::sequences(work)?;
-    for (osd, record) in &garbage {
-        work.put(keys::garbage(OsdId(*osd), sequences.next_garbage), record);
-        sequences.next_garbage += 1;
-    }
-    work.put(keys::sequences(), &sequences);
-    Ok(true)
+    effects.garbage |= notes.put(work)?;
+    Ok(done())
 }
 
 /// Forgets garbage that its object server deleted.
@@ -107,4 +113,74 @@ pub(crate) fn collected(work: &mut Work<'_>, collected: &Collected) -> Step<mrc:
         work.delete(keys::garbage(OsdId(collected.osd), *seq));
     }
     Ok(done())
+}
+
+/// Whether there was such an inode and never will be again. Numbers of inodes and volumes are given
+/// out once, in the command that makes the record: a smaller number without a record is of one that
+/// was removed, and a greater one may be of one that this index has not heard of yet.
+pub(crate) fn is_gone(
+    index: &dyn IndexRead,
+    volume: VolumeId,
+    number: Inode,
+) -> Result<bool, IndexError> {
+    // What would be its counters are those of the cluster.
+    if volume.0 == 0 {
+        return Ok(false);
+    }
+    let counters: Option<CountersRecord> = records::get(index, &keys::counters(volume))?;
+    let Some(counters) = counters else {
+        return Ok(volume.0 < records::sequences(index)?.next_volume);
+    };
+    let known: Option<InodeRecord> = records::get(index, &keys::inode(volume, number))?;
+    Ok(number.0 < counters.next_inode && known.is_none())
+}
+
+/// Whether the server has not confirmed yet that it deleted garbage with a number below this.
+fn owes(index: &dyn IndexRead, osd: OsdId, below: u64) -> Result<bool, IndexError> {
+    records::any(index, &(keys::garbage(osd, 0)..keys::garbage(osd, below)))
+}
+
+/// Garbage that is being noted: one record per object server.
+#[derive(Default)]
+struct Notes {
+    replica_sets: BTreeMap<(u64, u32), Vec<u64>>,
+    records: BTreeMap<u64, GarbageRecord>,
+}
+
+impl Notes {
+    /// Notes an object for its replicas, and for a further server that is known to hold it.
+    fn add(
+        &mut self,
+        index: &dyn IndexRead,
+        object: GarbageObject,
+        holder: Option<OsdId>,
+    ) -> Result<(), IndexError> {
+        let members = match self.replica_sets.entry((object.volume, object.pg)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let (volume, pg) = (VolumeId(object.volume), PgId(object.pg));
+                unknown.insert(records::pg(index, volume, pg)?.unwrap_or_default().osds)
+            }
+        };
+        let further = holder.filter(|holder| !members.contains(&holder.0));
+        let servers = members.iter().copied();
+        for osd in servers.chain(further.map(|holder| holder.0)) {
+            self.records.entry(osd).or_default().objects.push(object);
+        }
+        Ok(())
+    }
+
+    /// Writes the records; returns whether there are any.
+    fn put(self, work: &mut Work<'_>) -> Result<bool, IndexError> {
+        if self.records.is_empty() {
+            return Ok(false);
+        }
+        let mut sequences = records::sequences(work)?;
+        for (osd, record) in &self.records {
+            work.put(keys::garbage(OsdId(*osd), sequences.next_garbage), record);
+            sequences.next_garbage += 1;
+        }
+        work.put(keys::sequences(), &sequences);
+        Ok(true)
+    }
 }

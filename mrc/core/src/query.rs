@@ -11,6 +11,7 @@ use crate::attr;
 use crate::command::Reply;
 use crate::config;
 use crate::errno;
+use crate::garbage;
 use crate::index::{IndexError, IndexRead, Visit};
 use crate::keys::{self, Key};
 use crate::namespace::xattr::check_xattr_name;
@@ -102,6 +103,31 @@ pub fn inode(
     inode: Inode,
 ) -> Result<Option<InodeRecord>, IndexError> {
     records::get(index, &keys::inode(volume, inode))
+}
+
+/// Finds among objects that a server holds those whose files are gone for good.
+///
+/// # Errors
+///
+/// [`IndexError`] if the index can't be read. A refusal is no error but a reply.
+pub fn leftovers(index: &dyn IndexRead, find: &mrc::FindLeftovers) -> Result<Reply, IndexError> {
+    if find.objects.len() > config::HELD_OBJECTS_MAX {
+        return Ok(Err(errno::fault(errno::E2BIG)));
+    }
+    let mut objects = Vec::new();
+    for held in &find.objects {
+        if garbage::is_gone(index, VolumeId(held.volume), Inode(held.inode))? {
+            objects.push(*held);
+        }
+    }
+    // Afterwards: what was gone when it was looked for has a smaller number.
+    let garbage_below = records::sequences(index)?.next_garbage;
+    Ok(Ok(mrc::Response {
+        reply: Some(response::Reply::Leftovers(mrc::Leftovers {
+            objects,
+            garbage_below,
+        })),
+    }))
 }
 
 /// Returns the counters of a volume; `None` if there is no such volume.

@@ -15,10 +15,22 @@ pub enum Edit {
     DeletionBelieved,
     /// Deleted objects are made again for peers that have not deleted theirs yet.
     TombstonesIgnored,
+    /// Servers do not ask for objects that came back after they had deleted them.
+    LeftoversForgotten,
     /// Replicas' promises are not handed to the lease host.
     FloorForgotten,
     /// Replicas hear neither that they lost the lease nor who has it.
     LeaseNewsLost,
     /// Those left do not compare what they have when one of them stays away.
     SilenceIgnored,
+}
+
+impl Edit {
+    /// Whether servers do not ask for what is left over, which would mend what the edit breaks.
+    pub(crate) const fn is_without_leftovers(self) -> bool {
+        matches!(
+            self,
+            Self::LeftoversForgotten | Self::DeletionBelieved | Self::TombstonesIgnored
+        )
+    }
 }

@@ -190,7 +190,6 @@ impl World {
     }
 
     fn crash(&mut self, osd: OsdId, power: bool) {
-        self.note_revivable(osd);
         self.disconnect_all(osd);
         self.mounts_lose(osd);
         let server = &mut self.servers[osd.0 as usize - 1];
@@ -198,23 +197,6 @@ impl World {
         if power {
             let rng = &mut self.rng;
             server.store.lose_power(&mut |n| rng.random_range(0..n));
-        }
-    }
-
-    /// A server forgets what it deleted when it ends. If another one still has it then, it may be
-    /// copied back, and stays although its file is gone: nobody has it deleted once more.
-    fn note_revivable(&mut self, osd: OsdId) {
-        let forgotten = self.server(osd).tombstones.clone();
-        let keys = self.keys.values().copied();
-        let forgotten = keys.filter(|key| forgotten.contains(&key.object));
-        for key in forgotten.collect::<Vec<_>>() {
-            let servers = self.servers.iter();
-            if servers
-                .clone()
-                .any(|one| one.me != osd && one.store.bytes(key).is_some())
-            {
-                self.revivable.insert(key.object.inode.0);
-            }
         }
     }
 

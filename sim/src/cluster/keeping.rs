@@ -1,16 +1,21 @@
-//! The leader's housekeeping, as far as it speaks to object servers.
+//! The leader's housekeeping, as far as it speaks to object servers, and what they ask it for: the rules
+//! of `mrc/src/janitor` and `osd/src/leftovers.rs`.
 
 use mrc_core::internal;
-use osd_core::ObjectKey;
+use osd_core::{ObjectKey, ObjectStore as _};
 use proto::index::command::Op;
+use proto::mrc::HeldObject;
 use types::{Duration, Inode, ObjectId, OsdId, PgId, VolumeId};
 
 use crate::cluster::edit::Edit;
 use crate::cluster::meta::{Origin, unix};
+use crate::cluster::server::Found;
 use crate::cluster::world::{Happening, World};
 
 /// Time between rounds.
 const JANITOR_INTERVAL: Duration = Duration::from_millis(500);
+/// Time between two rounds in which a server looks for objects of files that are gone.
+const LEFTOVERS_INTERVAL: Duration = Duration::from_secs(4);
 
 impl World {
     pub(crate) fn janitor(&mut self) {
@@ -29,12 +34,69 @@ impl World {
         }
         for osd in self.osds() {
             self.collect(osd);
+            self.look_for_leftovers(osd);
         }
     }
 
-    fn collect(&mut self, osd: OsdId) {
+    /// A server asks what of all it holds is of files that are gone, and has deleted what it found in the
+    /// round before and still holds.
+    fn look_for_leftovers(&mut self, osd: OsdId) {
+        let now = self.schedule.now();
+        let asks = !self.options.edit.is_some_and(Edit::is_without_leftovers);
+        let server = self.server(osd);
+        let frozen = server.paused_until > now || server.looked_at + LEFTOVERS_INTERVAL > now;
+        if !self.reaches(osd) || frozen || !asks {
+            return;
+        }
+        let found = self.look(osd);
+        let server = self.server(osd);
+        server.looked_at = now;
+        let before = std::mem::replace(&mut server.found, found);
+        let store = &server.store;
+        let objects = before.objects.into_iter();
+        let still =
+            objects.filter(|one| store.bytes(key_of(one.volume, one.inode, one.pg)).is_some());
+        let discard = proto::mrc::DiscardLeftovers {
+            osd: osd.0,
+            objects: still.take(mrc_core::config::LEFTOVERS_MAX).collect(),
+            garbage_below: before.garbage_below,
+        };
+        if !discard.objects.is_empty() {
+            let command = internal(Op::DiscardLeftovers(discard), unix(now));
+            let id = self.meta.propose(command, Origin::Nobody);
+            self.plan_commit(id);
+        }
+    }
+
+    fn look(&mut self, osd: OsdId) -> Found {
+        let groups: Vec<_> = self.server(osd).common.groups.keys().copied().collect();
+        let mut objects = Vec::new();
+        for group in groups {
+            let listed = self.server(osd).store.list(group, None, usize::MAX);
+            let held = listed.unwrap_or_default();
+            objects.extend(held.into_iter().map(|(object, _)| HeldObject {
+                volume: object.volume.0,
+                inode: object.inode.0,
+                pg: group.pg.0,
+            }));
+        }
+        let mut found = Found::default();
+        for page in objects.chunks(mrc_core::config::HELD_OBJECTS_MAX) {
+            let answer = self.meta.leftovers(osd, page);
+            found.garbage_below = found.garbage_below.max(answer.garbage_below);
+            found.objects.extend(answer.objects);
+        }
+        found
+    }
+
+    /// Whether the server runs and is not cut off for good.
+    fn reaches(&mut self, osd: OsdId) -> bool {
         let excluded = self.plan.excluded == Some(osd) && self.plan.ill != Some(osd);
-        if !self.server(osd).up || excluded {
+        self.server(osd).up && !excluded
+    }
+
+    fn collect(&mut self, osd: OsdId) {
+        if !self.reaches(osd) {
             return;
         }
         let busy = self.deletions.values().any(|(to, _)| *to == osd);
@@ -42,15 +104,9 @@ impl World {
         if seqs.is_empty() || busy {
             return;
         }
-        let key = |object: &proto::index::GarbageObject| ObjectKey {
-            pg: PgId(object.pg),
-            object: ObjectId {
-                volume: VolumeId(object.volume),
-                inode: Inode(object.inode),
-                column: 0,
-            },
-        };
-        let keys = objects.iter().map(key).collect();
+        let objects = objects.iter();
+        let keys = objects.map(|one| key_of(one.volume, one.inode, one.pg));
+        let keys = keys.collect();
         self.next_id += 1;
         let batch = self.next_id;
         self.deletions.insert(batch, (osd, seqs));
@@ -83,5 +139,16 @@ impl World {
         let command = internal(Op::Collected(collected), unix(self.schedule.now()));
         let id = self.meta.propose(command, Origin::Nobody);
         self.plan_commit(id);
+    }
+}
+
+const fn key_of(volume: u64, inode: u64, pg: u32) -> ObjectKey {
+    ObjectKey {
+        pg: PgId(pg),
+        object: ObjectId {
+            volume: VolumeId(volume),
+            inode: Inode(inode),
+            column: 0,
+        },
     }
 }

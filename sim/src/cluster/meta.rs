@@ -259,7 +259,7 @@ impl Meta {
         let done = |reply| Ok(mrc::Response { reply: Some(reply) });
         match request.op {
             Some(request::Op::KeepAlive(keep)) => {
-                if keep.complete {
+                if keep.complete && keep.registered_term == self.term {
                     self.soft.registered.insert(session);
                     let open = keep.open_inodes.iter();
                     self.soft
@@ -460,6 +460,20 @@ impl Meta {
         let seqs = page.iter().map(|garbage| garbage.seq).collect();
         let objects = page.into_iter().flat_map(|garbage| garbage.record.objects);
         (seqs, objects.collect())
+    }
+
+    /// Which of a server's objects are of files that are gone.
+    pub(crate) fn leftovers(&self, osd: OsdId, objects: &[mrc::HeldObject]) -> mrc::Leftovers {
+        let find = mrc::FindLeftovers {
+            osd: osd.0,
+            objects: objects.to_vec(),
+        };
+        match query::leftovers(&self.index, &find) {
+            Ok(Ok(mrc::Response {
+                reply: Some(response::Reply::Leftovers(found)),
+            })) => found,
+            _ => mrc::Leftovers::default(),
+        }
     }
 
     /// What the log makes of an empty index must be the index, and it must be consistent.

@@ -161,9 +161,6 @@ impl World {
                         object,
                     };
                     let inode = object.inode.0;
-                    if self.revivable.contains(&inode) {
-                        continue;
-                    }
                     if !self.meta.names.files.contains(&inode) {
                         return Err(format!("server {osd} keeps {key} of a removed file"));
                     }

@@ -180,7 +180,7 @@ impl World {
             let beats =
                 |call: &MetaCall| matches!(call.asker, Asker::KeepAlive | Asker::Registration);
             if !state.metas.values().any(beats) {
-                self.keep_alive(mount, false);
+                self.keep_alive(mount, None);
             }
         }
         let state = &self.mounts[mount];
@@ -217,7 +217,9 @@ impl World {
         self.ask_metadata(mount, Asker::Namer, op, true);
     }
 
-    fn keep_alive(&mut self, mount: usize, complete: bool) {
+    /// A sign of life; with what is open for the leader of a term that asked for it.
+    fn keep_alive(&mut self, mount: usize, asking: Option<u64>) {
+        let complete = asking.is_some();
         let mut open_inodes = Vec::new();
         if complete {
             let handles = self.mounts[mount].handles.iter();
@@ -226,7 +228,7 @@ impl World {
         let keep = mrc::KeepAlive {
             complete,
             open_inodes,
-            ..mrc::KeepAlive::default()
+            registered_term: asking.unwrap_or_default(),
         };
         let op = request::Op::KeepAlive(keep);
         let asker = match complete {
@@ -432,7 +434,7 @@ impl World {
                 }) = result
                     && kept.register
                 {
-                    self.keep_alive(mount, true);
+                    self.keep_alive(mount, Some(kept.term));
                 }
             }
             Asker::Registration => {

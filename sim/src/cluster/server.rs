@@ -139,6 +139,13 @@ impl Slot {
     }
 }
 
+/// Objects of files that are gone, as one round found them.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) objects: Vec<proto::mrc::HeldObject>,
+    pub(crate) garbage_below: u64,
+}
+
 /// What the servers of a run have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Common {
@@ -183,6 +190,9 @@ pub(crate) struct Server {
     pub(crate) lists: BTreeMap<u64, (OsdId, PgKey)>,
     pub(crate) jobs: BTreeMap<u64, (ObjectId, u64, Box<dyn SyncJob>)>,
     pub(crate) recovery: Recovery,
+    /// Of the last round, and when that was.
+    pub(crate) found: Found,
+    pub(crate) looked_at: TrueTime,
     /// A replica wants to be woken in the past.
     pub(crate) spins: Option<ObjectId>,
     last_id: u64,
@@ -219,6 +229,8 @@ impl Server {
             lists: BTreeMap::new(),
             jobs: BTreeMap::new(),
             recovery: Recovery::default(),
+            found: Found::default(),
+            looked_at: TrueTime::default(),
             spins: None,
             last_id: 0,
         }

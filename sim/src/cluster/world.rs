@@ -1,6 +1,6 @@
 //! The world: servers, mounts and the metadata cluster, what happens to them, and when.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use osd_core::{Call, Done, ObjectKey, Op, Payload, PeerFailure};
 use proto::{mrc, peer};
@@ -213,8 +213,6 @@ pub(crate) struct World {
     pub(crate) contents: BTreeMap<u64, Content>,
     /// Where the objects of files are that were ever opened.
     pub(crate) keys: BTreeMap<u64, ObjectKey>,
-    /// Files that are gone whose objects may have been copied back.
-    pub(crate) revivable: BTreeSet<u64>,
     /// Losses of power everywhere.
     pub(crate) losses: u64,
     pub(crate) next_id: u64,
@@ -269,7 +267,6 @@ impl World {
             mounts,
             contents: BTreeMap::new(),
             keys: BTreeMap::new(),
-            revivable: BTreeSet::new(),
             losses: 0,
             next_id: 0,
             deletions: BTreeMap::new(),

@@ -1,8 +1,9 @@
 //! The metadata core behind a link, without Raft.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use mrc_core::{Index, MemoryIndex, Overlay, apply, internal, of_request, query};
@@ -26,8 +27,10 @@ pub(crate) struct Metadata {
     /// any more.
     pub(crate) expire_lost: AtomicBool,
     pub(crate) forget_lost: AtomicBool,
-    /// Truncations wait.
+    /// Truncations wait, or openings for reading, or what a leader is told of open files.
     pub(crate) hold_truncations: AtomicBool,
+    pub(crate) hold_opens: AtomicBool,
+    pub(crate) hold_registrations: AtomicBool,
     held: Mutex<Vec<(Request, Responder)>>,
     /// Requests served.
     pub(crate) served: AtomicU32,
@@ -38,6 +41,14 @@ pub(crate) struct Metadata {
     /// Beats of sessions heard.
     pub(crate) kept_alive: AtomicU32,
     pub(crate) valid_ms: AtomicU32,
+    /// Of sessions.
+    pub(crate) timeout_ms: AtomicU32,
+    opens_fail: AtomicBool,
+    /// What only the leader of this term remembers: the files that are open for reading, and whether
+    /// it knows all.
+    term: AtomicU64,
+    readers: Mutex<BTreeSet<u64>>,
+    is_registered: AtomicBool,
 }
 
 impl Metadata {
@@ -55,12 +66,19 @@ impl Metadata {
             expire_lost: AtomicBool::new(false),
             forget_lost: AtomicBool::new(false),
             hold_truncations: AtomicBool::new(false),
+            hold_opens: AtomicBool::new(false),
+            hold_registrations: AtomicBool::new(false),
             held: Mutex::default(),
             served: AtomicU32::new(0),
             frozen: AtomicBool::new(false),
             kept: Mutex::default(),
             kept_alive: AtomicU32::new(0),
             valid_ms: AtomicU32::new(600_000),
+            timeout_ms: AtomicU32::new(3_000),
+            opens_fail: AtomicBool::new(false),
+            term: AtomicU64::new(1),
+            readers: Mutex::default(),
+            is_registered: AtomicBool::new(true),
         };
         for (osd, address) in osds {
             metadata
@@ -110,17 +128,69 @@ impl Metadata {
         }
     }
 
-    /// How many truncations wait.
+    /// How many requests wait.
     pub(crate) fn held(&self) -> usize {
         self.held.lock().unwrap().len()
     }
 
-    /// Serves the truncations that wait.
+    /// Serves the requests that wait, and all that come.
     pub(crate) fn release(&self) {
-        self.hold_truncations.store(false, Ordering::Relaxed);
-        for (request, responder) in self.held.lock().unwrap().drain(..) {
+        for (request, responder) in self.let_go() {
             reply(responder, self.answer(request));
         }
+    }
+
+    /// Refuses the openings that wait, and all that come.
+    pub(crate) fn refuse_opens(&self) {
+        self.opens_fail.store(true, Ordering::Relaxed);
+        for (_, responder) in self.let_go() {
+            responder.fault(no_open());
+        }
+    }
+
+    fn let_go(&self) -> Vec<(Request, Responder)> {
+        for hold in [
+            &self.hold_truncations,
+            &self.hold_opens,
+            &self.hold_registrations,
+        ] {
+            hold.store(false, Ordering::Relaxed);
+        }
+        std::mem::take(&mut self.held.lock().unwrap())
+    }
+
+    fn holds(&self, request: &Request) -> bool {
+        let hold = match &request.op {
+            Some(Op::SetAttr(set)) if set.size_bytes.is_some() => &self.hold_truncations,
+            Some(Op::Open(_)) => &self.hold_opens,
+            Some(Op::KeepAlive(keep)) if keep.complete => &self.hold_registrations,
+            _ => return false,
+        };
+        hold.load(Ordering::Relaxed)
+    }
+
+    /// Somebody else leads, who remembers nothing.
+    pub(crate) fn elect(&self) {
+        self.term.fetch_add(1, Ordering::Relaxed);
+        self.is_registered.store(false, Ordering::Relaxed);
+        self.readers.lock().unwrap().clear();
+    }
+
+    /// The files that the leader believes open for reading, once it was told of all.
+    pub(crate) fn readers(&self) -> Option<Vec<u64>> {
+        let told = self.is_registered.load(Ordering::Relaxed);
+        told.then(|| self.readers.lock().unwrap().iter().copied().collect())
+    }
+
+    fn keep_alive(&self, keep: &proto::mrc::KeepAlive) -> KeptAlive {
+        self.kept_alive.fetch_add(1, Ordering::Relaxed);
+        let term = self.term.load(Ordering::Relaxed);
+        if keep.complete && keep.registered_term == term {
+            self.readers.lock().unwrap().extend(&keep.open_inodes);
+            self.is_registered.store(true, Ordering::Relaxed);
+        }
+        let register = !self.is_registered.load(Ordering::Relaxed);
+        KeptAlive { term, register }
     }
 
     pub(crate) fn is_open_for_writing(&self, inode: u64) -> bool {
@@ -146,10 +216,11 @@ impl Metadata {
                     ..
                 }))
         ) || matches!(&request.op, Some(Op::Create(create)) if create.write);
+        let reads = matches!(&request.op, Some(Op::Create(create)) if !create.write);
         let mut response = match of_request(request, wall()) {
             Ok(mut command) => {
                 if let Some(CommandOp::OpenSession(open)) = &mut command.op {
-                    open.timeout_ms = 3_000;
+                    open.timeout_ms = u64::from(self.timeout_ms.load(Ordering::Relaxed));
                 }
                 self.commit(&command)?
             }
@@ -157,6 +228,9 @@ impl Metadata {
         };
         if let Some(Reply::Opened(opened)) = &mut response.reply {
             let inode = opened.attr.map_or(0, |attr| attr.inode);
+            if reads {
+                self.readers.lock().unwrap().insert(inode);
+            }
             let pg = opened.grant.as_ref().map_or(0, |grant| grant.pg);
             let index = self.index.lock().unwrap();
             let ended = query::session(&*index, SessionId(session)).unwrap();
@@ -177,14 +251,12 @@ impl Metadata {
             _ => return Err(Fault::refresh("the session has ended")),
         };
         let reply = match op {
-            Op::KeepAlive(_) => {
-                self.kept_alive.fetch_add(1, Ordering::Relaxed);
-                Reply::KeptAlive(KeptAlive {
-                    term: 1,
-                    register: false,
-                })
+            Op::KeepAlive(keep) => Reply::KeptAlive(self.keep_alive(keep)),
+            Op::Release(release) => {
+                self.readers.lock().unwrap().remove(&release.inode);
+                Reply::Done(proto::mrc::Done {})
             }
-            Op::Release(_) => Reply::Done(proto::mrc::Done {}),
+            Op::Open(_) if self.opens_fail.load(Ordering::Relaxed) => return Err(no_open()),
             Op::Open(open) => {
                 if open.renew_write {
                     let (inode, session) = (Inode(open.inode), SessionId(request.session));
@@ -198,6 +270,9 @@ impl Metadata {
                 let Some(Reply::Entry(entry)) = got.reply else {
                     panic!("{got:?}");
                 };
+                if !open.renew_write {
+                    self.readers.lock().unwrap().insert(open.inode);
+                }
                 Reply::Opened(proto::mrc::Opened {
                     attr: entry.attr,
                     grant: Some(Grant::default()),
@@ -254,8 +329,7 @@ impl Handler for Metadata {
         }
         let request = Request::decode(body).unwrap();
         self.served.fetch_add(1, Ordering::Relaxed);
-        let truncates = matches!(&request.op, Some(Op::SetAttr(set)) if set.size_bytes.is_some());
-        if truncates && self.hold_truncations.load(Ordering::Relaxed) {
+        if self.holds(&request) {
             return self.held.lock().unwrap().push((request, responder));
         }
         let session = request.session;
@@ -269,6 +343,10 @@ impl Handler for Metadata {
         }
         reply(responder, answer);
     }
+}
+
+fn no_open() -> Fault {
+    Fault::surface(libc::ESTALE, "as arranged")
 }
 
 fn reply(responder: Responder, answer: Result<Response, Fault>) {

@@ -280,6 +280,7 @@ impl Run {
             size_at_least_bytes: end,
             mtime_ns,
             close,
+            stays_open: false,
             truncate_epoch,
         });
         (op, expected.map(|()| Some(inode)))

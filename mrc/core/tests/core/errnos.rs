@@ -323,6 +323,7 @@ fn attributes_and_sizes_refuse_like_ext4() {
             size_at_least_bytes,
             mtime_ns: None,
             close: true,
+            stays_open: false,
             truncate_epoch: 0,
         })
     };

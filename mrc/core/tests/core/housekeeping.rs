@@ -40,6 +40,7 @@ fn unlinked_file_lives_until_its_writer_closed_it() {
         size_at_least_bytes: 9,
         mtime_ns: Some(1),
         close: true,
+        stays_open: false,
         truncate_epoch: 0,
     });
     cluster.change(session, op).unwrap();
@@ -194,6 +195,7 @@ fn settling_never_shortens_a_file() {
         size_at_least_bytes: 500,
         mtime_ns: Some(7),
         close: false,
+        stays_open: false,
         truncate_epoch: 0,
     });
     let written = attr_of(cluster.change(session, op));

@@ -12,6 +12,7 @@ mod consistency;
 mod draw;
 mod errnos;
 mod housekeeping;
+mod leftovers;
 mod model;
 mod prop_namespace;
 mod registry;

@@ -170,6 +170,7 @@ fn sizes_follow_writers_and_truncations_and_are_summed() {
             size_at_least_bytes,
             mtime_ns,
             close,
+            stays_open: false,
             truncate_epoch: 0,
         })
     };
@@ -382,6 +383,7 @@ fn size_from_before_a_truncation_raises_nothing() {
             size_at_least_bytes,
             mtime_ns: Some(5),
             close: true,
+            stays_open: false,
             truncate_epoch,
         })
     };
@@ -424,6 +426,7 @@ fn truncation_that_somebody_may_have_written_behind_is_not_believed() {
         size_at_least_bytes: 1000,
         mtime_ns: Some(5),
         close: false,
+        stays_open: false,
         truncate_epoch: made.truncate_epoch,
     });
     let written = attr_of(cluster.change(other, written));
