@@ -10,6 +10,7 @@ use crate::attr::{SetAttributes, SetTime};
 use crate::errno::Errno;
 use crate::lock;
 use crate::oxfs::{Caller, OxFs};
+use crate::size::Closing;
 
 /// A reply that fits no question.
 pub(crate) const MISFIT: Errno = Errno(libc::EPROTO);
@@ -38,7 +39,7 @@ impl OxFs {
         {
             let work = async move {
                 let _gate = file.gate.lock().await;
-                file.report(false).await
+                file.report(Closing::No).await
             };
             self.softly_done(work).await?;
             let reply = self.ask(Op::GetAttr(mrc::GetAttr { inode })).await?;

@@ -25,6 +25,17 @@ use crate::oxfs::OxFs;
 /// Of a size that comes too late.
 const OUTDATED: Errno = Errno(libc::EAGAIN);
 
+/// Whether a report says that this mount writes the file no more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Closing {
+    /// It goes on.
+    No,
+    /// A descriptor was closed that may have duplicates, also in other programs: the file stays open.
+    Flushed,
+    /// The last descriptor for writing is gone.
+    Last,
+}
+
 impl State {
     /// Takes over what the metadata cluster said, unless it is older than what it said before.
     pub(crate) fn know(&mut self, attr: &Attr) {
@@ -60,21 +71,33 @@ impl File {
         state.written_end > attr.size_bytes && state.owed_since.is_some_and(older)
     }
 
-    /// Tells the metadata cluster the size and time of what was written; with `close`, that we
-    /// write no more.
-    pub(crate) async fn report(&self, close: bool) -> Result<(), Errno> {
+    /// Tells the metadata cluster the size and time of what was written, and whether we write on.
+    pub(crate) async fn report(&self, closing: Closing) -> Result<(), Errno> {
         let read_only = {
             let state = lock(&self.state);
             state.readers > 0 && !state.registered_read
         };
-        if close && read_only {
-            // Else an unlinked file that programs still read could go.
-            self.register_read().await?;
+        // Else an unlinked file that programs still have open could go.
+        match closing {
+            Closing::Last if read_only => {
+                self.register_read().await?;
+            }
+            Closing::Flushed => {
+                let _reading = self.reading.lock().await;
+                return self.report_once(closing).await;
+            }
+            Closing::Last | Closing::No => {}
         }
+        self.report_once(closing).await
+    }
+
+    async fn report_once(&self, closing: Closing) -> Result<(), Errno> {
         let (end, mtime, close, owed_since) = {
             let mut state = lock(&self.state);
             let idle = state.changes.is_idle();
-            let close = close && idle;
+            let close = closing != Closing::No && idle;
+            // A leader that comes meanwhile is told.
+            state.told_read |= close && closing == Closing::Flushed;
             // From here on a write registers again, after this.
             state.registered_write &= !close;
             let owed_since = state.owed_since;
@@ -87,7 +110,10 @@ impl File {
         if !close && end == 0 && mtime.is_none() {
             return Ok(());
         }
-        let outcome = self.tell(end, mtime, close, owed_since).await;
+        let stays_open = close && closing == Closing::Flushed;
+        let outcome = self
+            .tell((end, mtime), (close, stays_open), owed_since)
+            .await;
         let mut state = lock(&self.state);
         let attr = match outcome {
             Ok(attr) => attr,
@@ -108,9 +134,8 @@ impl File {
 
     async fn tell(
         &self,
-        end: u64,
-        mtime: Option<i64>,
-        close: bool,
+        (end, mtime): (u64, Option<i64>),
+        (close, stays_open): (bool, bool),
         owed_since: Option<u64>,
     ) -> Result<Attr, Errno> {
         let known = lock(&self.state).truncate_epoch;
@@ -119,6 +144,7 @@ impl File {
             size_at_least_bytes: end,
             mtime_ns: mtime,
             close,
+            stays_open,
             truncate_epoch: owed_since.unwrap_or(known),
         };
         for _ in 0..SIZE_TRIES_MAX {

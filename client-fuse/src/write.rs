@@ -16,6 +16,7 @@ use crate::io::Descriptor;
 use crate::lock;
 use crate::oxfs::{OxFs, to_its_end};
 use crate::seek;
+use crate::size::Closing;
 
 impl OxFs {
     /// Takes a write if that needs no waiting; the common case of small writes.
@@ -225,7 +226,7 @@ impl OxFs {
         let work = async move {
             extend_object(&file, length).await?;
             let _gate = file.gate.lock().await;
-            file.report(false).await
+            file.report(Closing::No).await
         };
         self.softly_done(work).await
     }
@@ -337,12 +338,8 @@ async fn object_length(file: &Arc<File>) -> Result<u64, Errno> {
 async fn append(file: &Arc<File>, data: Bytes) -> Result<(), Errno> {
     register_again(file).await?;
     file.drop_capabilities().await?;
-    let append_id = file.shared.ids.draw();
     lock(&file.state).touch();
-    let change = Change::Append {
-        append_id,
-        bytes: data,
-    };
+    let change = Change::Append { bytes: data };
     file.alone(change).await?;
     Ok(())
 }
@@ -358,7 +355,8 @@ async fn flush(descriptor: &Descriptor) -> Result<(), Errno> {
             (dirty, state.writers == 1 && state.changes.is_idle())
         };
         if dirty {
-            file.report(last).await
+            let closing = if last { Closing::Flushed } else { Closing::No };
+            file.report(closing).await
         } else {
             Ok(())
         }
@@ -389,7 +387,7 @@ async fn fsync(descriptor: &Descriptor, data_only: bool) -> Result<(), Errno> {
         !data_only || state.written_end > state.size
     };
     if needed {
-        file.report(false).await?;
+        file.report(Closing::No).await?;
     }
     Ok(())
 }
