@@ -113,6 +113,31 @@ impl Drop for Guarded {
     }
 }
 
+/// Keeps the processors from sleeping, as `idle=poll` among the kernel's parameters does: one loop each that
+/// runs while nothing else wants to (SCHED_IDLE, sched(7)). What it takes to wake a sleeping processor, tens
+/// of microseconds on a virtual machine, is no part of what is measured meanwhile.
+#[derive(Debug)]
+pub struct Awake {
+    _loops: Vec<Guarded>,
+}
+
+impl Awake {
+    /// From now on until it is dropped.
+    pub fn start() -> Result<Self> {
+        let processors = std::thread::available_parallelism().context("counting processors")?;
+        let one = |_| {
+            let child = Command::new("chrt")
+                .args(["--idle", "0", "sh", "-c", "while :; do :; done"])
+                .stdin(Stdio::null())
+                .spawn()
+                .context("chrt, of the package util-linux")?;
+            Ok(Guarded::new(child))
+        };
+        let loops: Result<_> = (0..processors.get()).map(one).collect();
+        Ok(Self { _loops: loops? })
+    }
+}
+
 /// A directory that is removed when this is dropped.
 #[derive(Debug)]
 pub struct TempDir(PathBuf);

@@ -95,7 +95,10 @@ impl Files {
             let _gate = file.gate.lock().await;
             let (read, write) = {
                 let mut state = lock(&file.state);
-                let was = (state.registered_read, state.registered_write);
+                // One that was written and flushed counts as a reader, too, until its last descriptor goes.
+                let in_use = state.readers + state.writers > 0;
+                let read = state.registered_read || state.told_read && in_use;
+                let was = (read, state.registered_write);
                 state.registered_read = false;
                 was
             };

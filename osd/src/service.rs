@@ -229,6 +229,10 @@ fn operation(wire: Wire, payload: link::Payload) -> Result<Op, Fault> {
             offset: read.offset,
             length_bytes: read.length_bytes,
         }),
+        Wire::Write(osd::Write { change_id: 0, .. })
+        | Wire::Truncate(osd::Truncate { change_id: 0, .. }) => {
+            Err(malformed("changes something and has no change id"))
+        }
         Wire::Write(write) => {
             let length = payload.bytes.len();
             if length > READ_BYTES_MAX as usize {

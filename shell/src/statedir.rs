@@ -15,8 +15,10 @@ use types::ClusterId;
 
 use crate::link::Role;
 
-/// Format of state directories that this release writes; newer ones are refused.
-pub const FORMAT: u32 = 1;
+/// Format of state directories that this release writes; newer ones are refused, older ones are read and
+/// become this one, since from then on they may hold what older releases do not know. 2: records of objects
+/// with the first id of changes, and metadata logs with reports of leftovers.
+pub const FORMAT: u32 = 2;
 
 const IDENTITY: &str = "IDENTITY";
 const LOCK: &str = "LOCK";
@@ -98,7 +100,7 @@ pub enum StateDirError {
     },
 }
 
-#[derive(Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 struct IdentityFile {
     format: u32,
     cluster: String,
@@ -208,6 +210,14 @@ fn check(dir: &Path, file: &Path, text: &str, owner: Owner) -> Result<String, St
             wanted,
         });
     }
+    if found.format < FORMAT {
+        tracing::info!(dir = %dir.display(), from = found.format, to = FORMAT, "taking over the directory of an older release");
+        let found = IdentityFile {
+            format: FORMAT,
+            ..found.clone()
+        };
+        put(file, &found)?;
+    }
     Ok(found.store_uuid)
 }
 
@@ -236,12 +246,16 @@ fn write(file: &Path, owner: Owner) -> Result<String, StateDirError> {
         id: owner.id,
         store_uuid: format!("{:032x}", rand::random::<u128>()),
     };
-    let text = toml::to_string(&identity).map_err(|error| StateDirError::Damaged {
+    put(file, &identity)?;
+    Ok(identity.store_uuid)
+}
+
+fn put(file: &Path, identity: &IdentityFile) -> Result<(), StateDirError> {
+    let text = toml::to_string(identity).map_err(|error| StateDirError::Damaged {
         path: file.to_owned(),
         reason: error.to_string(),
     })?;
-    replace_file(file, text.as_bytes()).map_err(|cause| failed("write", file, cause))?;
-    Ok(identity.store_uuid)
+    replace_file(file, text.as_bytes()).map_err(|cause| failed("write", file, cause))
 }
 
 fn failed(doing: &'static str, path: &Path, cause: io::Error) -> StateDirError {
@@ -403,7 +417,7 @@ mod tests {
         let file = dir.path().join(IDENTITY);
         let text = fs::read_to_string(&file).unwrap();
 
-        fs::write(&file, text.replace("format = 1", "format = 9")).unwrap();
+        fs::write(&file, text.replace("format = 2", "format = 9")).unwrap();
         let newer = StateDir::open(dir.path(), OWNER, |_| false).unwrap_err();
         assert!(matches!(newer, StateDirError::Newer { found: 9, .. }));
 

@@ -47,6 +47,22 @@ impl Plan {
         }
     }
 
+    /// Acquisitions under way at a time, and whether idle processors are kept from sleeping. With one under way
+    /// all but one processor sleep at any moment, so it is measured both ways.
+    pub(crate) fn loads(&self) -> Vec<(usize, bool)> {
+        let plain = self
+            .outstanding
+            .iter()
+            .map(|outstanding| (*outstanding, false));
+        let awake = self
+            .outstanding
+            .iter()
+            .filter(|outstanding| **outstanding == 1);
+        plain
+            .chain(awake.map(|outstanding| (*outstanding, true)))
+            .collect()
+    }
+
     /// Everything once, in a few minutes.
     pub(crate) fn quick() -> Self {
         Self {

@@ -35,7 +35,8 @@ impl Report {
     /// Throughput over outstanding requests, with as many servers as the peers have.
     pub(crate) fn plot(&self) -> String {
         let mut series: Vec<Series> = Vec::new();
-        for row in self.of("acquire_release").filter(|row| row.members == 3) {
+        let rows = self.of("acquire_release");
+        for row in rows.filter(|row| row.members == 3 && !row.awake) {
             let name = match row.cell {
                 Some(cell) => format!("{}, by {}, {cell} cells", row.system, row.asked_by),
                 None => system(row),
@@ -93,7 +94,10 @@ impl Report {
                     row.asked_by.to_owned(),
                     row.cell.unwrap_or("").to_owned(),
                     row.members.to_string(),
-                    row.outstanding.map_or(String::new(), |n| n.to_string()),
+                    row.outstanding.map_or(String::new(), |n| match row.awake {
+                        true => format!("{n}, awake"),
+                        false => n.to_string(),
+                    }),
                     number(row.pairs_per_s),
                     number(row.p50_us),
                     number(row.p99_us),
@@ -236,9 +240,10 @@ fn grouped(value: f64) -> String {
 
 /// One line for whoever waits.
 pub(crate) fn print_row(row: &Row) {
+    let awake = if row.awake { ", awake" } else { "" };
     let outstanding = row
         .outstanding
-        .map_or(String::new(), |n| format!("{n} outstanding"));
+        .map_or(String::new(), |n| format!("{n} outstanding{awake}"));
     let mut line = format!(
         "{:<21} {:<15} by {:<6} {:<8} {:>2} {outstanding:<16}",
         system(row),

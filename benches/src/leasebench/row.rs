@@ -74,6 +74,9 @@ pub(crate) struct Row {
     /// How often that was done, or how many rounds of contention there were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rounds: Option<usize>,
+    /// Idle processors were kept from sleeping.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) awake: bool,
     /// What else the reader must know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,

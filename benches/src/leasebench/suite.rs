@@ -12,7 +12,7 @@ use crate::plan::Plan;
 use crate::report::{Report, print_row};
 use crate::row::Row;
 use crate::{Options, contention, etcd, fail_over, hold, pairs, peer_hold, zookeeper};
-use benches::process::{Spent, raise_descriptors};
+use benches::process::{Awake, Spent, raise_descriptors};
 
 /// Lease time where the work does not vary it: the object server's default.
 const LEASE: Duration = Duration::from_millis(1500);
@@ -180,19 +180,21 @@ impl Suite<'_> {
     fn oxfs_pairs(&mut self, members: usize) -> Result<()> {
         let plan = self.plan;
         let mut cluster = Cluster::start(members, LEASE, self.options.threads)?;
-        for &outstanding in &plan.outstanding {
+        for (outstanding, awake) in plan.loads() {
             for newborn in [true, false] {
-                let row = pairs::by_members(&mut cluster, plan, outstanding, newborn)?;
+                let row = while_awake(awake, || {
+                    pairs::by_members(&mut cluster, plan, outstanding, newborn)
+                })?;
                 self.add(row);
             }
         }
-        for &outstanding in &plan.outstanding {
+        for (outstanding, awake) in plan.loads() {
             for newborn in [true, false] {
                 self.run += 1;
-                let row = {
+                let row = while_awake(awake, || {
                     let _guard = self.runtime.enter();
-                    pairs::by_clients(&mut cluster, plan, outstanding, newborn, self.run)?
-                };
+                    pairs::by_clients(&mut cluster, plan, outstanding, newborn, self.run)
+                })?;
                 self.add(row);
             }
         }
@@ -203,11 +205,20 @@ impl Suite<'_> {
         let plan = self.plan;
         let peer = Peer::start(&self.runtime, system, fsync)?;
         peer.warm_up(&self.runtime, plan)?;
-        for &outstanding in &plan.outstanding {
+        for (outstanding, awake) in plan.loads() {
             self.run += 1;
-            let row = peer.pairs(&self.runtime, plan, outstanding, self.run)?;
+            let row = while_awake(awake, || {
+                peer.pairs(&self.runtime, plan, outstanding, self.run)
+            })?;
             self.add(row);
         }
         Ok(())
     }
+}
+
+/// Measures, with idle processors kept from sleeping if wanted.
+fn while_awake(awake: bool, measure: impl FnOnce() -> Result<Row>) -> Result<Row> {
+    let _loops = awake.then(Awake::start).transpose()?;
+    let row = measure()?;
+    Ok(Row { awake, ..row })
 }

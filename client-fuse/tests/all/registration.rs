@@ -44,6 +44,31 @@ async fn new_leader_is_told_of_files_open_for_reading_and_of_no_others() {
     assert_eq!(metadata.readers(), Some(Vec::new()));
 }
 
+/// A descriptor that was flushed may have duplicates: whoever has one must not lose the file with the session.
+#[tokio::test(flavor = "multi_thread")]
+async fn flushed_file_stays_open_in_a_new_session() {
+    let cluster = start().await;
+    let metadata = &cluster.metadata;
+    let fs = cluster.client().await;
+    let (inode, handle) = create(&fs, "file").await;
+    fs.write(handle, 0, "kept".into(), libc::O_WRONLY)
+        .await
+        .unwrap();
+    fs.flush(handle).await.unwrap();
+    assert!(!metadata.is_open_for_writing(inode));
+
+    metadata.expire(1);
+    let other = closed_file(&fs, "other").await;
+    assert_ne!(other, inode);
+
+    eventually("the file is open in the new session", || {
+        metadata.has_reader(inode)
+    })
+    .await;
+    fs.release(handle).await.unwrap();
+    assert!(!metadata.has_reader(inode));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn file_closed_before_the_new_leader_hears_that_it_was_open_is_closed_once_more() {
     let cluster = start().await;

@@ -205,11 +205,11 @@ impl ObjectReplica {
         let Some(tenure) = self.tenure.as_mut() else {
             return;
         };
-        if self.copy.position != newest || !self.copy.is_trusted(&self.membership) {
+        let trusted = self.copy.is_trusted(&self.membership);
+        // A copy that was being brought up has heard of changes beyond what it is taken for.
+        self.copy.marks = marks.unwrap_or_else(|| self.copy.vouched_marks(trusted));
+        if self.copy.position != newest || !trusted {
             self.copy.relabel(newest);
-        }
-        if let Some(marks) = marks {
-            self.copy.marks = marks;
         }
         self.copy.relabel(tenure.position(newest.seq));
         tenure.phase = Phase::BringingUp { reading };

@@ -14,6 +14,7 @@ use crate::event::{AnswerId, Payload};
 use crate::marks::Marks;
 use crate::mutant::Mutant;
 use crate::position::{Position, Promise};
+use crate::record::Marked;
 use crate::replica::{ObjectReplica, Step};
 use crate::store::StoreError;
 use proto::peer;
@@ -249,7 +250,10 @@ impl ObjectReplica {
         payload: Payload,
     ) -> Outcome {
         let change = message.change.ok_or(Refused(Refusal::Malformed))?;
-        let mark = change.mark.unwrap_or_default().into();
+        let marked = Marked {
+            mark: change.mark.unwrap_or_default().into(),
+            earlier: change.earlier.unwrap_or_default().into(),
+        };
         let change = match change.truncate {
             true => Change::Truncate {
                 length_bytes: change.offset,
@@ -270,7 +274,7 @@ impl ObjectReplica {
         }
         let before = self.copy.length_bytes;
         if message.seq > have
-            && let Err(error) = self.copy.apply(position, &change, mark, &mut *step.store)
+            && let Err(error) = self.copy.apply(position, &change, marked, &mut *step.store)
         {
             self.following.leave();
             let untouched = match &error {

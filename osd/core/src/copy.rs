@@ -9,7 +9,7 @@ use crate::marks::Marks;
 use crate::mutant::Mutant;
 use crate::position::{Position, Promise};
 use crate::recent::{Recent, Span};
-use crate::record::{Mark, Record};
+use crate::record::{Mark, Marked, Record};
 use crate::store::{ObjectKey, ObjectStore, StoreError};
 use proto::peer;
 
@@ -130,6 +130,14 @@ impl LocalCopy {
         }
     }
 
+    /// The newest changes up to the position that the copy vouches for.
+    pub(crate) fn vouched_marks(&self, trusted: bool) -> Marks {
+        match trusted {
+            true => self.marks.clone(),
+            false => Marks::from(self.record.marks.clone()),
+        }
+    }
+
     /// Whether changes may be made under the promise: it is on disk (or of a newborn object), and the
     /// disk does not say that there are none.
     pub(crate) fn is_writable(&self) -> bool {
@@ -148,7 +156,7 @@ impl LocalCopy {
             incomplete,
             exists: self.exists,
             length_bytes: self.length_bytes,
-            marks: self.marks.to_vec(),
+            marks: self.vouched_marks(trusted).to_vec(),
             changed: changed.and_then(|position| self.recent.since(position)),
         }
     }
@@ -206,7 +214,7 @@ impl LocalCopy {
         &mut self,
         position: Position,
         change: &Change,
-        mark: Mark,
+        marked: Marked,
         store: &mut dyn ObjectStore,
     ) -> Result<(), StoreError> {
         let span = change.span(self.length_bytes);
@@ -220,9 +228,7 @@ impl LocalCopy {
         }
         self.position = position;
         self.recent.push(position, span);
-        if mark.session.0 != 0 {
-            self.marks.note(mark);
-        }
+        self.marks.note_all(marked);
         Ok(())
     }
 

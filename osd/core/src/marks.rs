@@ -3,7 +3,7 @@
 use types::SessionId;
 
 use crate::config::MARKS_MAX;
-use crate::record::Mark;
+use crate::record::{Mark, Marked};
 
 /// Newest changes, the session that changed last at the end.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -26,6 +26,15 @@ impl Marks {
             Some(mark) => mark.first_id < acknowledged,
             // With so many sessions, it may be one that was forgotten.
             None => acknowledged > 0 && self.0.len() < MARKS_MAX,
+        }
+    }
+
+    /// Notes what a change leaves.
+    pub(crate) fn note_all(&mut self, marked: Marked) {
+        for mark in [marked.earlier, marked.mark] {
+            if mark.session.0 != 0 {
+                self.note(mark);
+            }
         }
     }
 

@@ -29,6 +29,8 @@ pub enum Mutant {
     DelayedChanges,
     /// A change that was done is done again when it is repeated.
     RepeatedChanges,
+    /// What was done in an earlier session is done again.
+    EarlierSessionIgnored,
     /// A change is taken although the one sent before it is missing.
     ChangesOutOfOrder,
     /// A replica takes changes without having been brought to the primary's state.

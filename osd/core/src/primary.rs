@@ -9,7 +9,7 @@ use crate::copy::Change;
 use crate::event::{CallKind, ChangeOrder, Done, Effect, Op, Payload, RequestId};
 use crate::faults;
 use crate::mutant::Mutant;
-use crate::record::Mark;
+use crate::record::{Mark, Marked};
 use crate::replica::{ObjectReplica, Step};
 use crate::store::StoreError;
 use crate::tenure::{Held, Pending, Phase, Tenure, Undo};
@@ -300,7 +300,20 @@ impl ObjectReplica {
             step.refuse(queued.request, faults::no_space());
             return Progress::Done;
         }
-        self.make_change(step, queued, change, mark, payload)
+        let repeats_earlier = order.first_session.0 != 0 && order.first_session != mark.session;
+        let earlier = Mark {
+            session: order.first_session,
+            ..mark
+        };
+        let marked = Marked {
+            mark,
+            earlier: if repeats_earlier {
+                earlier
+            } else {
+                Mark::default()
+            },
+        };
+        self.make_change(step, queued, change, marked, payload)
     }
 
     /// Whether it is a change's turn. What a session's newest mark says was applied is a beginning of what the
@@ -310,7 +323,10 @@ impl ObjectReplica {
         if !sent_by_session {
             return Turn::Now;
         }
-        let earlier = self.copy.marks.of(order.first_session);
+        let earlier = match self.config.has(Mutant::EarlierSessionIgnored) {
+            true => Mark::default(),
+            false => self.copy.marks.of(order.first_session),
+        };
         let done_by = [known, earlier]
             .into_iter()
             .find(|mark| order.first_id <= mark.first_id);
@@ -344,13 +360,25 @@ impl ObjectReplica {
         self.commit(step);
     }
 
+    /// The marks that undo what a change left, but for the number of the attempt: what is left of that stays refused.
+    pub(crate) fn marked_before(&self, marked: Marked) -> Marked {
+        let before = |mark: Mark| Mark {
+            change_id: mark.change_id,
+            ..self.copy.marks.of(mark.session)
+        };
+        Marked {
+            mark: before(marked.mark),
+            earlier: before(marked.earlier),
+        }
+    }
+
     /// Makes a change here and sends it to the others.
     fn make_change(
         &mut self,
         step: &mut Step<'_>,
         queued: Queued,
         change: Change,
-        mark: Mark,
+        marked: Marked,
         payload: Payload,
     ) -> Progress {
         let Some(tenure) = self.tenure.as_ref() else {
@@ -359,12 +387,12 @@ impl ObjectReplica {
         let seq = self.copy.position.seq + 1;
         let position = tenure.position(seq);
         let before = self.copy.length_bytes;
-        let known = self.copy.marks.of(queued.session);
+        let undone = self.marked_before(marked);
         let offset = match &change {
             Change::Write { offset, .. } => *offset,
             Change::Truncate { length_bytes } => *length_bytes,
         };
-        match self.copy.apply(position, &change, mark, &mut *step.store) {
+        match self.copy.apply(position, &change, marked, &mut *step.store) {
             Ok(()) => {}
             Err(StoreError::Corrupt { block }) => {
                 self.mend(step, block, Some(queued));
@@ -383,10 +411,7 @@ impl ObjectReplica {
         }
         let undo = matches!(change, Change::Write { .. }).then_some(Undo {
             length_bytes: before,
-            mark: Mark {
-                change_id: mark.change_id,
-                ..known
-            },
+            marked: undone,
         });
         let done = self.done(offset, Bytes::new());
         let end = self.copy.length_bytes.max(before);
@@ -394,7 +419,7 @@ impl ObjectReplica {
             Change::Write { offset, data } => (before.min(*offset), offset + data.len() as u64),
             Change::Truncate { length_bytes } => (before.min(*length_bytes), end),
         };
-        self.replicate_change(step, seq, &change, mark, payload);
+        self.replicate_change(step, seq, &change, marked, payload);
         let pending = Pending {
             seq,
             request: Some(queued.request),
@@ -417,7 +442,7 @@ impl ObjectReplica {
         step: &mut Step<'_>,
         seq: u64,
         change: &Change,
-        mark: Mark,
+        marked: Marked,
         payload: Payload,
     ) {
         let Some(tenure) = self.tenure.as_mut() else {
@@ -427,6 +452,7 @@ impl ObjectReplica {
             Change::Write { offset, .. } => (*offset, false),
             Change::Truncate { length_bytes } => (*length_bytes, true),
         };
+        let sent = |mark: Mark| (mark.session.0 != 0).then(|| mark.into());
         for index in 0..tenure.peers.len() {
             let Some(peer) = tenure.peers.get_mut(index) else {
                 continue;
@@ -441,7 +467,8 @@ impl ObjectReplica {
                 change: Some(peer::Change {
                     offset,
                     truncate,
-                    mark: (mark.session.0 != 0).then(|| mark.into()),
+                    mark: sent(marked.mark),
+                    earlier: sent(marked.earlier),
                 }),
             };
             let call = (

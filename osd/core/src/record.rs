@@ -19,6 +19,16 @@ pub struct Mark {
     pub append_offset: u64,
 }
 
+/// What a change leaves in the marks.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Marked {
+    /// Of the session that sent it; with session 0 there is none.
+    pub(crate) mark: Mark,
+    /// Of the session that sent it first, if that is an earlier one: what is left of that session must not do it
+    /// again, nor what later sessions repeat.
+    pub(crate) earlier: Mark,
+}
+
 /// The durable state of a replica, apart from its bytes.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Record {

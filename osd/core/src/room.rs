@@ -12,7 +12,7 @@ use crate::event::{CallKind, Done, Effect, Payload};
 use crate::faults;
 use crate::mutant::Mutant;
 use crate::peer_state::PeerState;
-use crate::record::Mark;
+use crate::record::{Mark, Marked};
 use crate::replica::{ObjectReplica, Step};
 use crate::tenure::{Pending, Tenure, Undo};
 use crate::waiting::Queued;
@@ -168,17 +168,20 @@ impl ObjectReplica {
         let position = tenure.position(self.copy.position.seq + 1);
         let length_bytes = undo.length_bytes;
         let change = Change::Truncate { length_bytes };
-        let newest = self.copy.marks.of(undo.mark.session).change_id;
-        let mark = Mark {
-            change_id: newest,
-            ..undo.mark
+        let newest = |mark: Mark| Mark {
+            change_id: self.copy.marks.of(mark.session).change_id,
+            ..mark
+        };
+        let marked = Marked {
+            mark: newest(undo.marked.mark),
+            earlier: newest(undo.marked.earlier),
         };
         let store = &mut *step.store;
-        if self.copy.apply(position, &change, mark, store).is_err() {
+        if self.copy.apply(position, &change, marked, store).is_err() {
             self.fail(step);
             return false;
         }
-        self.send_change(step, &change, (before, mark), Payload::default());
+        self.send_change(step, &change, (before, marked), Payload::default());
         true
     }
 
@@ -221,7 +224,7 @@ impl ObjectReplica {
         // The bytes are there already; only the position moves.
         self.copy.position = position;
         self.copy.recent.push(position, change.span(before));
-        self.send_change(step, &change, (before, Mark::default()), payload);
+        self.send_change(step, &change, (before, Marked::default()), payload);
     }
 
     /// Replicates the newest change of this copy, which nobody asked for.
@@ -229,12 +232,12 @@ impl ObjectReplica {
         &mut self,
         step: &mut Step<'_>,
         change: &Change,
-        (before, mark): (u64, Mark),
+        (before, marked): (u64, Marked),
         payload: Payload,
     ) {
         let seq = self.copy.position.seq;
         let (start, end) = change.span(before);
-        self.replicate_change(step, seq, change, mark, payload);
+        self.replicate_change(step, seq, change, marked, payload);
         if let Some(tenure) = self.tenure.as_mut() {
             tenure.changes.push_back(Pending {
                 seq,

@@ -12,7 +12,7 @@ use crate::mend::Mend;
 use crate::peer_state::{Peer, PeerState};
 use crate::position::{Position, Promise};
 use crate::quorum;
-use crate::record::Mark;
+use crate::record::Marked;
 use crate::store::ObjectKey;
 use crate::sync_round::Syncs;
 use proto::peer;
@@ -87,8 +87,7 @@ pub(crate) struct Pending {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Undo {
     pub(crate) length_bytes: u64,
-    /// The session's, with the change's id.
-    pub(crate) mark: Mark,
+    pub(crate) marked: Marked,
 }
 
 /// An answer that waits until change `seq` is committed.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Version of the messages. Both ends must have the same one; there is no older one to speak yet.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Largest body and payload of a message together: 4 MiB of file bytes, the largest read or write
 /// that is sent as one, and room for everything around them.

@@ -245,7 +245,9 @@ impl Content {
             // Power failed while a copy was brought up to a length that was not synced: the new length was lost
             // and some of the blocks were not.
             let unsynced = self.length.durable < self.length.asked;
-            if self.losses > 0 && unsynced && length.is_multiple_of(SUM_BYTES) {
+            let given = || (self.length.durable..=self.length.asked).map(length_of);
+            let between = given().min() <= Some(length) && Some(length) <= given().max();
+            if self.losses > 0 && unsynced && between && length.is_multiple_of(SUM_BYTES) {
                 return Ok(());
             }
             return Err(format!(

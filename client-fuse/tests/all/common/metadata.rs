@@ -110,6 +110,7 @@ impl Metadata {
 
     /// Ends a session as if its mount had been silent for too long.
     pub(crate) fn expire(&self, session: u64) {
+        self.readers.lock().unwrap().clear();
         self.change(CommandOp::ExpireSession(proto::index::ExpireSession {
             session,
         }))
@@ -180,6 +181,11 @@ impl Metadata {
     pub(crate) fn readers(&self) -> Option<Vec<u64>> {
         let told = self.is_registered.load(Ordering::Relaxed);
         told.then(|| self.readers.lock().unwrap().iter().copied().collect())
+    }
+
+    /// Whether it believes that somebody has the file open for reading.
+    pub(crate) fn has_reader(&self, inode: u64) -> bool {
+        self.readers.lock().unwrap().contains(&inode)
     }
 
     fn keep_alive(&self, keep: &proto::mrc::KeepAlive) -> KeptAlive {

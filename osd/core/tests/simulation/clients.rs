@@ -44,8 +44,9 @@ enum Goal {
 struct Write {
     register: usize,
     value: u64,
-    /// Id of its first attempt; 0: not sent yet.
+    /// Id of its first attempt, and the session then; 0: not sent yet.
     first_id: u64,
+    first_session: u64,
     /// The request that may be answered.
     request: u64,
     known: Known,
@@ -59,9 +60,11 @@ struct Client {
     begun_at: u64,
     known: Known,
     node: usize,
+    session: u64,
     change_id: u64,
-    /// First change id of the goal.
+    /// First change id of the goal, and the session then.
     first_id: u64,
+    first_session: u64,
     /// The newest change it knows to be acknowledged, and how often power was lost before it was sent.
     follows: u64,
     follows_losses: u64,
@@ -87,15 +90,17 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let clients = (0..CLIENTS).map(|_| Client {
+        let clients = (0..CLIENTS).map(|index| Client {
             goal: None,
             request: 0,
             resend_at: 0,
             begun_at: 0,
             known: Known::default(),
             node: 0,
+            session: index as u64 + 1,
             change_id: 0,
             first_id: 0,
+            first_session: 0,
             follows: 0,
             follows_losses: 0,
             turn: 0,
@@ -155,11 +160,14 @@ impl Client {
         Some(writes.remove(index))
     }
 
-    fn acknowledged(&mut self, first_id: u64, losses: u64) {
-        if first_id > self.follows {
+    /// Takes note of an acknowledged change; false if nobody will miss it, since it began in an earlier session.
+    fn acknowledged(&mut self, (first_id, session): (u64, u64), losses: u64) -> bool {
+        let followed = session == self.session;
+        if followed && first_id > self.follows {
             self.follows = first_id;
             self.follows_losses = losses;
         }
+        followed
     }
 }
 
@@ -227,6 +235,7 @@ impl World {
         client.goal = Some(goal);
         client.begun_at = now;
         client.first_id = client.change_id + 1;
+        client.first_session = client.session;
         self.client_send(index);
     }
 
@@ -293,6 +302,7 @@ impl World {
             register,
             value,
             first_id: 0,
+            first_session: 0,
             request: 0,
             known: Known::default(),
         }
@@ -301,6 +311,9 @@ impl World {
     fn client_send(&mut self, index: usize) {
         let now = self.now;
         let patience = self.rng.between(300, 6_000) * MS;
+        if self.now < self.faults_end && self.rng.once_in(60) {
+            self.session_ends(index);
+        }
         let client = &mut self.clients.clients[index];
         // Patience differs, so that some are served elsewhere while others still wait.
         client.resend_at = now + patience;
@@ -331,6 +344,7 @@ impl World {
         client.change_id += 1;
         if write.first_id == 0 {
             write.first_id = client.change_id;
+            write.first_session = client.session;
         }
         let op = Op::Write {
             offset: OFFSETS[write.register],
@@ -339,7 +353,7 @@ impl World {
             order: ChangeOrder {
                 change_id: client.change_id,
                 first_id: write.first_id,
-                first_session: SessionId(0),
+                first_session: SessionId(write.first_session),
                 after,
                 follows: client.follows,
             },
@@ -363,7 +377,7 @@ impl World {
         let order = ChangeOrder {
             change_id: client.change_id,
             first_id: client.first_id,
-            first_session: SessionId(0),
+            first_session: SessionId(client.first_session),
             after: 0,
             follows,
         };
@@ -394,14 +408,17 @@ impl World {
     }
 
     fn write_acked(&mut self, index: usize, write: &Write) {
-        self.clients.clients[index].acknowledged(write.first_id, write.known.losses);
+        let ids = (write.first_id, write.first_session);
+        let followed = self.clients.clients[index].acknowledged(ids, write.known.losses);
         let oracle = &mut self.clients.oracle;
         let lost = write.known.losses != oracle.losses || self.plan.loses();
         match write.register {
             SHARED if lost => {}
             SHARED => oracle.shared.took_effect(write.value, self.now),
             register => {
-                oracle.registers[register].owed = write.value;
+                if followed {
+                    oracle.registers[register].owed = write.value;
+                }
                 if !lost {
                     oracle.write_acked(register, write.value);
                 }
@@ -412,6 +429,15 @@ impl World {
         }
     }
 
+    /// The mount goes on in another session, which has no past: nobody tells it of losses before.
+    fn session_ends(&mut self, index: usize) {
+        let client = &mut self.clients.clients[index];
+        client.session += CLIENTS as u64;
+        client.follows = 0;
+        client.wait_for_nothing();
+        self.clients.oracle.told_lost(index);
+    }
+
     fn next_request(&mut self, index: usize) -> u64 {
         self.clients.next_request += 1;
         self.clients.next_request * CLIENTS as u64 + index as u64
@@ -420,7 +446,7 @@ impl World {
     fn post(&mut self, index: usize, request: u64, op: Op) {
         self.placed.asks(request, &op);
         let node = self.clients.clients[index].node;
-        let session = index as u64 + 1;
+        let session = self.clients.clients[index].session;
         // A slow network delays requests for long, so that old ones come late.
         let at = match self.now < self.faults_end && self.rng.once_in(100) {
             true => self.now + self.rng.between(100, 6_000) * MS,
@@ -506,23 +532,19 @@ impl World {
         let begun_at = client.begun_at;
         self.clients.longest = self.clients.longest.max(now - begun_at);
         self.clients.done += 1;
-        if matches!(goal, Goal::Length { .. } | Goal::Append { .. }) {
-            client.acknowledged(client.first_id, known.losses);
-        }
+        let changes = matches!(goal, Goal::Length { .. } | Goal::Append { .. });
+        let ids = (client.first_id, client.first_session);
+        let followed = changes && client.acknowledged(ids, known.losses);
         let oracle = &mut self.clients.oracle;
         match &goal {
-            Goal::Length { value } => oracle.length.owed = *value,
-            Goal::Append { id, bytes, .. } => {
+            Goal::Length { value } if followed => oracle.length.owed = *value,
+            Goal::Append { id, bytes, .. } if followed => {
                 let (id, offset, bytes) = (*id, done.offset, bytes.clone());
                 oracle
                     .owed_appends
                     .push((index, Record { id, offset, bytes }));
             }
-            Goal::Write { .. }
-            | Goal::Read { .. }
-            | Goal::ReadRecord { .. }
-            | Goal::Stat
-            | Goal::Sync => {}
+            _ => {}
         }
         let lost = known.losses != oracle.losses || self.plan.loses();
         match goal {

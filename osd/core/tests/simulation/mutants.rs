@@ -125,6 +125,11 @@ fn repeated_changes_are_found() {
 }
 
 #[test]
+fn changes_of_earlier_sessions_that_are_done_again_are_found() {
+    check(Mutant::EarlierSessionIgnored, 100);
+}
+
+#[test]
 fn changes_out_of_order_are_found() {
     check(Mutant::ChangesOutOfOrder, 20);
 }

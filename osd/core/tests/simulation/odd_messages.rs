@@ -48,6 +48,15 @@ fn odd_number(rng: &mut Rng) -> u64 {
     }
 }
 
+fn odd_mark(rng: &mut Rng) -> peer::SessionMark {
+    peer::SessionMark {
+        session: odd_number(rng),
+        change_id: odd_number(rng),
+        append_offset: odd_number(rng),
+        first_id: odd_number(rng),
+    }
+}
+
 fn odd_request(rng: &mut Rng) -> peer::Request {
     let op = match rng.below(12) {
         0 => None,
@@ -66,7 +75,8 @@ fn odd_request(rng: &mut Rng) -> peer::Request {
                     rng.below(1_000)
                 },
                 truncate: rng.once_in(2),
-                mark: None,
+                mark: rng.once_in(2).then(|| odd_mark(rng)),
+                earlier: rng.once_in(2).then(|| odd_mark(rng)),
             }),
         })),
         4 => Some(PeerOp::Sync(peer::Sync {
