@@ -411,6 +411,22 @@ mod tests {
     }
 
     #[test]
+    fn directory_of_an_older_format_is_kept_and_then_refused_by_older_releases() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = StateDir::open(dir.path(), OWNER, |_| false).unwrap();
+        let store_uuid = made.store_uuid().to_owned();
+        drop(made);
+        let file = dir.path().join(IDENTITY);
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("format = 2", "format = 1")).unwrap();
+
+        let taken = StateDir::open(dir.path(), OWNER, |_| false).unwrap();
+
+        assert_eq!(taken.store_uuid(), store_uuid);
+        assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    }
+
+    #[test]
     fn newer_format_damaged_identity_and_foreign_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(StateDir::open(dir.path(), OWNER, |_| false).unwrap());

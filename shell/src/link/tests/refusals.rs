@@ -125,7 +125,8 @@ fn another_version_is_refused_naming_both() {
     let why = refused_field("oxfs-version", "99");
 
     assert!(
-        why.contains("version 99") && why.contains("speaks 2"),
+        why.contains("version 99")
+            && why.contains(&format!("speaks {}", crate::link::PROTOCOL_VERSION)),
         "{why}"
     );
 }
