@@ -1,13 +1,12 @@
 //! `cargo xtask chaos`, `images` and `steps`: builds the programs and lets the chaos program break a
 //! cluster of them.
 
-use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::packages;
-use crate::run::cargo;
+use crate::run::{cargo, programs_dir};
 
 /// # Errors
 ///
@@ -41,8 +40,7 @@ pub(crate) const TESTS: [&[&str]; 3] = [
 
 /// Not through cargo, whose lock on the build directory others wait for.
 pub(crate) fn run(words: &[&str]) -> Result<ExitStatus> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    let program = Path::new(&target).join("debug/chaos");
+    let program = programs_dir()?.join("chaos");
     Command::new(&program)
         .args(words)
         .status()

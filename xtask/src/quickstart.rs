@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::packages;
-use crate::run::{cargo, output, workspace_root};
+use crate::run::{cargo, output, programs_dir, workspace_root};
 
 /// Waiting for `oxfs up` to print that it is ready: ten times what it takes on a slow laptop.
 const READY_WAIT: Duration = Duration::from_secs(60);
@@ -21,7 +21,7 @@ const READY_WAIT: Duration = Duration::from_secs(60);
 pub(crate) fn quickstart() -> Result<()> {
     packages::ensure(packages::MOUNT)?;
     cargo(&["build", "--workspace", "--bins"])?;
-    let bin = workspace_root()?.join("target/debug");
+    let bin = programs_dir()?;
     let home = std::env::temp_dir().join(format!("oxfs-quickstart-{}", std::process::id()));
     let (dir, mount) = (home.join("cluster"), home.join("mnt"));
     fs::create_dir_all(&mount).with_context(|| format!("creating {}", mount.display()))?;

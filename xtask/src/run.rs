@@ -17,6 +17,13 @@ pub(crate) fn workspace_root() -> Result<PathBuf> {
         .context("xtask lies in the workspace's root")
 }
 
+/// Where cargo puts the programs of this workspace.
+pub(crate) fn programs_dir() -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let target = target.unwrap_or_else(|| PathBuf::from("target"));
+    Ok(workspace_root()?.join(target).join("debug"))
+}
+
 /// Runs a program with inherited output.
 ///
 /// # Errors
