@@ -44,7 +44,7 @@ pub struct ChangeOrder {
     pub change_id: u64,
     /// The change. One that was applied is not applied again.
     pub first_id: u64,
-    /// The session of the first attempt, if it is another one than that of this attempt.
+    /// The session of the first attempt: that of this attempt (or 0), or an earlier one of the same mount.
     pub first_session: SessionId,
     /// The change before it, if that was not answered when this one was sent; 0: it was, or there is none. Must have
     /// been applied, so that what is applied of a session is always a beginning of what it sent.
