@@ -52,6 +52,11 @@ pub(crate) const TEST: &[Need] = &[
         program: "rsync",
         package: "rsync",
     },
+    // Where there is another ZFS already, that one is tested: the package would remove it.
+    Need {
+        program: "zfs",
+        package: "zfs-fuse",
+    },
 ];
 
 /// To break a cluster: namespaces, packet filters, small disks, images of disks, stepping through
@@ -167,13 +172,13 @@ fn missing(needs: &[Need]) -> Vec<&'static str> {
     missing.map(|need| need.package).collect()
 }
 
-/// As [`install_missing`], and sees to it that something can be mounted.
+/// As [`install_stopped`], and sees to it that something can be mounted.
 ///
 /// # Errors
 ///
-/// As [`install_missing`]; one sentence if there is no FUSE.
+/// As [`install_stopped`]; one sentence if there is no FUSE.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
-    install_missing(needs)?;
+    install_stopped(needs)?;
     if !Path::new("/dev/fuse").exists() {
         bail!(
             "/dev/fuse is missing: this kernel or container has no FUSE; `modprobe fuse`, or start the container with --device /dev/fuse"

@@ -9,6 +9,7 @@ const CORES: &[&str] = &[
     "types",
     "proto",
     "lease",
+    "planner",
     "mrc-core",
     "osd-core",
     "client-core",

@@ -37,6 +37,16 @@ pub(crate) fn test() -> Result<()> {
         "simulation",
         "mutants",
     ])?);
+    total.add(counted(&[
+        "test",
+        "-p",
+        "planner",
+        "--features",
+        "mutants",
+        "--test",
+        "simulation",
+        "mutants",
+    ])?);
     // Mounted tests share two cores and the FUSE device: one after the other.
     total.add(counted(&[
         "test",

@@ -1,0 +1,263 @@
+//! Names of pools, datasets, snapshots and bookmarks, checked before any command sees them.
+
+use std::fmt;
+
+use types::{PgId, PgKey, VolumeId};
+
+use crate::error::Error;
+
+/// Bytes of a whole name. 255: what ZFS takes (256 with the zero behind it).
+const NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of the part above volumes. 200: leaves room for `/<volume>/<pg>@<snapshot>` of 55 bytes.
+const ROOT_BYTES_MAX: usize = 200;
+
+macro_rules! shown {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl $name {
+            /// The whole name.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+/// A pool: `tank`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PoolName(String);
+
+shown!(PoolName);
+
+impl PoolName {
+    /// Checks a pool's name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadName`] unless it is letters, digits and `_.:-`, and begins with a letter.
+    pub fn new(name: &str) -> Result<Self, Error> {
+        check_component(name, name)?;
+        if !name.starts_with(|first: char| first.is_ascii_alphabetic()) {
+            return Err(bad(name));
+        }
+        check_length(name, NAME_BYTES_MAX)?;
+        Ok(Self(name.to_owned()))
+    }
+}
+
+/// A file system in a pool: `tank/oxfs/3/7`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct DatasetName(String);
+
+shown!(DatasetName);
+
+impl DatasetName {
+    /// Checks a dataset's name, the pool's included.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadName`] unless it is a pool and at least one more part, divided by `/`, each of letters,
+    /// digits and `_.:-`, none empty or beginning with `-` or `.`.
+    pub fn new(name: &str) -> Result<Self, Error> {
+        let (pool, rest) = name.split_once('/').ok_or_else(|| bad(name))?;
+        PoolName::new(pool).map_err(|_| bad(name))?;
+        for part in rest.split('/') {
+            check_component(part, name)?;
+        }
+        check_length(name, NAME_BYTES_MAX)?;
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The dataset `<pool>/<prefix>`, above those of all volumes.
+    pub(crate) fn root(pool: &PoolName, prefix: &str) -> Result<Self, Error> {
+        check_component(prefix, prefix)?;
+        let root = Self::new(&format!("{pool}/{prefix}"))?;
+        check_length(&root.0, ROOT_BYTES_MAX)?;
+        Ok(root)
+    }
+
+    /// The dataset below this one that holds all of a volume.
+    pub(crate) fn volume(&self, volume: VolumeId) -> Self {
+        Self(format!("{self}/{volume}"))
+    }
+
+    /// The dataset below this one that holds a placement group.
+    pub(crate) fn group(&self, group: PgKey) -> Self {
+        Self(format!("{self}/{}/{}", group.volume, group.pg))
+    }
+
+    /// The placement group whose dataset this is below `root`; the inverse of [`Self::group`].
+    pub(crate) fn group_below(&self, root: &Self) -> Option<PgKey> {
+        let (volume, pg) = self
+            .0
+            .strip_prefix(&root.0)?
+            .strip_prefix('/')?
+            .split_once('/')?;
+        let group = PgKey {
+            volume: VolumeId(volume.parse().ok()?),
+            pg: PgId(pg.parse().ok()?),
+        };
+        // Only what `group` would write: not `07` or `+7`.
+        (root.group(group) == *self).then_some(group)
+    }
+
+    /// Whether this dataset lies below another.
+    pub(crate) fn is_below(&self, root: &Self) -> bool {
+        self.0
+            .strip_prefix(&root.0)
+            .is_some_and(|rest| rest.starts_with('/'))
+    }
+
+    /// A snapshot of this dataset.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadName`] unless it is letters, digits and `_.:-`.
+    pub fn snapshot(&self, name: &str) -> Result<SnapshotName, Error> {
+        Ok(SnapshotName(self.with('@', name)?))
+    }
+
+    /// A bookmark of this dataset.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadName`] unless it is letters, digits and `_.:-`.
+    pub fn bookmark(&self, name: &str) -> Result<BookmarkName, Error> {
+        Ok(BookmarkName(self.with('#', name)?))
+    }
+
+    fn with(&self, sign: char, name: &str) -> Result<String, Error> {
+        let whole = format!("{self}{sign}{name}");
+        check_component(name, &whole)?;
+        check_length(&whole, NAME_BYTES_MAX)?;
+        Ok(whole)
+    }
+}
+
+/// A snapshot with its dataset: `tank/oxfs/3/7@a`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SnapshotName(String);
+
+shown!(SnapshotName);
+
+impl SnapshotName {
+    /// Checks a snapshot's name, the dataset's included.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadName`] as for [`DatasetName::new`] and [`DatasetName::snapshot`].
+    pub fn new(name: &str) -> Result<Self, Error> {
+        let (dataset, snapshot) = name.split_once('@').ok_or_else(|| bad(name))?;
+        DatasetName::new(dataset)?.snapshot(snapshot)
+    }
+
+    /// The dataset it is of.
+    #[must_use]
+    pub fn dataset(&self) -> DatasetName {
+        let end = self.0.find('@').unwrap_or(self.0.len());
+        DatasetName(self.0[..end].to_owned())
+    }
+
+    /// What stands behind the `@`.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.0.split_once('@').map_or("", |(_, short)| short)
+    }
+}
+
+/// A bookmark with its dataset: `tank/oxfs/3/7#a`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct BookmarkName(String);
+
+shown!(BookmarkName);
+
+impl BookmarkName {
+    /// The dataset it is of.
+    #[must_use]
+    pub fn dataset(&self) -> DatasetName {
+        let end = self.0.find('#').unwrap_or(self.0.len());
+        DatasetName(self.0[..end].to_owned())
+    }
+}
+
+fn bad(name: &str) -> Error {
+    Error::BadName {
+        name: name.to_owned(),
+    }
+}
+
+fn check_component(part: &str, whole: &str) -> Result<(), Error> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte);
+    // A leading `-` would be taken for an option, a leading `.` for a directory above.
+    if part.is_empty() || part.starts_with(['-', '.']) || !part.bytes().all(is_plain) {
+        return Err(bad(whole));
+    }
+    Ok(())
+}
+
+fn check_length(name: &str, bytes_max: usize) -> Result<(), Error> {
+    if name.len() > bytes_max {
+        return Err(Error::LongName {
+            name: name.to_owned(),
+            bytes_max,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_or_an_option_parser_would_misread_is_no_name() {
+        for name in [
+            "", "tank", "tank/", "/a", "tank//a", "tank/-r", "tank/..", "tank/a b", "tank/a;b",
+            "tank/$x", "tank/a@b", "tank/a#b", "tank/a%b", "tank/ä", "tank/a\n", "-o/a", "1/a",
+        ] {
+            assert!(DatasetName::new(name).is_err(), "{name:?}");
+        }
+        let dataset = DatasetName::new("tank/oxfs/3/7").unwrap();
+        for name in ["", "-r", "a@b", "a/b", "a,b", "a%b", "a b"] {
+            assert!(dataset.snapshot(name).is_err(), "{name:?}");
+            assert!(dataset.bookmark(name).is_err(), "{name:?}");
+        }
+        assert!(PoolName::new("tank/a").is_err());
+        assert!(dataset.snapshot(&"x".repeat(250)).is_err());
+    }
+
+    #[test]
+    fn snapshot_is_its_dataset_and_its_short_name() {
+        let snapshot = SnapshotName::new("tank/oxfs/3/7@2026-01-02:x").unwrap();
+
+        assert_eq!(snapshot.dataset().as_str(), "tank/oxfs/3/7");
+        assert_eq!(snapshot.short(), "2026-01-02:x");
+        assert!(SnapshotName::new("tank/oxfs/3/7").is_err());
+    }
+
+    #[test]
+    fn group_and_name_are_each_others_inverse() {
+        let root = DatasetName::root(&PoolName::new("tank").unwrap(), "oxfs").unwrap();
+        let group = PgKey {
+            volume: VolumeId(u64::MAX),
+            pg: PgId(31),
+        };
+
+        assert_eq!(root.group(group).group_below(&root), Some(group));
+        for name in [
+            "tank/oxfs/3",
+            "tank/oxfs/3/07",
+            "tank/oxfsx/3/7",
+            "tank/oxfs/3/7/8",
+        ] {
+            assert_eq!(DatasetName::new(name).unwrap().group_below(&root), None);
+        }
+    }
+}
