@@ -25,7 +25,7 @@ use crate::node::{Node, SERVERS_PER_KIND};
 use crate::stall_loops::{Kind, Loops, Taken};
 
 /// How long a fault lasts: longer than any stall that is aimed at.
-const LASTS: Duration = Duration::from_secs(6);
+const LASTS: Duration = Duration::from_secs(4);
 /// How long the cluster may take until it is whole again.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at a condition.

@@ -66,6 +66,9 @@ pub(crate) enum Command {
     /// Placement groups.
     #[command(subcommand)]
     Pg(PgVerb),
+    /// What the cluster does by itself about its replicas.
+    #[command(subcommand)]
+    Job(JobVerb),
     /// Leases of objects.
     #[command(subcommand)]
     Lease(LeaseVerb),
@@ -135,7 +138,7 @@ pub(crate) struct VolumeSet {
     /// How many of the replicas it takes.
     #[arg(long, value_enum)]
     pub(crate) quorum: Option<Quorum>,
-    /// Can't be changed yet: another number than the volume has is refused.
+    /// Replicas of every object. They are added or removed group by group; `pg list` shows how far it is.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) replicas: Option<u32>,
 }
@@ -183,6 +186,24 @@ impl From<Quorum> for types::Quorum {
 pub(crate) enum OsdVerb {
     /// All object servers.
     List,
+    /// Bring everything that a server holds to others. Waits until it holds nothing, unless --no-wait.
+    Drain {
+        /// Its number.
+        osd: u64,
+        /// Return at once; `osd list` shows how far it is.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Let a server hold replicas again.
+    Undrain {
+        /// Its number.
+        osd: u64,
+    },
+    /// Forget a server that holds nothing.
+    Remove {
+        /// Its number.
+        osd: u64,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -206,6 +227,12 @@ pub(crate) enum PgVerb {
         /// Number of the placement group in it.
         pg: u32,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobVerb {
+    /// Servers that are being drained, and placement groups that are not as they should be, with why.
+    List,
 }
 
 #[derive(Debug, Subcommand)]
@@ -288,10 +315,15 @@ mod tests {
             "volume show v",
             "volume delete v",
             "osd list",
+            "osd drain 3",
+            "osd drain 3 --no-wait",
+            "osd undrain 3",
+            "osd remove 3",
             "mrc list",
             "pg list",
             "pg list --volume v",
             "pg show v 3",
+            "job list",
             "doctor",
             "lease list",
             "lease list --limit 5",

@@ -30,6 +30,9 @@ struct Osd {
     capacity_bytes: u64,
     free_bytes: u64,
     objects_behind: u64,
+    placement_groups: u64,
+    draining: bool,
+    location: String,
     heartbeat_age_ms: u64,
     store_uuid: String,
     dir: String,
@@ -44,20 +47,28 @@ impl Row for Osd {
         "capacity",
         "free",
         "behind",
+        "pgs",
         "heard",
+        "location",
         "directory",
     ];
 
     fn cells(&self) -> Vec<String> {
+        let state = match self.draining {
+            true => format!("{}, draining", self.state),
+            false => self.state.clone(),
+        };
         vec![
             self.id.to_string(),
             self.address.clone(),
-            self.state.clone(),
+            state,
             self.pid.to_string(),
             render::bytes(self.capacity_bytes),
             render::bytes(self.free_bytes),
             self.objects_behind.to_string(),
+            self.placement_groups.to_string(),
             format!("{} ago", render::millis(self.heartbeat_age_ms)),
+            self.location.clone(),
             self.dir.clone(),
         ]
     }
@@ -83,6 +94,9 @@ pub(crate) async fn osds(admin: &Admin) -> Result<Done, Failure> {
             capacity_bytes: osd.capacity_bytes,
             free_bytes: osd.free_bytes,
             objects_behind: osd.objects_behind,
+            placement_groups: osd.pgs,
+            draining: osd.draining,
+            location: osd.location,
             heartbeat_age_ms: osd.heartbeat_age_ms,
             store_uuid: osd.store_uuid,
             dir: osd.dir,
@@ -213,6 +227,10 @@ struct Pg {
     pg: u32,
     view: u64,
     osds: Vec<u64>,
+    /// The set before, while it changes.
+    previous: Vec<u64>,
+    /// Who has not said yet that it knows of the change and has everything.
+    settling: Vec<u64>,
     incomplete: Vec<u64>,
     full_replicas: u32,
     state: String,
@@ -233,6 +251,8 @@ impl Row for Pg {
         "pg",
         "view",
         "osds",
+        "changes from",
+        "settling",
         "incomplete",
         "full",
         "state",
@@ -245,6 +265,8 @@ impl Row for Pg {
             self.pg.to_string(),
             self.view.to_string(),
             render::numbers(&self.osds),
+            render::numbers(&self.previous),
+            render::numbers(&self.settling),
             render::numbers(&self.incomplete),
             format!("{}/{}", self.full_replicas, self.osds.len()),
             self.state.clone(),
@@ -305,6 +327,8 @@ async fn pgs_known(admin: &Admin, volume: Option<&str>) -> Result<Vec<Pg>, Failu
         pg: pg.pg,
         view: pg.view,
         osds: pg.osds,
+        previous: pg.previous,
+        settling: pg.settling,
         incomplete: pg.incomplete,
         full_replicas: pg.full_replicas,
         state: pg.state,

@@ -3,8 +3,10 @@
 mod arguments;
 mod check;
 mod doctor;
+mod drain;
 mod find;
 mod hand_over;
+mod jobs;
 mod leases;
 mod lists;
 mod osds;
@@ -19,7 +21,8 @@ use clap::Parser as _;
 use shell::admin::Admin;
 
 use arguments::{
-    Arguments, Command, ConfigVerb, LeaseVerb, MrcVerb, OsdVerb, PgVerb, SessionVerb, VolumeVerb,
+    Arguments, Command, ConfigVerb, JobVerb, LeaseVerb, MrcVerb, OsdVerb, PgVerb, SessionVerb,
+    VolumeVerb,
 };
 use find::Found;
 use outcome::{Done, Failure};
@@ -53,9 +56,13 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Volume(VolumeVerb::Show { name }) => volumes::show(admin, name).await,
         Command::Volume(VolumeVerb::Delete { name }) => volumes::delete(admin, name).await,
         Command::Osd(OsdVerb::List) => lists::osds(admin).await,
+        Command::Osd(OsdVerb::Drain { osd, no_wait }) => drain::drain(admin, *osd, !no_wait).await,
+        Command::Osd(OsdVerb::Undrain { osd }) => drain::undrain(admin, *osd).await,
+        Command::Osd(OsdVerb::Remove { osd }) => drain::remove(admin, found, *osd).await,
         Command::Mrc(MrcVerb::List) => lists::mrcs(admin, found).await,
         Command::Pg(PgVerb::List { volume }) => lists::pgs(admin, volume.as_deref()).await,
         Command::Pg(PgVerb::Show { volume, pg }) => lists::pg(admin, volume, *pg).await,
+        Command::Job(JobVerb::List) => jobs::list(admin).await,
         Command::Lease(LeaseVerb::List { limit }) => leases::list(admin, *limit).await,
         Command::Lease(LeaseVerb::Show { object }) => leases::show(admin, object).await,
         Command::Lease(LeaseVerb::HandOver { object, to }) => {

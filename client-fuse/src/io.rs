@@ -112,6 +112,7 @@ impl OxFs {
             exclusive: new.flags & libc::O_EXCL != 0,
             write,
         });
+        let asked = self.inner.shared.metadata.last_order();
         let Reply::Opened(opened) = self.change(op).await? else {
             return Err(MISFIT);
         };
@@ -131,13 +132,23 @@ impl OxFs {
                 state.readers += 1;
             }
         }
+        // One number was drawn for the request. With more of them, the leader may have been told since
+        // that the file is not open here, or another leader of everything that was.
+        let is_told = write || self.inner.shared.metadata.last_order() == asked + 1;
         let truncate = opened.existed && write && new.flags & libc::O_TRUNC != 0;
-        let handle = self.descriptor(file, write);
-        if !truncate {
+        let handle = self.descriptor(file.clone(), write);
+        if is_told && !truncate {
             return Ok((self.adorned(attr), handle));
         }
-        let set = SetAttributes::default();
-        match self.truncate(attr.inode, 0, set).await {
+        let opened = match truncate {
+            true => self.truncate(attr.inode, 0, SetAttributes::default()).await,
+            false => {
+                let _gate = file.gate.lock().await;
+                let told = file.register_read().await;
+                told.map(|attr| self.adorned(attr))
+            }
+        };
+        match opened {
             Ok(attr) => Ok((attr, handle)),
             Err(errno) => {
                 // The program gets no descriptor that it could close.

@@ -4,6 +4,7 @@
 //! however often it is sent. Requests are repeated until they are answered.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
@@ -78,6 +79,8 @@ pub(crate) struct Metadata {
     /// Who answered last.
     answered: Mutex<String>,
     session: RwLock<Option<Arc<Session>>>,
+    /// The last number drawn for what is said of files that are open for reading.
+    order: AtomicU64,
     renewing: tokio::sync::Mutex<()>,
     /// Somebody else leads: it must learn what is open here.
     pub(crate) leader_changed: Notify,
@@ -107,6 +110,7 @@ impl Metadata {
             leader: Mutex::new(Leader::new(addresses)),
             answered: Mutex::default(),
             session: RwLock::default(),
+            order: AtomicU64::new(0),
             renewing: tokio::sync::Mutex::default(),
             leader_changed: Notify::new(),
             session_changed: Notify::new(),
@@ -161,10 +165,26 @@ impl Metadata {
         }
     }
 
+    /// The number under which something is said of files that are open for reading: greater than all
+    /// before.
+    pub(crate) fn draw_order(&self) -> u64 {
+        self.order.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// The last such number.
+    pub(crate) fn last_order(&self) -> u64 {
+        self.order.load(Ordering::SeqCst)
+    }
+
     /// Asks for something that changes nothing.
     pub(crate) async fn ask(&self, op: Op) -> Result<Reply, Errno> {
+        self.ask_in_order(op, 0).await
+    }
+
+    /// The same, with the number of a list of what is open.
+    pub(crate) async fn ask_in_order(&self, op: Op, order: u64) -> Result<Reply, Errno> {
         let session = self.session()?;
-        self.drive(session, None, op).await
+        Box::pin(self.drive(session, None, (op, order))).await
     }
 
     /// Asks for a change, which is done exactly once.
@@ -183,7 +203,8 @@ impl Metadata {
     async fn change_once(&self, op: Op) -> Result<Reply, Errno> {
         let session = self.session()?;
         let slot = session.take().await?;
-        self.drive(session, Some(slot), op).await
+        // Boxed, since many futures have one of these inside.
+        Box::pin(self.drive(session, Some(slot), (op, 0))).await
     }
 
     /// Opens in the new session what was created in one that has ended.
@@ -215,13 +236,14 @@ impl Metadata {
         &self,
         mut session: Arc<Session>,
         mut slot: Option<Slot>,
-        op: Op,
+        (op, order): (Op, u64),
     ) -> Result<Reply, Errno> {
         let mut request = Request {
             session: session.id,
             slot: slot.map_or(0, |s| s.number),
             slot_seq: slot.map_or(0, |s| s.seq),
             forward: false,
+            order,
             op: Some(op),
         };
         let mut pace = Pace::new(&self.stalls);
@@ -289,6 +311,9 @@ impl Metadata {
             return Attempt::Answer(Err(Fault::surface(libc::EIO, text)));
         };
         request.forward = forward;
+        if client_core::is_ordered(request) {
+            request.order = self.draw_order();
+        }
         pace.notice(&address);
         let mut unanswered = false;
         let outcome = if peer.reach.is_down() {

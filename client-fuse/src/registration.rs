@@ -24,7 +24,7 @@ pub(crate) async fn keep_alive(mount: Weak<Inner>, shared: Arc<Shared>) {
             () = tokio::time::sleep(session.timeout / 3) => {}
             () = metadata.leader_changed.notified() => {}
         }
-        let mut answer = beat(metadata, term, None).await;
+        let mut answer = beat(metadata, term, None, 0).await;
         // Each time, another one leads by now.
         for _ in 0..REGISTRATIONS_MAX {
             let Some(asking) = answer.filter(|kept| kept.register) else {
@@ -34,8 +34,10 @@ pub(crate) async fn keep_alive(mount: Weak<Inner>, shared: Arc<Shared>) {
                 return;
             };
             term = asking.term;
+            // Drawn first: whatever is opened or closed from now on counts as said after the list.
+            let order = metadata.draw_order();
             let told = readers(&mount);
-            answer = beat(metadata, term, Some(told.clone())).await;
+            answer = beat(metadata, term, Some(told.clone()), order).await;
             // Files that are being closed may take long.
             tokio::spawn(release_closed(mount, told));
         }
@@ -49,13 +51,18 @@ async fn release_closed(mount: Arc<Inner>, told: Vec<u64>) {
 }
 
 /// A sign of life; with all files that are open for reading, it is for the leader of that term alone.
-async fn beat(metadata: &Metadata, term: u64, open_inodes: Option<Vec<u64>>) -> Option<KeptAlive> {
+async fn beat(
+    metadata: &Metadata,
+    term: u64,
+    open_inodes: Option<Vec<u64>>,
+    order: u64,
+) -> Option<KeptAlive> {
     let beat = KeepAlive {
         registered_term: term,
         complete: open_inodes.is_some(),
         open_inodes: open_inodes.unwrap_or_default(),
     };
-    match metadata.ask(Op::KeepAlive(beat)).await {
+    match metadata.ask_in_order(Op::KeepAlive(beat), order).await {
         Ok(Reply::KeptAlive(kept)) => Some(kept),
         // Answered or not: the next beat asks again whether something is missing.
         _ => None,

@@ -4,7 +4,7 @@ use types::{Duration, Instant, MemberId};
 
 use crate::cell::{Cell, Context};
 use crate::config::Config;
-use crate::members::{majority, place};
+use crate::members::place;
 use crate::message::{Body, Event, Holder, Message};
 use crate::mutant::Mutant;
 use crate::proposer::Phase;
@@ -37,7 +37,7 @@ impl Cell {
     }
 
     fn promised(&mut self, context: &mut Context<'_>, at: usize, round: u64, floor_epoch: u64) {
-        let majority = self.majority(context.config);
+        let sets = self.sets;
         let Phase::Preparing(question) = &mut self.proposer.phase else {
             return;
         };
@@ -46,7 +46,7 @@ impl Cell {
         }
         question.yes.insert(at);
         self.proposer.floor = self.proposer.floor.max(floor_epoch);
-        if question.yes.count(context.config) < majority {
+        if !sets.is_quorum(question.yes, context.config) {
             return;
         }
         if question.sent_at + context.config.phase_max <= context.now {
@@ -67,7 +67,7 @@ impl Cell {
 
     fn accepted(&mut self, context: &mut Context<'_>, at: usize, round: u64, epoch: u64) {
         let (config, now) = (context.config, context.now);
-        let majority = self.majority(config);
+        let sets = self.sets;
         let (question, agreed) = match &mut self.proposer.phase {
             Phase::Accepting(question, agreed) => (question, *agreed),
             Phase::Holding {
@@ -91,7 +91,7 @@ impl Cell {
         let until = from + self::usable(config);
         // An acceptance that came after our own timer ran out makes no holder: others may have moved
         // on. The timer of the phase will start a new proposal.
-        if question.yes.count(config) >= majority && now < until {
+        if sets.is_quorum(question.yes, config) && now < until {
             self.hold(context, epoch, until);
         }
     }
@@ -150,9 +150,7 @@ impl Cell {
         if news {
             context.out.events.push(Event::OldView { cell, view });
         }
-        let others = self.members.as_ref().map_or(0, |members| members.len());
-        let hopeless =
-            others - question.no.count(context.config).min(others) < self.majority(context.config);
+        let hopeless = !self.sets.can_do_without(question.no, context.config);
         match self.proposer.phase {
             Phase::Preparing(_) | Phase::Accepting(..) if news => self.finish(context, None),
             // One running lease is enough to stand back: the holder is likely alive.
@@ -209,13 +207,6 @@ impl Cell {
         self.finish(context, None);
         context.counters.no_quorum += 1;
         context.out.events.push(Event::NoQuorum { cell: self.id });
-    }
-
-    fn majority(&self, config: &Config) -> usize {
-        majority(
-            self.members.as_ref().map_or(0, |members| members.len()),
-            config,
-        )
     }
 }
 

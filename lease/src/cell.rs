@@ -8,8 +8,8 @@ use types::{CellId, Duration, Instant, MemberId};
 
 use crate::acceptor::{Acceptor, Grant};
 use crate::config::Config;
-use crate::members::{Members, majority, place};
-use crate::message::{Ballot, Body, Event, Message, Out};
+use crate::members::{Members, Sets, place};
+use crate::message::{Ballot, Body, Event, Membership, Message, Out};
 use crate::mutant::Mutant;
 use crate::proposer::{Phase, Proposer};
 use crate::stats::Counters;
@@ -48,6 +48,8 @@ pub(crate) struct Cell {
     pub(crate) view: u64,
     /// Known once the layer above acquires the cell or announces a view.
     pub(crate) members: Option<Arc<[MemberId]>>,
+    /// Which of them decide.
+    pub(crate) sets: Sets,
     pub(crate) acceptor: Acceptor,
     pub(crate) proposer: Proposer,
     /// When the vote last mattered; the cell may be forgotten one quarantine later.
@@ -62,6 +64,7 @@ impl Cell {
             id,
             view,
             members: None,
+            sets: Sets::default(),
             acceptor: Acceptor::default(),
             proposer: Proposer::default(),
             heard_at: now,
@@ -180,9 +183,8 @@ impl Cell {
         &mut self,
         context: &mut Context<'_>,
         view: u64,
-        members: Option<Arc<[MemberId]>>,
+        membership: Option<&Membership>,
     ) {
-        let learned_from_peer = members.is_none();
         match self.proposer.phase {
             Phase::Idle => {}
             Phase::Holding { epoch, .. } => {
@@ -197,14 +199,19 @@ impl Cell {
                 context.out.events.push(Event::OldView { cell, view });
             }
         }
-        if learned_from_peer && self.members.is_some() {
-            self.members = None;
-        }
-        if members.is_some() {
-            self.members = members;
+        self.members = None;
+        self.sets = Sets::default();
+        if let Some(membership) = membership {
+            self.know(membership);
         }
         self.view = view;
         self.heard_at = context.now;
+    }
+
+    /// Learns who the members are.
+    pub(crate) fn know(&mut self, membership: &Membership) {
+        self.members = Some(membership.members.clone());
+        self.sets = membership.sets;
     }
 
     /// Asks some others and this member itself. The rest are asked if one of those refuses or is
@@ -218,23 +225,23 @@ impl Cell {
         }
     }
 
-    /// As many others as make a majority with this member: those after it in the list, so that the
+    /// As many others as make a quorum with this member: those after it in the list, so that the
     /// work is spread, and preferably those who answered last time.
-    pub(crate) fn bare_majority(&self, context: &Context<'_>) -> Members {
+    pub(crate) fn bare_quorum(&self, context: &Context<'_>) -> Members {
         let mut chosen = Members::default();
         let Some(members) = &self.members else {
             return chosen;
         };
         let me = place(members, context.me).unwrap_or(0);
-        let mut missing = majority(members.len(), context.config).saturating_sub(1);
+        chosen.insert(me);
         for silent in [false, true] {
             let others = (1..members.len()).map(|step| (me + step) % members.len());
             for at in others {
                 let member = members.get(at).copied().unwrap_or_default();
-                if missing > 0 && !chosen.contains(at) && context.silent.contains(&member) == silent
+                if self.sets.lacks(chosen, at, context.config)
+                    && context.silent.contains(&member) == silent
                 {
                     chosen.insert(at);
-                    missing -= 1;
                 }
             }
         }

@@ -172,9 +172,9 @@ impl Host {
         let view = membership.view;
         self.visit(now, cell, Some(view), out, |cell, context| {
             if cell.view < view {
-                cell.adopt_view(context, view, Some(membership.members.clone()));
+                cell.adopt_view(context, view, Some(membership));
             } else if cell.members.is_none() {
-                cell.members = Some(membership.members.clone());
+                cell.know(membership);
             }
             cell.acceptor.raise_floor(floor_epoch);
             cell.acquire(context, newborn);
@@ -279,9 +279,10 @@ impl Host {
     /// Notes a newer view of a cell. A lease or wish of the old view ends: the lease is released, and
     /// [`Event::Lost`](crate::Event::Lost) says so.
     ///
-    /// Before any member acquires the cell in the new view, a majority of the *old* members must have
-    /// been told, and [`Config::quarantine`] must have passed since: leases of the old view are not
-    /// known to the new members.
+    /// The replica set of one view may differ from that of the next only while the view in between has
+    /// both ([`Membership::changing`]); else leases of the old view would not be known to the new members.
+    /// A cell that was idle for long is forgotten together with its view, so this is to be called again
+    /// before a message of an older view reaches the host.
     pub fn view_changed(
         &mut self,
         now: Instant,
@@ -293,9 +294,9 @@ impl Host {
         self.visit(now, cell, Some(view), out, |cell, context| {
             cell.expire(context);
             if cell.view < view {
-                cell.adopt_view(context, view, Some(membership.members.clone()));
+                cell.adopt_view(context, view, Some(membership));
             } else if cell.view == view && cell.members.is_none() {
-                cell.members = Some(membership.members.clone());
+                cell.know(membership);
             }
         });
     }

@@ -40,7 +40,7 @@
 //! let mut host = Host::new(MemberId(1), config.clone(), started, 1, 42, None);
 //!
 //! let now = started + config.quarantine();
-//! let membership = Membership { view: 1, members: [MemberId(1)].into() };
+//! let membership = Membership::new(1, [MemberId(1)]);
 //! let mut out = Out::new();
 //! host.acquire(now, CellId(7), &membership, 0, true, &mut out)?;
 //!

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use types::{CellId, Duration, Instant, MemberId};
 
+use crate::config::Config;
+use crate::members::{Members, Sets};
+
 /// Order of proposals: the counter decides, the member breaks ties.
 ///
 /// Counter 0 is reserved for the first member of the replica set and a brand-new cell.
@@ -21,8 +24,53 @@ pub struct Ballot {
 pub struct Membership {
     /// Grows with every change of the members.
     pub view: u64,
-    /// All members, in the replica set's order: the first may take a brand-new cell at once.
+    /// All members, in the replica set's order: the first may take a brand-new cell at once. While the
+    /// set is being changed, members of the set before that are not in it follow.
     pub members: Arc<[MemberId]>,
+    pub(crate) sets: Sets,
+}
+
+impl Membership {
+    /// One replica set.
+    #[must_use]
+    pub fn new(view: u64, members: impl Into<Arc<[MemberId]>>) -> Self {
+        let members = members.into();
+        let sets = Sets::new(members.len(), members.len(), |_| false);
+        Self {
+            view,
+            members,
+            sets,
+        }
+    }
+
+    /// A replica set that takes the place of `previous`: while that is under way, a majority of either
+    /// has to agree to a lease. With no `previous`, the same as [`new`](Self::new).
+    ///
+    /// Members may go from one view to the next only: the view after this one may be put into force
+    /// when so many know this one as are a quorum of it ([`is_quorum`](Self::is_quorum)).
+    #[must_use]
+    pub fn changing(view: u64, members: &[MemberId], previous: &[MemberId]) -> Self {
+        let gone = previous.iter().filter(|member| !members.contains(member));
+        let all: Arc<[MemberId]> = members.iter().chain(gone).copied().collect();
+        let was = |place: usize| all.get(place).is_some_and(|it| previous.contains(it));
+        let sets = Sets::new(all.len(), members.len(), was);
+        Self {
+            view,
+            members: all,
+            sets,
+        }
+    }
+
+    /// Whether these members can decide.
+    pub fn is_quorum(&self, chosen: impl Fn(MemberId) -> bool) -> bool {
+        let mut set = Members::default();
+        for (place, member) in self.members.iter().enumerate() {
+            if chosen(*member) {
+                set.insert(place);
+            }
+        }
+        self.sets.is_quorum(set, &Config::default())
+    }
 }
 
 /// One message about one cell.

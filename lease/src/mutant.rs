@@ -36,6 +36,8 @@ pub enum Mutant {
     ViewIgnored,
     /// Acceptors promise and agree while another lease runs.
     RunningLeaseIgnored,
+    /// While the replica set changes, a majority of the new one decides alone.
+    PreviousSetIgnored,
 }
 
 impl crate::Config {

@@ -255,7 +255,7 @@ impl Cell {
         let question = self.new_question(context);
         self.proposer.phase = Phase::Preparing(question);
         let message = self.message(question.round, Body::Prepare);
-        let chosen = self.bare_majority(context);
+        let chosen = self.bare_quorum(context);
         self.ask(context, message, chosen);
     }
 
@@ -263,7 +263,7 @@ impl Cell {
         // Those who promised will agree; without promises it is the shortcut, which asks anybody.
         let willing = match &self.proposer.phase {
             Phase::Preparing(question) => question.yes,
-            _ => self.bare_majority(context),
+            _ => self.bare_quorum(context),
         };
         let question = self.new_question(context);
         self.proposer.told = Members::default();
@@ -280,7 +280,7 @@ impl Cell {
         }
         let body = accept_body(context.config, held, true);
         let message = self.message(question.round, body);
-        let chosen = self.bare_majority(context);
+        let chosen = self.bare_quorum(context);
         self.ask(context, message, chosen);
     }
 

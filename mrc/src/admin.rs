@@ -1,7 +1,10 @@
 //! What administrators ask: servers, placement groups, sessions, space.
 
+use std::collections::BTreeMap;
+
 use mrc_core::{IndexError, Reply, query};
 use openraft::async_runtime::WatchReceiver;
+use planner::GroupState;
 use proto::mrc::request::Op;
 use proto::mrc::{self, ClusterStatus, Mrcs, Osds, Pgs, Response, Server, Sessions, response};
 use types::{Fault, SessionId, VolumeId};
@@ -108,6 +111,7 @@ pub(crate) fn list(service: &Service, op: &Op) -> Result<Reply, IndexError> {
         Op::OsdList(_) => response::Reply::Osds(Osds {
             osds: osds(service)?,
         }),
+        Op::JobList(_) => response::Reply::Jobs(jobs(service)),
         Op::SessionList(_) => response::Reply::Sessions(Sessions {
             sessions: sessions(service)?,
         }),
@@ -134,7 +138,15 @@ pub(crate) fn list(service: &Service, op: &Op) -> Result<Reply, IndexError> {
 
 fn osds(service: &Service) -> Result<Vec<mrc::Osd>, IndexError> {
     let timeout = service.config.osd_timeout();
-    let known = query::osds(&**service.node.index())?;
+    let index = &**service.node.index();
+    let known = query::osds(index)?;
+    let mut groups: BTreeMap<u64, u64> = BTreeMap::new();
+    for pg in query::pgs(index, None)? {
+        let gone = pg.previous.iter().filter(|osd| !pg.osds.contains(osd));
+        for osd in pg.osds.iter().chain(gone) {
+            *groups.entry(*osd).or_default() += 1;
+        }
+    }
     let shown = known.into_iter().map(|(osd, record)| {
         let heard = service.osds.get(osd, timeout);
         let state = match heard {
@@ -155,9 +167,47 @@ fn osds(service: &Service) -> Result<Vec<mrc::Osd>, IndexError> {
                 u64::try_from(heard.age.as_millis()).unwrap_or(u64::MAX)
             }),
             objects_behind: heard.map_or(0, |heard| heard.objects_behind),
+            draining: record.draining,
+            location: record.location,
+            pgs: groups.get(&osd.0).copied().unwrap_or(0),
         }
     });
     Ok(shown.collect())
+}
+
+/// What the newest plan of the leader found.
+fn jobs(service: &Service) -> mrc::Jobs {
+    let Some(report) = service.redundancy() else {
+        return mrc::Jobs {
+            unknown: true,
+            ..mrc::Jobs::default()
+        };
+    };
+    let notes = report.notes.iter().map(|(group, note)| mrc::PgNote {
+        volume: group.volume.0,
+        pg: group.pg.0,
+        state: match note.state {
+            GroupState::Below => "below",
+            GroupState::Changing => "changing",
+            GroupState::Stuck => "stuck",
+        }
+        .to_owned(),
+        why: note.why.to_string(),
+    });
+    let draining = report.draining.iter().map(|(osd, left)| mrc::Draining {
+        osd: osd.0,
+        pgs: left.groups_count as u64,
+        bytes: left.bytes,
+    });
+    mrc::Jobs {
+        pgs_healthy: report.healthy_count as u64,
+        pgs_below: report.below_count as u64,
+        pgs_changing: report.changing_count as u64,
+        pgs_stuck: report.stuck_count as u64,
+        notes: notes.collect(),
+        draining: draining.collect(),
+        unknown: false,
+    }
 }
 
 fn pgs(service: &Service, volume: Option<VolumeId>) -> Result<Vec<mrc::Pg>, IndexError> {

@@ -61,6 +61,13 @@ pub struct Config {
     /// Default 3000: six of its heartbeats.
     #[serde(default = "defaults::osd_timeout_ms")]
     pub osd_timeout_ms: u64,
+    /// How long an object server may be down before what it held is brought to others, in milliseconds.
+    /// Default 600000: longer than a restart of the machine, shorter than it takes another one to die.
+    #[serde(default = "defaults::rescue_grace_ms")]
+    pub rescue_grace_ms: u64,
+    /// Whether placement groups move from full object servers to empty ones. Default true.
+    #[serde(default = "defaults::rebalance")]
+    pub rebalance: bool,
     /// Memory for pages of the index, in bytes. Default 256 MiB: a million files with room.
     #[serde(default = "defaults::index_cache_bytes")]
     pub index_cache_bytes: usize,
@@ -107,6 +114,12 @@ mod defaults {
     }
     pub(super) const fn osd_timeout_ms() -> u64 {
         3_000
+    }
+    pub(super) const fn rescue_grace_ms() -> u64 {
+        600_000
+    }
+    pub(super) const fn rebalance() -> bool {
+        true
     }
     pub(super) const fn index_cache_bytes() -> usize {
         256 << 20
@@ -235,6 +248,8 @@ impl Config {
                 3_600_000,
             ),
             ("osd_timeout_ms", self.osd_timeout_ms, 100, 600_000),
+            // A week: longer is never.
+            ("rescue_grace_ms", self.rescue_grace_ms, 0, 604_800_000),
             (
                 "index_cache_bytes",
                 self.index_cache_bytes as u64,
@@ -426,6 +441,17 @@ pub(crate) const JANITOR_PAUSE: Duration = Duration::from_millis(100);
 /// name that others replace all the time never fails then, as on a local file system, unless the
 /// two requests of an open(2) are further apart.
 pub(crate) const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+
+/// Time between two looks of the leader at the replicas when there was nothing to do. 1 s: what servers
+/// report comes twice as often.
+pub(crate) const PLAN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same while one changes. 200 ms: the servers concerned say at once that they have everything.
+pub(crate) const PLAN_AFTER_ACT: Duration = Duration::from_millis(200);
+
+/// Changes of replica sets begun or ended in one look. 64: each is a command of the log, and clients'
+/// changes wait behind them.
+pub(crate) const PLANNED_ACTS_MAX: usize = 64;
 
 /// Pages of one kind in one round. 16: after some 16,000 orphans other work gets its turn.
 pub(crate) const JANITOR_ROUNDS_MAX: usize = 16;

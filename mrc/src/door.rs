@@ -1,6 +1,6 @@
 //! Metadata requests: reads answered at once under the lease, changes proposed, others sent on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use mrc_core::{IndexError, IndexRead, Reply, query};
@@ -32,6 +32,8 @@ pub(crate) struct Service {
     pub grants: Grants,
     pub disk: Arc<Disk>,
     pub forwarder: Forwarder,
+    /// What the newest plan of this leader found.
+    pub redundancy: Mutex<Option<Arc<planner::Report>>>,
 }
 
 /// On what grounds this server answers as the leader.
@@ -62,6 +64,7 @@ impl Service {
             grants: Grants::new(identity),
             disk,
             forwarder: Forwarder::new(identity.clone()),
+            redundancy: Mutex::default(),
         })
     }
 
@@ -70,13 +73,19 @@ impl Service {
         if let Err(error) = self.sessions.enter(leader.id, &**self.node.index()) {
             return responder.fault(index_fault(&error));
         }
+        let order = request.order;
         match mrc_core::of_request(request, self.node.now()) {
-            Ok(command) => self.change(leader, command, responder),
+            Ok(command) => self.change(leader, (command, order), responder),
             Err(request) => self.read(leader, *request, responder),
         }
     }
 
-    fn change(self: &Arc<Self>, leader: Leading, mut command: Command, responder: Responder) {
+    fn change(
+        self: &Arc<Self>,
+        leader: Leading,
+        (mut command, order): (Command, u64),
+        responder: Responder,
+    ) {
         let session = SessionId(command.session);
         let mut rights = Rights::Write;
         if let Some(fault) = command.op.as_ref().and_then(|op| self.disk.refusal(op)) {
@@ -110,7 +119,7 @@ impl Service {
                     volume = found;
                     // Before the file can be found to be open nowhere.
                     if let Some(inode) = stays_open(&command.op)
-                        && let Err(fault) = self.sessions.open(session, inode)
+                        && let Err(fault) = self.sessions.open(session, inode, order)
                     {
                         self.sessions.changed(session);
                         return responder.fault(fault);
@@ -136,7 +145,7 @@ impl Service {
                     // Without a capability: an ended session opens nothing.
                     return Ok(response);
                 }
-                service.complete(response, (session, volume), rights)
+                service.complete(response, (session, volume), (rights, order))
             });
             answer(responder, reply);
         });
@@ -147,7 +156,7 @@ impl Service {
         &self,
         mut response: Response,
         (session, volume): (SessionId, VolumeId),
-        rights: Rights,
+        (rights, order): (Rights, u64),
     ) -> Reply {
         match &mut response.reply {
             Some(response::Reply::SessionOpened(opened)) => {
@@ -157,7 +166,7 @@ impl Service {
             Some(response::Reply::Opened(opened)) => {
                 let inode = Inode(opened.attr.map_or(0, |attr| attr.inode));
                 if rights == Rights::Read {
-                    self.sessions.open(session, inode)?;
+                    self.sessions.open(session, inode, order)?;
                 }
                 if let Some(grant) = &mut opened.grant {
                     let pg = PgId(grant.pg);
@@ -200,6 +209,7 @@ impl Service {
                 | Op::PgList(_)
                 | Op::SessionList(_)
                 | Op::OsdList(_)
+                | Op::JobList(_)
                 | Op::FindLeftovers(_),
             ) => {
                 let service = Arc::clone(self);
@@ -216,7 +226,7 @@ impl Service {
     fn read_checked(self: &Arc<Self>, leader: Leading, request: Request, responder: Responder) {
         let session = SessionId(request.session);
         let read = || match &request.op {
-            Some(op) => self.read_now(leader.id, session, op),
+            Some(op) => self.read_now(leader.id, (session, request.order), op),
             None => Err(unknown_request()),
         };
         match read_while(|| self.still_leads(leader), read) {
@@ -240,23 +250,24 @@ impl Service {
         });
     }
 
-    fn read_now(&self, leader: LeaderId, session: SessionId, op: &Op) -> Reply {
+    fn read_now(&self, leader: LeaderId, (session, order): (SessionId, u64), op: &Op) -> Reply {
         let index = &**self.node.index();
         let volume = match op {
             Op::VolumeList(_) | Op::VolumeShow(_) => VolumeId(0),
             Op::FindLeftovers(find) => {
                 return query::leftovers(index, find).map_err(|error| index_fault(&error))?;
             }
-            Op::OsdList(_) | Op::PgList(_) | Op::SessionList(_) => {
+            Op::OsdList(_) | Op::PgList(_) | Op::SessionList(_) | Op::JobList(_) => {
                 return admin::list(self, op).map_err(|error| index_fault(&error))?;
             }
             _ => self.sessions.touch(session)?,
         };
         match op {
-            Op::KeepAlive(keep) => self.keep_alive(leader, session, keep),
-            Op::Open(open) => self.open((session, volume), open),
+            Op::KeepAlive(keep) => self.keep_alive(leader, (session, order), keep),
+            Op::Open(open) => self.open((session, volume), open, order),
             Op::Release(release) => {
-                self.sessions.release(session, Inode(release.inode));
+                let inode = Inode(release.inode);
+                self.sessions.release(session, inode, order);
                 // The file may have been an orphan that only this session kept.
                 self.node.machine.events().janitor.notify_one();
                 Ok(done())
@@ -280,11 +291,16 @@ impl Service {
         }
     }
 
-    fn keep_alive(&self, leader: LeaderId, session: SessionId, keep: &mrc::KeepAlive) -> Reply {
+    fn keep_alive(
+        &self,
+        leader: LeaderId,
+        (session, order): (SessionId, u64),
+        keep: &mrc::KeepAlive,
+    ) -> Reply {
         // Made for another leader, it may lack what was opened while that one led.
         let complete = keep.complete && keep.registered_term == leader.term;
         let open = complete.then(|| keep.open_inodes.iter().copied().map(Inode).collect());
-        let register = self.sessions.keep_alive(session, open)?;
+        let register = self.sessions.keep_alive(session, open, order)?;
         Ok(Response {
             reply: Some(response::Reply::KeptAlive(mrc::KeptAlive {
                 term: leader.term,
@@ -293,7 +309,12 @@ impl Service {
         })
     }
 
-    fn open(&self, (session, volume): (SessionId, VolumeId), open: &mrc::Open) -> Reply {
+    fn open(
+        &self,
+        (session, volume): (SessionId, VolumeId),
+        open: &mrc::Open,
+        order: u64,
+    ) -> Reply {
         let index = &**self.node.index();
         let inode = Inode(open.inode);
         if open.renew_write {
@@ -306,10 +327,10 @@ impl Service {
             return self.opened((session, volume), inode, Rights::Write);
         }
         // Noted before looking, or the file could be removed in between.
-        let noted = self.sessions.open(session, inode)?;
+        let noted = self.sessions.open(session, inode, order)?;
         let reply = self.opened((session, volume), inode, Rights::Read);
         if reply.is_err() && noted {
-            self.sessions.release(session, inode);
+            self.sessions.undo(session, inode, order);
         }
         reply
     }

@@ -46,14 +46,14 @@ impl Service {
         answer(responder, self.osd_map(&beat));
     }
 
-    /// Proposes what clears the marks of groups that this server has whole again.
+    /// Proposes what clears the marks of groups that this server has whole again, or in a new view.
     fn note_full(&self, beat: &mrc::OsdHeartbeat) -> Result<(), IndexError> {
         let map = self.map.get(&**self.node.index())?;
         let marked = map
             .whole
             .pgs
             .iter()
-            .filter(|pg| pg.incomplete.contains(&beat.osd));
+            .filter(|pg| pg.incomplete.contains(&beat.osd) || pg.settling.contains(&beat.osd));
         for pg in marked {
             let full = beat.pgs.iter().any(|report| {
                 (report.volume, report.pg, report.view) == (pg.volume, pg.pg, pg.view)

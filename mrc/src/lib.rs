@@ -27,6 +27,7 @@ mod osds;
 mod promises;
 mod raft_door;
 mod raft_link;
+mod redundancy;
 mod server;
 mod sessions;
 mod spare;

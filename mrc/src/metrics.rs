@@ -6,12 +6,51 @@ use openraft::async_runtime::WatchReceiver;
 use shell::link::Refusals;
 use shell::metrics::{Metric, Source};
 
+use crate::door::Service;
 use crate::node::Node;
 
 /// What is served at `metrics_listen`.
-pub(crate) fn source(node: &Arc<Node>, refusals: Arc<Refusals>) -> Source {
-    let node = Arc::clone(node);
-    Arc::new(move || [of_node(&node), refusals.metrics()].concat())
+pub(crate) fn source(service: &Arc<Service>, refusals: Arc<Refusals>) -> Source {
+    let service = Arc::clone(service);
+    Arc::new(move || {
+        let redundancy = of_redundancy(&service);
+        [of_node(&service.node), redundancy, refusals.metrics()].concat()
+    })
+}
+
+/// What the leader knows of the replicas; nothing if this server does not lead.
+fn of_redundancy(service: &Service) -> Vec<Metric> {
+    let Some(report) = service.redundancy() else {
+        return Vec::new();
+    };
+    let gauge = |name, help, count: usize| Metric::gauge(name, help, count as u64);
+    vec![
+        gauge(
+            "oxfs_mrc_pgs_healthy",
+            "Placement groups with all the replicas they should have",
+            report.healthy_count,
+        ),
+        gauge(
+            "oxfs_mrc_pgs_below",
+            "Placement groups with fewer replicas than they should have",
+            report.below_count,
+        ),
+        gauge(
+            "oxfs_mrc_pgs_changing",
+            "Placement groups whose replica set is being changed",
+            report.changing_count,
+        ),
+        gauge(
+            "oxfs_mrc_pgs_stuck",
+            "Placement groups that need an operator, or a server that is down",
+            report.stuck_count,
+        ),
+        gauge(
+            "oxfs_mrc_osds_draining",
+            "Object servers that are being drained",
+            report.draining.len(),
+        ),
+    ]
 }
 
 fn of_node(node: &Node) -> Vec<Metric> {

@@ -60,13 +60,7 @@ impl Osds {
         leader: LeaderId,
         timeout: Duration,
     ) -> Result<(), Fault> {
-        let since = {
-            let mut leadership = lock(&self.1);
-            match *leadership {
-                Some((id, since)) if id == leader => since,
-                _ => leadership.insert((leader, Instant::now())).1,
-            }
-        };
+        let since = self.leads_since(leader);
         let Some(known) = known
             .filter(|known| known.store_uuid != beat.store_uuid && known.address != beat.address)
         else {
@@ -94,6 +88,15 @@ impl Osds {
             )));
         }
         Ok(())
+    }
+
+    /// Since when this leader leads, as far as it was asked before.
+    pub(crate) fn leads_since(&self, leader: LeaderId) -> Instant {
+        let mut leadership = lock(&self.1);
+        match *leadership {
+            Some((id, since)) if id == leader => since,
+            _ => leadership.insert((leader, Instant::now())).1,
+        }
     }
 
     pub(crate) fn heard(&self, beat: &OsdHeartbeat) {
@@ -227,7 +230,9 @@ impl Osds {
                 }
                 PgHealth {
                     full_replicas,
-                    full: full_replicas as usize == pg.osds.len() && !lagging,
+                    full: full_replicas as usize == pg.osds.len()
+                        && pg.previous.is_empty()
+                        && !lagging,
                 }
             })
             .collect()

@@ -27,6 +27,7 @@ use crate::metrics;
 use crate::node::{Node, Silence, raft_config};
 use crate::raft_door::RaftDoor;
 use crate::raft_link::Peers;
+use crate::redundancy;
 use crate::state_machine::StateMachine;
 
 /// Why a metadata server could not start or had to stop.
@@ -238,7 +239,7 @@ impl Running {
             Some(address) => Some(shell::listen::bind(address).await?),
             None => None,
         };
-        let numbers = metrics::source(&node, server.refusals());
+        let numbers = metrics::source(&service, server.refusals());
         let mut ended = stopped.clone();
         let serving = server.serve(listener, async move {
             let _gone = ended.wait_for(|stopped| *stopped).await;
@@ -293,7 +294,10 @@ async fn background(
     let drains = drain_regularly(&node);
     let disk = disk::watch(Arc::clone(&node), Arc::clone(&service.disk));
     let leader = membership::tell_leader(&node);
-    tokio::join!(elections, flushes, drains, janitor, disk, leader);
+    let redundancy = redundancy::run(Arc::clone(&service));
+    tokio::join!(
+        elections, flushes, drains, janitor, redundancy, disk, leader
+    );
 }
 
 async fn drain_regularly(node: &Node) {

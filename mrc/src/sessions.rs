@@ -3,11 +3,11 @@
 //! None of it is replicated. A new leader gives every session a full timeout and asks it for its
 //! open files; until all have told them, or their time is over, no orphan is reaped.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use mrc_core::{IndexError, IndexRead, query};
+use mrc_core::{IndexError, IndexRead, Noted, Readers, query};
 use types::{Fault, Inode, SessionId, VolumeId};
 
 use crate::consensus::LeaderId;
@@ -22,10 +22,7 @@ struct Table {
     leadership: Option<LeaderId>,
     since: Option<Instant>,
     sessions: HashMap<SessionId, Soft>,
-    /// Who has a file open for reading.
-    readers: HashMap<(VolumeId, Inode), HashSet<SessionId>>,
-    /// Orphans that are being removed: nobody may open them any more.
-    reaping: HashSet<(VolumeId, Inode)>,
+    readers: Readers,
 }
 
 #[derive(Debug)]
@@ -34,9 +31,6 @@ struct Soft {
     heard: Instant,
     /// Changes it waits for: a session that is kept waiting is not silent.
     waiting: u32,
-    /// It told this leader what it has open.
-    registered: bool,
-    open: HashSet<Inode>,
 }
 
 /// What administrators see of a session.
@@ -58,13 +52,13 @@ impl Sessions {
         *table = Table {
             leadership: Some(leader),
             since: Some(now),
-            sessions: known
-                .into_iter()
-                .filter(|(_, record)| !record.ended)
-                .map(|(session, record)| (session, Soft::new(VolumeId(record.volume), now, false)))
-                .collect(),
             ..Table::default()
         };
+        for (session, record) in known.into_iter().filter(|(_, record)| !record.ended) {
+            let volume = VolumeId(record.volume);
+            table.sessions.insert(session, Soft::new(volume, now));
+            table.readers.enter(session, volume, false);
+        }
         Ok(())
     }
 
@@ -114,81 +108,62 @@ impl Sessions {
         let mut table = lock(&self.0);
         let now = Instant::now();
         // A repeated request finds a session that may have files open already.
-        table
-            .sessions
-            .entry(session)
-            .or_insert_with(|| Soft::new(volume, now, true))
-            .heard = now;
+        let soft = table.sessions.entry(session);
+        soft.or_insert_with(|| Soft::new(volume, now)).heard = now;
+        table.readers.enter(session, volume, true);
     }
 
     pub(crate) fn ended(&self, session: SessionId) {
         let mut table = lock(&self.0);
-        if let Some(soft) = table.sessions.remove(&session) {
-            for inode in soft.open {
-                table.close(session, (soft.volume, inode));
-            }
-        }
+        table.sessions.remove(&session);
+        table.readers.leave(session);
     }
 
     /// Notes that the session has the file open for reading, before anybody looks whether there is
     /// such a file: from now on it stays. Returns whether the session had not opened it before; then
-    /// [`release`](Self::release) undoes this.
-    pub(crate) fn open(&self, session: SessionId, inode: Inode) -> Result<bool, Fault> {
-        let mut table = lock(&self.0);
-        let Some(soft) = table.sessions.get(&session) else {
-            return Err(unknown(session));
-        };
-        let volume = soft.volume;
-        if table.reaping.contains(&(volume, inode)) {
-            return Err(Fault::surface(
+    /// [`undo`](Self::undo) undoes this.
+    pub(crate) fn open(&self, session: SessionId, inode: Inode, order: u64) -> Result<bool, Fault> {
+        match lock(&self.0).readers.open(session, inode, order) {
+            Noted::First => Ok(true),
+            Noted::Again => Ok(false),
+            Noted::Late => Err(Fault::retry(
+                "the session has said since that the file is closed; ask under a new number",
+            )),
+            Noted::Reaped => Err(Fault::surface(
                 libc::ESTALE,
                 "the file was removed; look its path up again",
-            ));
+            )),
+            Noted::NoSession => Err(unknown(session)),
         }
-        table
-            .readers
-            .entry((volume, inode))
-            .or_default()
-            .insert(session);
-        let soft = table.sessions.get_mut(&session);
-        Ok(soft.is_some_and(|soft| soft.open.insert(inode)))
+    }
+
+    /// There is no such file.
+    pub(crate) fn undo(&self, session: SessionId, inode: Inode, order: u64) {
+        lock(&self.0).readers.undo(session, inode, order);
     }
 
     /// Whether an orphan may be removed: nobody has it open for reading, and from now on nobody can,
     /// until [`reaped`](Self::reaped).
     pub(crate) fn reap(&self, volume: VolumeId, inode: Inode) -> bool {
-        let mut table = lock(&self.0);
-        let unused = !table.readers.contains_key(&(volume, inode));
-        if unused {
-            table.reaping.insert((volume, inode));
-        }
-        unused
+        lock(&self.0).readers.reap(volume, inode)
     }
 
     /// The orphan is gone, or could not be removed.
     pub(crate) fn reaped(&self, volume: VolumeId, inode: Inode) {
-        lock(&self.0).reaping.remove(&(volume, inode));
+        lock(&self.0).readers.reaped(volume, inode);
     }
 
-    pub(crate) fn release(&self, session: SessionId, inode: Inode) {
-        let mut table = lock(&self.0);
-        if let Some(soft) = table.sessions.get_mut(&session) {
-            soft.open.remove(&inode);
-            let volume = soft.volume;
-            table.close(session, (volume, inode));
-        }
+    pub(crate) fn release(&self, session: SessionId, inode: Inode, order: u64) {
+        lock(&self.0).readers.release(session, inode, order);
     }
 
-    #[cfg(test)]
-    fn has_readers(&self, volume: VolumeId, inode: Inode) -> bool {
-        lock(&self.0).readers.contains_key(&(volume, inode))
-    }
-
-    /// A keep-alive; returns whether the leader still lacks what the session has open.
+    /// A keep-alive, with what is open if it is meant for this leader; returns whether the leader
+    /// still lacks that.
     pub(crate) fn keep_alive(
         &self,
         session: SessionId,
         open: Option<Vec<Inode>>,
+        order: u64,
     ) -> Result<bool, Fault> {
         let mut table = lock(&self.0);
         let soft = table
@@ -196,20 +171,10 @@ impl Sessions {
             .get_mut(&session)
             .ok_or_else(|| unknown(session))?;
         soft.heard = Instant::now();
-        let volume = soft.volume;
         if let Some(open) = open {
-            soft.registered = true;
-            soft.open.extend(open.iter().copied());
-            for inode in open {
-                table
-                    .readers
-                    .entry((volume, inode))
-                    .or_default()
-                    .insert(session);
-            }
-            return Ok(false);
+            table.readers.list(session, &open, order);
         }
-        Ok(!soft.registered)
+        Ok(!table.readers.has_listed(session))
     }
 
     /// Sessions that were silent for longer than `timeout`.
@@ -225,7 +190,7 @@ impl Sessions {
     pub(crate) fn complete(&self, timeout: Duration) -> bool {
         let table = lock(&self.0);
         table.since.is_some_and(|since| since.elapsed() > timeout)
-            || table.sessions.values().all(|soft| soft.registered)
+            || table.readers.have_all_listed()
     }
 
     pub(crate) fn activity(&self, session: SessionId) -> Activity {
@@ -235,30 +200,17 @@ impl Sessions {
             .get(&session)
             .map_or_else(Activity::default, |soft| Activity {
                 idle: soft.heard.elapsed(),
-                open_inodes: soft.open.len() as u64,
+                open_inodes: table.readers.open_count(session) as u64,
             })
     }
 }
 
 impl Soft {
-    fn new(volume: VolumeId, heard: Instant, registered: bool) -> Self {
+    fn new(volume: VolumeId, heard: Instant) -> Self {
         Self {
             volume,
             heard,
             waiting: 0,
-            registered,
-            open: HashSet::new(),
-        }
-    }
-}
-
-impl Table {
-    fn close(&mut self, session: SessionId, file: (VolumeId, Inode)) {
-        if let Some(readers) = self.readers.get_mut(&file) {
-            readers.remove(&session);
-            if readers.is_empty() {
-                self.readers.remove(&file);
-            }
         }
     }
 }
@@ -277,40 +229,6 @@ mod tests {
     const ONE: SessionId = SessionId(1);
     const TWO: SessionId = SessionId(2);
     const FILE: Inode = Inode(5);
-
-    #[test]
-    fn file_has_readers_until_the_last_of_them_is_gone() {
-        let sessions = Sessions::default();
-        sessions.opened(ONE, VOLUME);
-        sessions.opened(TWO, VOLUME);
-        sessions.open(ONE, FILE).unwrap();
-        sessions.open(TWO, FILE).unwrap();
-
-        sessions.release(ONE, FILE);
-        assert!(sessions.has_readers(VOLUME, FILE));
-        sessions.ended(TWO);
-
-        assert!(!sessions.has_readers(VOLUME, FILE));
-        assert!(sessions.open(TWO, FILE).is_err());
-    }
-
-    #[test]
-    fn orphan_is_removed_or_opened_and_never_both() {
-        let sessions = Sessions::default();
-        sessions.opened(ONE, VOLUME);
-
-        assert_eq!(sessions.open(ONE, FILE), Ok(true));
-        assert_eq!(sessions.open(ONE, FILE), Ok(false));
-        assert!(!sessions.reap(VOLUME, FILE), "it is open");
-        sessions.release(ONE, FILE);
-        assert!(sessions.reap(VOLUME, FILE));
-        let late = sessions.open(ONE, FILE).unwrap_err();
-        sessions.reaped(VOLUME, FILE);
-
-        assert_eq!(late.errno, libc::ESTALE);
-        assert!(!sessions.has_readers(VOLUME, FILE));
-        assert_eq!(sessions.open(ONE, FILE), Ok(true));
-    }
 
     #[test]
     fn new_leadership_knows_no_readers_until_sessions_register() {
@@ -339,11 +257,11 @@ mod tests {
             .unwrap();
 
         assert!(!sessions.complete(hour));
-        assert_eq!(sessions.keep_alive(ONE, None), Ok(true));
-        assert_eq!(sessions.keep_alive(ONE, Some(vec![FILE])), Ok(false));
+        assert_eq!(sessions.keep_alive(ONE, None, 0), Ok(true));
+        assert_eq!(sessions.keep_alive(ONE, Some(vec![FILE]), 1), Ok(false));
         assert!(sessions.complete(hour));
-        assert!(sessions.has_readers(VOLUME, FILE));
-        assert_eq!(sessions.keep_alive(ONE, None), Ok(false));
+        assert!(lock(&sessions.0).readers.is_read(VOLUME, FILE));
+        assert_eq!(sessions.keep_alive(ONE, None, 0), Ok(false));
 
         sessions
             .enter(
@@ -354,7 +272,7 @@ mod tests {
                 &index,
             )
             .unwrap();
-        assert!(!sessions.has_readers(VOLUME, FILE));
+        assert!(!lock(&sessions.0).readers.is_read(VOLUME, FILE));
         assert!(!sessions.complete(hour));
         assert!(sessions.complete(Duration::ZERO));
     }

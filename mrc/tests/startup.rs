@@ -108,7 +108,9 @@ fn directory_of_another_cluster_or_in_use_is_refused() {
 fn directory_that_was_only_started_on_with_a_wrong_cluster_id_is_taken_over() {
     let dir = tempfile::tempdir().unwrap();
     write_secret(dir.path());
-    let config = common::config(dir.path(), 1, &[free_address()]);
+    // Alone it can't form a cluster, however long it runs before it is told to end.
+    let addresses = [free_address(), free_address(), free_address()];
+    let config = common::config(dir.path(), 1, &addresses);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let number = || {
         let index = |item: std::io::Result<std::fs::DirEntry>| {

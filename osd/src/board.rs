@@ -3,7 +3,7 @@
 //! Shards note which replicas are behind and which copies were brought up; recovery notes what was
 //! compared; reports to the metadata cluster are read off it.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use osd_core::ObjectKey;
@@ -36,8 +36,12 @@ struct Notes {
     under_way: HashSet<ObjectKey>,
     /// Number of wanted copies per group; none is not listed.
     lacking: HashMap<PgKey, u64>,
-    /// Groups that were compared with enough others.
+    /// Groups that were compared with enough others since the start.
     recovered: BTreeSet<PgKey>,
+    /// The view in which all that was acknowledged was seen last.
+    seen: BTreeMap<PgKey, u64>,
+    /// The view in which they were full last.
+    full: BTreeMap<PgKey, u64>,
     lags: Lags,
 }
 
@@ -115,8 +119,13 @@ impl Board {
         }
     }
 
-    /// Forgets the copies of groups that this server has no part in any more.
-    pub(crate) fn retain_groups(&self, is_ours: impl Fn(PgKey) -> bool) {
+    /// Forgets the copies of groups that this server has no part in any more, and what servers lack that
+    /// have none.
+    pub(crate) fn retain_members(
+        &self,
+        is_ours: impl Fn(PgKey) -> bool,
+        is_member: impl Fn(OsdId, PgKey) -> bool,
+    ) {
         let mut notes = self.lock();
         let Notes {
             lagging,
@@ -124,9 +133,15 @@ impl Board {
             wanted,
             under_way,
             lacking,
+            recovered,
+            seen,
+            full,
             ..
         } = &mut *notes;
-        lagging.retain_groups(&is_ours);
+        recovered.retain(|group| is_ours(*group));
+        seen.retain(|group, _| is_ours(*group));
+        full.retain(|group, _| is_ours(*group));
+        lagging.retain_members(is_member);
         waiting.retain(|key| is_ours(group_of(*key)));
         wanted.retain(|key| is_ours(group_of(*key)));
         under_way.retain(|key| is_ours(group_of(*key)));
@@ -156,6 +171,15 @@ impl Board {
         !notes.lacking.contains_key(&group) && notes.recovered.insert(group)
     }
 
+    /// All that was ever acknowledged has been seen in this view, and what of it is missing is noted.
+    /// True if the group is full from now on.
+    pub(crate) fn note_seen(&self, group: PgKey, view: u64) -> bool {
+        let mut notes = self.lock();
+        notes.seen.insert(group, view);
+        let full = notes.recovered.contains(&group) && !notes.lacking.contains_key(&group);
+        full && notes.full.insert(group, view) != Some(view)
+    }
+
     pub(crate) fn recovered(&self) -> BTreeSet<PgKey> {
         self.lock().recovered.clone()
     }
@@ -169,11 +193,13 @@ impl Board {
             .into_iter()
             .map(|group| {
                 let objects_behind = notes.lacking.get(&group).copied().unwrap_or_default();
-                let full = objects_behind == 0 && notes.recovered.contains(&group);
+                let view = map.pgs.get(&group).map_or(0, |pg| pg.view);
+                let seen = notes.seen.get(&group) == Some(&view);
+                let full = objects_behind == 0 && seen && notes.recovered.contains(&group);
                 mrc::PgReport {
                     volume: group.volume.0,
                     pg: group.pg.0,
-                    view: map.pgs.get(&group).map_or(0, |pg| pg.view),
+                    view,
                     state: match full {
                         true => mrc::PgState::PgFull.into(),
                         false => mrc::PgState::PgRecovering.into(),
@@ -219,7 +245,6 @@ pub(crate) fn shard_of(object: ObjectId, shards: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use types::{Inode, PgId, VolumeId};
 
     use crate::map::Pg;
@@ -236,11 +261,7 @@ mod tests {
     }
 
     fn map() -> Map {
-        let pg = Pg {
-            view: 3,
-            osds: Arc::from([OsdId(1), OsdId(2)]),
-            incomplete: Vec::new(),
-        };
+        let pg = Pg::new(3, &[1, 2], &[], &[]);
         Map {
             pgs: HashMap::from([(group_of(key(1)), pg)]),
             ..Map::default()
@@ -277,7 +298,7 @@ mod tests {
 
         assert_eq!(board.next_recoveries()[0], key(RECOVERIES_MAX as u64));
         assert!(!board.note_recovered(group_of(key(1))));
-        board.retain_groups(|_| false);
+        board.retain_members(|_| false, |_, _| false);
         assert_eq!(board.next_recoveries(), []);
         assert!(board.note_recovered(group_of(key(1))));
     }

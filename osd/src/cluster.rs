@@ -34,11 +34,11 @@ impl Cluster {
         let memberships = map
             .pgs
             .iter()
-            .filter(|(_, pg)| pg.osds.contains(&me))
+            .filter(|(_, pg)| pg.replicas.contains(me))
             .map(|(key, pg)| {
                 let membership = Membership {
                     view: pg.view,
-                    members: Arc::clone(&pg.osds),
+                    replicas: pg.replicas.clone(),
                     incomplete: pg.incomplete.contains(&me) || incomplete.contains(key),
                     recovered: recovered.contains(key),
                     policy: map.policies.get(&key.volume).copied().unwrap_or_default(),

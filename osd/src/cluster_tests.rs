@@ -230,6 +230,7 @@ async fn deleted_object_is_gone_everywhere_and_refused_afterwards() {
                 objects: vec![osd::ObjectInPg {
                     object: Some(object(1).into()),
                     pg: PG.pg.0,
+                    moved: false,
                 }],
             })),
             ..osd::Request::default()

@@ -24,6 +24,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Directory of the store.
     pub dir: PathBuf,
+    /// What this server shares fate with, from the widest on, as "site/rack/host": replicas go to places
+    /// as different as possible. Default: empty, which shares with nobody.
+    #[serde(default)]
+    pub location: String,
     /// Addresses of the metadata servers, any order.
     pub mrc: Vec<String>,
     /// Listen on an address that is not loopback although messages travel in the clear.
@@ -356,6 +360,14 @@ pub(crate) const LISTINGS_MAX: usize = 1024;
 pub(crate) const LIST_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// How often recovery looks whether a silent member was waited for long enough.
 pub(crate) const RECOVERY_LOOK: std::time::Duration = std::time::Duration::from_millis(500);
+/// Pause before a round of leftovers when a placement group moved away, and before what it found is
+/// reported. 5 s: groups move in numbers, and share the rounds.
+pub(crate) const LEFTOVERS_SOON: std::time::Duration = std::time::Duration::from_secs(5);
+/// Such rounds after the last group that moved. 4: found, reported, deleted, and once in vain.
+pub(crate) const LEFTOVERS_SOON_ROUNDS: u32 = 4;
+/// A comparison of a group that has to be repeated waits for so many times as long as it took. 4: it takes
+/// a fifth of the time at most.
+pub(crate) const COMPARE_SHARE: u32 = 4;
 /// Objects the metadata servers are asked about at once. 1000: what they take, 20 KB.
 pub(crate) const LEFTOVERS_PAGE_MAX: usize = 1000;
 /// Time between two such questions. 1 s: a round over ten million objects takes three hours, and a hundred

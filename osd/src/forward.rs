@@ -92,7 +92,7 @@ impl OsdDoor {
         let cluster = self.wall.newest();
         let member = cluster
             .group(group_of(key))
-            .is_some_and(|pg| pg.osds.contains(&to));
+            .is_some_and(|pg| pg.replicas.is_current(to));
         let address = cluster.map.addresses.get(&to).filter(|_| member);
         let address = address.ok_or_else(|| {
             Fault::refresh(format!(

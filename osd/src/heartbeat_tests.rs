@@ -93,6 +93,7 @@ async fn reports_find_the_leader_behind_dead_and_following_servers() {
         address: "127.0.0.1:99".to_owned(),
         store_uuid: "abc".to_owned(),
         dir: dir.path().to_owned(),
+        location: String::new(),
         interval: Duration::from_millis(10),
         root: Arc::new(Root::open(dir.path()).unwrap()),
         board: Arc::new(Board::default()),

@@ -23,6 +23,7 @@ pub(crate) struct Heartbeats {
     pub(crate) address: String,
     pub(crate) store_uuid: String,
     pub(crate) dir: PathBuf,
+    pub(crate) location: String,
     pub(crate) interval: Duration,
     pub(crate) root: Arc<Root>,
     pub(crate) board: Arc<Board>,
@@ -101,6 +102,7 @@ impl Heartbeats {
                 pid: u64::from(std::process::id()),
                 dir: self.dir.display().to_string(),
                 file_system: file_system.to_owned(),
+                location: self.location.clone(),
             })),
             ..mrc::Request::default()
         }

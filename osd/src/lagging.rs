@@ -157,9 +157,10 @@ impl Lagging {
         groups
     }
 
-    /// Forgets all other groups.
-    pub(crate) fn retain_groups(&mut self, keep: impl Fn(PgKey) -> bool) {
-        for lacks in self.0.values_mut() {
+    /// Forgets what servers lack of groups that they are no members of, or this server is not.
+    pub(crate) fn retain_members(&mut self, is_member: impl Fn(OsdId, PgKey) -> bool) {
+        for (osd, lacks) in &mut self.0 {
+            let keep = |group| is_member(*osd, group);
             lacks.objects.retain(|key, _| keep(group_of(*key)));
             lacks.due.retain(|(_, key)| keep(group_of(*key)));
             lacks.counts.retain(|group, _| keep(*group));
@@ -250,7 +251,7 @@ mod tests {
         lagging.compared(OsdId(3), group, &[key(2)]);
         assert_eq!(lagging.take_due(at(1), |_| true), [key(1)]);
 
-        lagging.retain_groups(|_| false);
+        lagging.retain_members(|_, _| false);
 
         assert!(lagging.by_group().is_empty() && lagging.0.is_empty());
     }

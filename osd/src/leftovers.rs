@@ -1,4 +1,5 @@
-//! Finds objects whose files are gone, and has them deleted everywhere.
+//! Finds objects whose files are gone, and has them deleted everywhere; and copies that others keep since
+//! their placement group moved, and has them deleted here.
 //!
 //! A deletion is asked of each replica until it is confirmed, and forgotten then. But a copy can come
 //! back: from a server that was away while the others deleted theirs and have forgotten it since, or
@@ -18,9 +19,13 @@ use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
 use proto::mrc::{self, HeldObject};
 use shell::link::CallError;
+use tokio::sync::Notify;
 use types::{Fault, Inode, ObjectId, OsdId, PgId, PgKey, Remedy, VolumeId};
 
-use crate::config::{LEFTOVERS_BATCH_MAX, LEFTOVERS_MAX, LEFTOVERS_PAGE_MAX, LEFTOVERS_PAUSE};
+use crate::config::{
+    LEFTOVERS_BATCH_MAX, LEFTOVERS_MAX, LEFTOVERS_PAGE_MAX, LEFTOVERS_PAUSE, LEFTOVERS_SOON,
+    LEFTOVERS_SOON_ROUNDS,
+};
 use crate::metadata::MetadataClient;
 use crate::store_root::Root;
 
@@ -32,6 +37,8 @@ pub(crate) struct Leftovers {
     pub(crate) interval: Duration,
     pub(crate) root: Arc<Root>,
     pub(crate) client: MetadataClient,
+    /// A placement group is others' from now on.
+    pub(crate) moved: Arc<Notify>,
 }
 
 /// What a round found.
@@ -46,8 +53,21 @@ impl Leftovers {
     /// Makes rounds for ever.
     pub(crate) async fn run(mut self) {
         let mut found = Found::default();
+        let mut soon = 0;
         loop {
-            tokio::time::sleep(self.interval).await;
+            let pause = match soon {
+                0 => self.interval,
+                _ => LEFTOVERS_SOON,
+            };
+            soon = u32::saturating_sub(soon, 1);
+            // A group that moved away leaves copies here that are needed no more.
+            if tokio::time::timeout(pause, self.moved.notified())
+                .await
+                .is_ok()
+            {
+                soon = LEFTOVERS_SOON_ROUNDS;
+                continue;
+            }
             if let Err(fault) = self.discard(std::mem::take(&mut found)).await {
                 tracing::warn!(%fault, "objects of files that are gone can't be deleted");
             }
@@ -274,6 +294,7 @@ mod tests {
             interval,
             root: Arc::clone(root),
             client: MetadataClient::new(identity(Role::Osd, 4), &[address]),
+            moved: Arc::new(Notify::new()),
         }
     }
 

@@ -36,7 +36,8 @@ impl Lister {
         })
     }
 
-    /// At most `limit` objects of a group after `after`, ascending.
+    /// At most `limit` objects of a group after `after`, ascending. Whatever shards were told before is
+    /// in the list, at the latest.
     pub(crate) async fn page(
         self: &Arc<Self>,
         group: PgKey,
@@ -45,6 +46,9 @@ impl Lister {
     ) -> io::Result<peer::Objects> {
         let limit = limit.clamp(1, LIST_PAGE_MAX);
         let mut after = after;
+        if after.is_none() {
+            self.wait_for_shards().await;
+        }
         loop {
             let this = Arc::clone(self);
             let (names, end) = blocking(move || this.names(group, after, limit)).await?;
@@ -59,7 +63,11 @@ impl Lister {
             let objects = blocking(move || this.states(&keys, live)).await?;
             // A page of objects that were all deleted meanwhile must not look like the beginning.
             if end || !objects.is_empty() {
-                return Ok(peer::Objects { objects, end });
+                return Ok(peer::Objects {
+                    objects,
+                    end,
+                    incomplete: false,
+                });
             }
         }
     }
@@ -105,6 +113,17 @@ impl Lister {
             cache.insert(group, names);
         }
         Ok((page, end))
+    }
+
+    /// Until every shard has done all that it was told before.
+    async fn wait_for_shards(&self) {
+        let answers = self.shards.ask_all(|answer| Item::States {
+            keys: Vec::new(),
+            answer,
+        });
+        for answered in answers {
+            let _stopping = answered.await;
+        }
     }
 
     async fn live(&self, keys: &[ObjectKey]) -> HashMap<ObjectId, peer::ObjectState> {

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
+use osd_core::ReplicaSet;
 use prost::Message as _;
 use proto::mrc;
 use shell::statedir::replace_file;
@@ -22,8 +22,11 @@ const FILE: &str = "MAP";
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Pg {
     pub(crate) view: u64,
-    /// In order; the first is the natural first primary.
-    pub(crate) osds: Arc<[OsdId]>,
+    /// The set, in order; the first is the natural first primary. While it is being changed, with the
+    /// one before.
+    pub(crate) replicas: ReplicaSet,
+    /// The same as the lease protocol names it.
+    pub(crate) membership: lease::Membership,
     /// Members whose store is new to the group.
     pub(crate) incomplete: Vec<OsdId>,
 }
@@ -39,11 +42,15 @@ pub(crate) struct Map {
 }
 
 impl Pg {
-    /// The members as the lease protocol names them.
-    pub(crate) fn membership(&self) -> lease::Membership {
-        lease::Membership {
-            view: self.view,
-            members: self.osds.iter().map(|osd| MemberId(osd.0)).collect(),
+    /// A replica set that takes the place of `previous`, which is empty if no change is under way.
+    pub(crate) fn new(view: u64, osds: &[u64], previous: &[u64], incomplete: &[u64]) -> Self {
+        let members = |osds: &[u64]| osds.iter().copied().map(MemberId).collect::<Vec<_>>();
+        let servers = |osds: &[u64]| osds.iter().copied().map(OsdId).collect::<Vec<_>>();
+        Self {
+            view,
+            replicas: ReplicaSet::changing(&servers(osds), &servers(previous)),
+            membership: lease::Membership::changing(view, &members(osds), &members(previous)),
+            incomplete: servers(incomplete),
         }
     }
 }
@@ -59,17 +66,16 @@ impl Map {
         let pgs = wire
             .pgs
             .iter()
-            .filter(|pg| !pg.osds.is_empty() && pg.osds.len() <= PG_MEMBERS_MAX)
+            .filter(|pg| {
+                let members = pg.osds.len() + pg.previous.len();
+                !pg.osds.is_empty() && members <= PG_MEMBERS_MAX
+            })
             .map(|pg| {
                 let key = PgKey {
                     volume: VolumeId(pg.volume),
                     pg: PgId(pg.pg),
                 };
-                let group = Pg {
-                    view: pg.view,
-                    osds: pg.osds.iter().copied().map(OsdId).collect(),
-                    incomplete: pg.incomplete.iter().copied().map(OsdId).collect(),
-                };
+                let group = Pg::new(pg.view, &pg.osds, &pg.previous, &pg.incomplete);
                 (key, group)
             })
             .collect();
@@ -85,12 +91,12 @@ impl Map {
         }
     }
 
-    /// The groups that `osd` is a member of, in order.
+    /// The groups that `osd` is a member of, or was before a change that is under way, in order.
     pub(crate) fn groups_of(&self, osd: OsdId) -> Vec<PgKey> {
         let mut keys: Vec<_> = self
             .pgs
             .iter()
-            .filter(|(_, pg)| pg.osds.contains(&osd))
+            .filter(|(_, pg)| pg.replicas.contains(osd))
             .map(|(key, _)| *key)
             .collect();
         keys.sort_unstable();
@@ -179,7 +185,7 @@ mod tests {
         assert_eq!(map.groups_of(OsdId(2)), [key(0)]);
         assert_eq!(map.groups_of(OsdId(3)), [key(0), key(1)]);
         assert_eq!(map.pgs.len(), 2);
-        assert_eq!(map.pgs[&key(0)].membership().view, 4);
+        assert_eq!(map.pgs[&key(0)].membership.view, 4);
         assert_eq!(map.policies[&VolumeId(1)].write, WritePolicy::Async);
     }
 }

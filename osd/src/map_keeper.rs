@@ -34,6 +34,8 @@ pub(crate) struct MapKeeper {
     pub(crate) board: Arc<Board>,
     pub(crate) recovery: Arc<Recovery>,
     pub(crate) peers: Peers,
+    /// A placement group is others' from now on.
+    pub(crate) moved: Arc<Notify>,
     pub(crate) map: Map,
     /// Groups that existed before this store did.
     pub(crate) incomplete: BTreeSet<PgKey>,
@@ -52,12 +54,13 @@ impl MapKeeper {
         loop {
             tokio::select! {
                 map = maps.recv() => match map {
-                    Some(map) if map.version > self.map.version => {
-                        if let Err(error) = map::save(&self.dir, &map) {
-                            tracing::warn!(%error, "the map can't be kept in the store");
+                    // What this server has declared in a view it must remember after a restart.
+                    Some(map) if map.version > self.map.version => match map::save(&self.dir, &map) {
+                        Ok(()) => self.take(&map),
+                        Err(error) => {
+                            tracing::warn!(%error, "a new map can't be kept in the store; going on with the old one");
                         }
-                        self.take(&map);
-                    }
+                    },
                     Some(_) => {}
                     None => return,
                 },
@@ -68,7 +71,12 @@ impl MapKeeper {
 
     fn take(&mut self, wire: &mrc::OsdMap) {
         let first = self.map.version == 0;
+        let before = self.map.groups_of(self.me);
         self.map = Map::from_wire(wire);
+        let now = self.map.groups_of(self.me);
+        if before.iter().any(|group| !now.contains(group)) {
+            self.moved.notify_one();
+        }
         tracing::info!(
             version = self.map.version,
             groups = self.map.pgs.len(),
@@ -81,7 +89,12 @@ impl MapKeeper {
                 .map
                 .groups_of(self.me)
                 .into_iter()
-                .filter(|group| self.map.pgs.get(group).is_some_and(|pg| pg.osds.len() > 1))
+                .filter(|group| {
+                    self.map
+                        .pgs
+                        .get(group)
+                        .is_some_and(|pg| pg.replicas.all().len() > 1)
+                })
                 .collect();
         }
         self.peers.follow(&self.map.addresses);
@@ -102,11 +115,13 @@ impl MapKeeper {
             &trusted,
             &self.incomplete,
         ));
+        // The shards first: who sees a view on the wall may rely on that what shards are told from then on
+        // finds them in that view.
+        self.shards.tell_all(|| Item::Cluster(Arc::clone(&cluster)));
         self.wall.hang(Arc::clone(&cluster));
         self.leases.set_links(self.peers.leases());
         self.recovery.follow(&cluster);
         self.reaper
             .tidy(cluster.memberships.keys().copied().collect());
-        self.shards.tell_all(|| Item::Cluster(Arc::clone(&cluster)));
     }
 }

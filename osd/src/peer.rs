@@ -12,8 +12,10 @@ use shell::link::{
     self, CallError, Connection, Handler, Identity, Link, LinkOptions, Listener, Responder,
     ServiceKind,
 };
+use tokio::sync::Notify;
 use types::{Fault, MemberId, OsdId, PgId, PgKey, VolumeId};
 
+use crate::cluster::Wall;
 use crate::config::{PEER_IN_FLIGHT_MAX, PEER_QUEUE_BYTES_MAX};
 use crate::listing::Lister;
 use crate::recovery::Recovery;
@@ -24,6 +26,9 @@ use crate::shards::Shards;
 #[derive(Debug)]
 pub(crate) struct PeerDoor {
     pub(crate) shards: Shards,
+    pub(crate) wall: Arc<Wall>,
+    /// Somebody knows a newer map than this server.
+    pub(crate) map_wanted: Arc<Notify>,
     pub(crate) lister: Arc<Lister>,
     pub(crate) runtime: tokio::runtime::Handle,
 }
@@ -47,13 +52,28 @@ impl Handler for PeerDoor {
                 volume: key.object.volume,
                 pg: key.pg,
             };
+            let cluster = self.wall.newest();
+            let known = cluster.memberships.get(&group);
+            if known.is_none_or(|known| known.view < message.view) {
+                self.map_wanted.notify_one();
+            }
+            let Some(membership) = known.filter(|known| known.view == message.view) else {
+                return responder.fault(Fault::retry(format!(
+                    "this server does not go by view {} of placement group {group}",
+                    message.view
+                )));
+            };
+            let incomplete = membership.incomplete || !membership.recovered;
             let lister = Arc::clone(&self.lister);
             let (after, limit) = (list.after.map(Into::into), list.limit);
             self.runtime.spawn(async move {
                 match lister.page(group, after, limit as usize).await {
                     Ok(objects) => responder.ok(
                         &peer::Response {
-                            reply: Some(peer::response::Reply::Objects(objects)),
+                            reply: Some(peer::response::Reply::Objects(peer::Objects {
+                                incomplete,
+                                ..objects
+                            })),
                             ..peer::Response::default()
                         },
                         link::Payload::none(),

@@ -13,9 +13,14 @@
 //! - A server whose store is new has lost everything. In a set of `n` with majority `q`, each
 //!   acknowledged object is at `q - 1` of the others at least, so it is done when it has compared
 //!   with `n - q + 1` of them, silent or not.
+//!
+//! What a server declares to the metadata cluster is more: that it has everything that was ever
+//! acknowledged, however many others crash now. That takes members that lost nothing, so many that every
+//! majority has one of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant as Clock;
 
 use osd_core::{ObjectKey, Position};
 use prost::Message as _;
@@ -23,11 +28,11 @@ use proto::peer;
 use shell::clock::boottime;
 use shell::link::{Link, Payload};
 use tokio::sync::Semaphore;
-use types::{Duration, Instant, ObjectId, OsdId, PgKey};
+use types::{Duration, Instant, ObjectId, OsdId, PgKey, Quorum};
 
 use crate::board::Board;
 use crate::cluster::{Cluster, Wall};
-use crate::config::{COMPARES_MAX, LIST_PAGE_MAX, LIST_TIMEOUT, RECOVERY_LOOK};
+use crate::config::{COMPARE_SHARE, COMPARES_MAX, LIST_PAGE_MAX, LIST_TIMEOUT, RECOVERY_LOOK};
 use crate::listing::{Lister, last_of};
 use crate::map::Pg;
 use crate::peer::any_object;
@@ -56,8 +61,13 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Group {
-    /// Members it was compared with since the start.
+    /// In which everything below was found out.
+    view: u64,
+    /// Members it was compared with.
     compared: BTreeSet<OsdId>,
+    /// Of these, those that had lost nothing: what they don't have, or have only older, they never
+    /// acknowledged.
+    vouching: BTreeSet<OsdId>,
     /// Members it has to be compared with (again).
     due: BTreeSet<OsdId>,
     /// Comparing just now.
@@ -119,14 +129,25 @@ impl Recovery {
                     silent.entry(*osd).or_insert(now);
                 }
             }
-            groups.entry(*key).or_insert_with(|| Group {
-                due: others,
-                ..Group::default()
-            });
+            let view = cluster.group(*key).map_or(0, |pg| pg.view);
+            let group = groups.entry(*key).or_default();
+            // In another view what was found out before may have been outdated the moment after.
+            if group.view != view {
+                *group = Group {
+                    view,
+                    due: others,
+                    ..Group::default()
+                };
+            }
         }
         drop(state);
-        self.board
-            .retain_groups(|group| cluster.memberships.contains_key(&group));
+        self.board.retain_members(
+            |group| cluster.memberships.contains_key(&group),
+            |osd, group| {
+                let pg = cluster.group(group);
+                pg.is_some_and(|pg| pg.replicas.contains(osd))
+            },
+        );
         self.board.changed.notify_one();
     }
 
@@ -151,13 +172,14 @@ impl Recovery {
     }
 
     /// Compares what is due and has copies brought up, for ever. `on_recovered` is called when a
-    /// group's absent objects can be trusted from now on.
+    /// group's absent objects can be trusted from now on, `on_full` when it has everything.
     pub(crate) async fn run(
         self: Arc<Self>,
         wall: Arc<Wall>,
         lister: Arc<Lister>,
         shards: Shards,
         on_recovered: impl Fn() + Send + Sync + 'static,
+        on_full: impl Fn() + Send + Sync + 'static,
     ) {
         let on_recovered = Arc::new(on_recovered);
         let compares = Arc::new(Semaphore::new(COMPARES_MAX));
@@ -179,17 +201,22 @@ impl Recovery {
                     .map(|pg| others(self.me, pg))
                     .unwrap_or_default()
             });
-            if self.conclude(&cluster) {
+            let (recovered, full) = self.conclude(&cluster);
+            if recovered {
                 on_recovered();
             }
+            if full {
+                on_full();
+            }
             while let Ok(permit) = Arc::clone(&compares).try_acquire_owned() {
-                let Some((group, members)) = self.take_due(&cluster) else {
+                let Some((group, view, members)) = self.take_due(&cluster) else {
                     break;
                 };
                 let (this, cluster) = (Arc::clone(&self), Arc::clone(&cluster));
                 let lister = Arc::clone(&lister);
                 tokio::spawn(async move {
-                    this.compare(&cluster, &lister, group, members).await;
+                    this.compare(&cluster, &lister, (group, view), members)
+                        .await;
                     drop(permit);
                     this.board.changed.notify_one();
                 });
@@ -207,11 +234,12 @@ impl Recovery {
     }
 
     /// The next group with members to compare with that are connected.
-    fn take_due(&self, cluster: &Cluster) -> Option<(PgKey, BTreeSet<OsdId>)> {
+    fn take_due(&self, cluster: &Cluster) -> Option<(PgKey, u64, BTreeSet<OsdId>)> {
         let mut state = self.lock();
         let State { groups, up, .. } = &mut *state;
         for (key, group) in groups.iter_mut() {
-            let Some(pg) = cluster.group(*key).filter(|_| !group.busy) else {
+            let pg = cluster.group(*key).filter(|_| !group.busy);
+            let Some(pg) = pg.filter(|pg| pg.view == group.view) else {
                 continue;
             };
             let members = others(self.me, pg);
@@ -220,7 +248,7 @@ impl Recovery {
             if !ready.is_empty() {
                 group.busy = true;
                 group.due.retain(|osd| !ready.contains(osd));
-                return Some((*key, ready));
+                return Some((*key, group.view, ready));
             }
         }
         None
@@ -230,35 +258,51 @@ impl Recovery {
         &self,
         cluster: &Cluster,
         lister: &Arc<Lister>,
-        group: PgKey,
+        (group, view): (PgKey, u64),
         members: BTreeSet<OsdId>,
     ) {
-        let mut failed = BTreeSet::new();
+        let began = Clock::now();
+        let (mut compared, mut vouching) = (BTreeSet::new(), BTreeSet::new());
         for osd in &members {
             let outcome = match cluster.links.get(osd) {
-                Some(link) => self.compare_with((*osd, link), lister, group).await,
+                Some(link) => self.compare_with((*osd, link), lister, (group, view)).await,
                 None => Err("no link".to_owned()),
             };
-            if let Err(reason) = outcome {
-                tracing::debug!(%group, %osd, reason, "placement group not compared");
-                failed.insert(*osd);
+            match outcome {
+                Ok(vouches) => {
+                    compared.insert(*osd);
+                    vouching.extend(vouches.then_some(*osd));
+                }
+                Err(reason) => {
+                    tracing::debug!(%group, %osd, reason, "placement group not compared");
+                }
             }
         }
+        if vouching.len() < members.len() {
+            // Who can't answer, or lacks something itself, is not asked over and over.
+            let pause = RECOVERY_LOOK.max(began.elapsed() * COMPARE_SHARE);
+            tokio::time::sleep(pause).await;
+        }
         let mut state = self.lock();
-        if let Some(state) = state.groups.get_mut(&group) {
+        let state = state.groups.get_mut(&group);
+        if let Some(state) = state.filter(|state| state.view == view) {
             state.busy = false;
-            state.compared.extend(members.difference(&failed));
-            state.due.extend(failed);
+            // One that lacks something has to be asked again when it does not any more.
+            state.due.extend(members.difference(&vouching));
+            state.compared.extend(compared);
+            state.vouching.extend(vouching);
         }
     }
 
+    /// Compares with one member; returns whether what it has not does not exist there.
     async fn compare_with(
         &self,
         (osd, link): (OsdId, &Link),
         lister: &Arc<Lister>,
-        group: PgKey,
-    ) -> Result<(), String> {
-        let theirs = list(link, group).await?;
+        (group, view): (PgKey, u64),
+    ) -> Result<bool, String> {
+        // Theirs is a list of that view: what was acknowledged in an older one they knew before.
+        let (theirs, vouches) = list(link, group, view).await?;
         // Ours afterwards: a change that reached us in between is not one we miss.
         let ours = lister.all(group).await.map_err(|error| error.to_string())?;
         let missing = missing(group, &ours, &theirs);
@@ -271,22 +315,23 @@ impl Recovery {
         }
         self.board
             .note_compared(osd, group, &behind(group, &ours, &theirs));
-        Ok(())
+        Ok(vouches && theirs.iter().all(|their| !their.suspect))
     }
 
-    /// Notes the groups that were compared with enough members. True if there is a new one.
-    fn conclude(&self, cluster: &Cluster) -> bool {
+    /// Notes the groups that were compared with enough members. Returns whether one is new among those
+    /// that can be trusted, and among those that are full.
+    fn conclude(&self, cluster: &Cluster) -> (bool, bool) {
         let now = boottime();
         let state = self.lock();
-        let mut news = false;
+        let mut news = (false, false);
         for (key, group) in &state.groups {
             let Some(pg) = cluster.group(*key) else {
                 continue;
             };
-            let wiped = cluster
-                .memberships
-                .get(key)
-                .is_some_and(|membership| membership.incomplete);
+            let membership = cluster.memberships.get(key);
+            let Some(membership) = membership.filter(|_| pg.view == group.view) else {
+                continue;
+            };
             let silent = |osd: &OsdId| {
                 !state.up.contains(osd)
                     && state
@@ -294,8 +339,12 @@ impl Recovery {
                         .get(osd)
                         .is_some_and(|since| now.since(*since) >= self.grace)
             };
-            if is_enough(self.me, pg, &group.compared, wiped, silent) {
-                news |= self.board.note_recovered(*key);
+            if is_enough(self.me, pg, &group.compared, membership.incomplete, silent) {
+                news.0 |= self.board.note_recovered(*key);
+            }
+            let vouches = membership.recovered && !membership.incomplete;
+            if has_seen_all(self.me, pg, &group.vouching, vouches) {
+                news.1 |= self.board.note_seen(*key, group.view);
             }
         }
         news
@@ -307,10 +356,12 @@ impl Recovery {
 }
 
 fn others(me: OsdId, pg: &Pg) -> BTreeSet<OsdId> {
-    pg.osds.iter().copied().filter(|osd| *osd != me).collect()
+    let all = pg.replicas.all().iter();
+    all.copied().filter(|osd| *osd != me).collect()
 }
 
-/// Whether comparing with these members has shown every object that a majority acknowledged.
+/// Whether comparing with these members has shown every object that a majority acknowledged: while the
+/// set is being changed, one of the set before.
 fn is_enough(
     me: OsdId,
     pg: &Pg,
@@ -318,17 +369,34 @@ fn is_enough(
     wiped: bool,
     silent: impl Fn(&OsdId) -> bool,
 ) -> bool {
-    let count = pg.osds.len();
-    let majority = count / 2 + 1;
+    let set = match pg.replicas.previous() {
+        [] => pg.replicas.current(),
+        previous => previous,
+    };
+    let count = set.len();
+    let majority = Quorum::Majority.of(count);
     // What a member with a new store has or has not says nothing.
-    let vouching = others(me, pg)
-        .into_iter()
-        .filter(|osd| !pg.incomplete.contains(osd));
+    let vouching = set.iter().filter(|osd| **osd != me);
+    let vouching = vouching.filter(|osd| !pg.incomplete.contains(osd));
     let (seen, unseen): (Vec<_>, Vec<_>) = vouching.partition(|osd| compared.contains(osd));
-    if wiped {
+    if wiped || !set.contains(&me) {
         return seen.len() > count - majority;
     }
-    unseen.is_empty() || (seen.len() + 1 >= majority && unseen.iter().all(silent))
+    unseen.is_empty() || (seen.len() + 1 >= majority && unseen.into_iter().all(silent))
+}
+
+/// Whether these members, and this server if it vouches for what it has, have everything among them that
+/// a majority ever acknowledged: while the set is being changed, one of the set before.
+fn has_seen_all(me: OsdId, pg: &Pg, vouching: &BTreeSet<OsdId>, vouches: bool) -> bool {
+    let set = match pg.replicas.previous() {
+        [] => pg.replicas.current(),
+        previous => previous,
+    };
+    let counts = |osd: &&OsdId| match **osd == me {
+        true => vouches,
+        false => vouching.contains(osd) && !pg.incomplete.contains(osd),
+    };
+    set.iter().filter(counts).count() + Quorum::Majority.of(set.len()) > set.len()
 }
 
 /// Objects of which our copy can be trusted and is newer than the other's.
@@ -381,13 +449,19 @@ fn missing(
         .collect()
 }
 
-/// All objects of a group at a peer.
-async fn list(link: &Link, group: PgKey) -> Result<Vec<peer::ObjectState>, String> {
+/// All objects of a group at a peer that goes by the same view, and whether there are no others there.
+async fn list(
+    link: &Link,
+    group: PgKey,
+    view: u64,
+) -> Result<(Vec<peer::ObjectState>, bool), String> {
     let mut all: Vec<peer::ObjectState> = Vec::new();
+    let mut incomplete = false;
     loop {
         let request = peer::Request {
             object: Some(any_object(group.volume)),
             pg: group.pg.0,
+            view,
             op: Some(peer::request::Op::ListObjects(peer::ListObjects {
                 after: last_of(&all).map(Into::into),
                 limit: LIST_PAGE_MAX as u32,
@@ -406,8 +480,9 @@ async fn list(link: &Link, group: PgKey) -> Result<Vec<peer::ObjectState>, Strin
         };
         let advances = last_of(&page.objects) > last_of(&all);
         all.extend(page.objects);
+        incomplete |= page.incomplete;
         if page.end {
-            return Ok(all);
+            return Ok((all, !incomplete));
         }
         if !advances {
             return Err("list does not advance".to_owned());
@@ -426,11 +501,8 @@ mod tests {
     };
 
     fn pg(osds: u64, incomplete: &[u64]) -> Pg {
-        Pg {
-            view: 1,
-            osds: (1..=osds).map(OsdId).collect(),
-            incomplete: incomplete.iter().copied().map(OsdId).collect(),
-        }
+        let osds: Vec<u64> = (1..=osds).collect();
+        Pg::new(1, &osds, &[], incomplete)
     }
 
     fn enough(pg: &Pg, compared: &[u64], wiped: bool, silent: &[u64]) -> bool {
@@ -463,6 +535,35 @@ mod tests {
         assert!(enough(&pg(5, &[1]), &[2, 3, 4], true, &[5]));
         assert!(!enough(&pg(5, &[1]), &[2, 3], true, &[4, 5]));
         assert!(enough(&pg(2, &[1]), &[2], true, &[]));
+    }
+
+    /// 4 takes the place of 3.
+    #[test]
+    fn new_member_needs_so_many_of_the_set_before_that_no_majority_of_it_is_missed() {
+        let changing = Pg::new(2, &[1, 2, 4], &[1, 2, 3], &[4]);
+        let enough = |me, compared: &[u64], silent: &[u64]| {
+            let compared = compared.iter().copied().map(OsdId).collect();
+            is_enough(OsdId(me), &changing, &compared, false, |osd| {
+                silent.contains(&osd.0)
+            })
+        };
+
+        assert!(enough(4, &[1, 2], &[]) && enough(4, &[2, 3], &[]));
+        assert!(
+            !enough(4, &[1], &[2, 3]),
+            "2 and 3 may have acknowledged alone"
+        );
+        assert!(enough(1, &[2], &[3]), "3 is dead, and a majority is left");
+        assert!(!enough(1, &[4], &[2, 3]));
+
+        let seen = |me, vouching: &[u64], vouches| {
+            let vouching = vouching.iter().copied().map(OsdId).collect();
+            has_seen_all(OsdId(me), &changing, &vouching, vouches)
+        };
+        assert!(seen(4, &[1, 2], false) && seen(1, &[2], true) && seen(1, &[2, 3], false));
+        assert!(!seen(4, &[1], true), "it was not in the set before");
+        assert!(!seen(1, &[], true) && !seen(1, &[4], true));
+        assert!(!seen(1, &[2], false), "it has crashed itself");
     }
 
     #[test]

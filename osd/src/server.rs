@@ -272,6 +272,7 @@ impl Running {
         let wall = Arc::new(Wall::default());
         let recovery = Recovery::new(me, config.replica().trust_grace, Arc::clone(&board));
         let lister = Lister::new(Arc::clone(&root), shards.clone());
+        let moved = Arc::new(Notify::new());
         let keeper = MapKeeper {
             me,
             dir: dir.path().to_owned(),
@@ -284,6 +285,7 @@ impl Running {
             board: Arc::clone(&board),
             recovery: Arc::clone(&recovery),
             peers: Peers::new(me, identity.clone(), shards.clone(), Arc::clone(&recovery)),
+            moved: Arc::clone(&moved),
             map: Map::default(),
             incomplete: BTreeSet::new(),
         };
@@ -294,6 +296,10 @@ impl Running {
             let republish = Arc::clone(&republish);
             move || republish.notify_one()
         };
+        let on_full = {
+            let report = Arc::clone(&map_wanted);
+            move || report.notify_one()
+        };
         let address = listener.local_addr().unwrap_or(config.listen).to_string();
         let mut tasks = vec![
             tokio::spawn(keeper.run(map_receiver, republish)),
@@ -302,6 +308,7 @@ impl Running {
                 Arc::clone(&lister),
                 shards.clone(),
                 on_recovered,
+                on_full,
             )),
         ];
         let clock = Arc::new(ClusterClock::default());
@@ -312,6 +319,7 @@ impl Running {
                     address,
                     store_uuid: dir.store_uuid().to_owned(),
                     dir: dir.path().to_owned(),
+                    location: config.location.clone(),
                     interval: Duration::from_millis(config.heartbeat_ms),
                     root: Arc::clone(&root),
                     board: Arc::clone(&board),
@@ -325,6 +333,7 @@ impl Running {
                     interval: Duration::from_millis(config.leftovers_ms),
                     root: Arc::clone(&root),
                     client: client.clone(),
+                    moved,
                 };
                 tasks.push(tokio::spawn(leftovers.run()));
                 let refused = failing.clone();
@@ -368,12 +377,12 @@ impl Running {
                     budget: Budget::new(config.limits.request_bytes_max),
                     cluster: identity.cluster,
                     secret,
-                    wall,
+                    wall: Arc::clone(&wall),
                     clock,
                     shards: shards.clone(),
                     leases: Arc::clone(&leases),
                     metrics,
-                    map_wanted,
+                    map_wanted: Arc::clone(&map_wanted),
                     forwarder: Forwarder::new(identity.clone()),
                 }),
             )
@@ -381,6 +390,8 @@ impl Running {
                 ServiceKind::Peer,
                 Arc::new(PeerDoor {
                     shards: shards.clone(),
+                    wall: Arc::clone(&wall),
+                    map_wanted: Arc::clone(&map_wanted),
                     lister,
                     runtime: tokio::runtime::Handle::current(),
                 }),
@@ -473,6 +484,8 @@ impl Running {
                 saved => saved.map_err(failed("save the leases in"))?,
             }
         }
+        let forgotten = self.root.forget_failure();
+        forgotten.map_err(failed("forget the failed write in"))?;
         self.boot.mark_clean()?;
         Ok(())
     }

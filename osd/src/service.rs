@@ -88,9 +88,10 @@ impl Handler for OsdDoor {
             Ok(Work::Delete(keys)) => {
                 // One more for this function, so that an empty list is answered, too.
                 let batch = DeleteBatch::new(keys.len() + 1, responder);
-                for key in keys {
+                for (key, moved) in keys {
                     let batch = Arc::clone(&batch);
-                    self.shards.deliver(key.object, Item::Delete { key, batch });
+                    self.shards
+                        .deliver(key.object, Item::Delete { key, moved, batch });
                 }
                 batch.done(Ok(()));
             }
@@ -107,7 +108,8 @@ enum Work {
         session: SessionId,
         op: Op,
     },
-    Delete(Vec<ObjectKey>),
+    /// Objects, and whether only those that others keep.
+    Delete(Vec<(ObjectKey, bool)>),
     Administration(Administration),
 }
 
@@ -205,10 +207,11 @@ impl OsdDoor {
             .iter()
             .map(|entry| {
                 let object = entry.object.ok_or_else(|| malformed("names no object"))?;
-                Ok(ObjectKey {
+                let key = ObjectKey {
                     pg: PgId(entry.pg),
                     object: object.into(),
-                })
+                };
+                Ok((key, entry.moved))
             })
             .collect::<Result<_, Fault>>()?;
         Ok(Work::Delete(keys))

@@ -4,7 +4,7 @@ mod administer;
 mod opening;
 mod perform;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use lease_shell::LeaseShell;
@@ -58,6 +58,8 @@ pub(crate) struct Shard {
     /// When replicas want to be stepped.
     alarms: BTreeSet<(Instant, ObjectId)>,
     tombstones: Tombstones,
+    /// Objects that are being deleted because others keep them.
+    moved: HashSet<ObjectId>,
     clients: HashMap<RequestId, Waiting>,
     peers: HashMap<AnswerId, Responder>,
     last_id: u64,
@@ -109,6 +111,7 @@ impl Shard {
             replicas: HashMap::new(),
             alarms: BTreeSet::new(),
             tombstones: Tombstones::default(),
+            moved: HashSet::new(),
             clients: HashMap::new(),
             peers: HashMap::new(),
             last_id: 0,
@@ -161,7 +164,7 @@ impl Shard {
                     self.reply(request, Err(fault), None);
                 }
             }
-            Item::Delete { key, batch } => self.delete(key, batch),
+            Item::Delete { key, moved, batch } => self.delete(key, moved, batch),
             Item::Peer {
                 key,
                 from,
@@ -375,9 +378,17 @@ impl Shard {
         let new = Arc::clone(&self.cluster);
         self.step_all(|key| {
             let group = group_of(key);
-            let membership = new.memberships.get(&group)?;
-            (old.memberships.get(&group) != Some(membership))
-                .then(|| Input::Membership(membership.clone()))
+            let membership = match new.memberships.get(&group) {
+                Some(membership) => membership.clone(),
+                // Others keep it from now on.
+                None => Membership {
+                    view: new.map.pgs.get(&group)?.view,
+                    replicas: new.map.pgs.get(&group)?.replicas.clone(),
+                    ..old.memberships.get(&group)?.clone()
+                },
+            };
+            (old.memberships.get(&group) != Some(&membership))
+                .then_some(Input::Membership(membership))
         });
     }
 

@@ -30,6 +30,8 @@ pub(crate) enum Item {
     /// The object is garbage.
     Delete {
         key: ObjectKey,
+        /// Only if others keep it.
+        moved: bool,
         batch: Arc<DeleteBatch>,
     },
     /// A peer's request, its payload verified.

@@ -61,6 +61,19 @@ impl Shards {
         }
     }
 
+    /// Asks all shards.
+    pub(crate) fn ask_all<T>(
+        &self,
+        item: impl Fn(oneshot::Sender<T>) -> Item,
+    ) -> Vec<oneshot::Receiver<T>> {
+        let ask = |inbox: &Arc<Inbox<Item>>| {
+            let (answer, answered) = oneshot::channel();
+            inbox.deliver(item(answer));
+            answered
+        };
+        self.0.iter().map(ask).collect()
+    }
+
     /// Number of the object's shard.
     pub(crate) fn number_of(&self, object: ObjectId) -> usize {
         shard_of(object, self.0.len())

@@ -138,8 +138,7 @@ impl DirectoryStore {
         if self.root.is_doomed(key) {
             return Ok(false);
         }
-        let opened = ObjectFile::open(key.object, self.root.path(key), self.root.machine())?;
-        let Some((mut file, slot)) = opened else {
+        let Some((mut file, slot)) = self.root.open_object(key)? else {
             return Ok(false);
         };
         let record = self.root.record(key, &slot);

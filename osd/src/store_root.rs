@@ -21,6 +21,9 @@ use crate::object_file::ObjectFile;
 use damage::Damage;
 use room::{Amount, Room};
 
+/// Name of the file that says that a write to the disk failed.
+const FAILED: &str = "FAILED";
+
 /// A store's directory.
 #[derive(Debug)]
 pub(crate) struct Root {
@@ -30,6 +33,11 @@ pub(crate) struct Root {
     /// Open from the start, so that `syncfs` on it reports every failed write-back since.
     handle: File,
     poisoned: AtomicBool,
+    /// Says to the next start that a write to the disk failed: the kernel takes pages of such a write for
+    /// written, so what it has in memory is not what the disk has.
+    failed: PathBuf,
+    /// It did before this start.
+    distrusts_cache: bool,
     /// The present run of the machine.
     machine: MachineBoot,
     /// Directories whose own name is not stable yet.
@@ -46,7 +54,10 @@ impl Root {
             fs::create_dir(&pgs)?;
             File::open(dir)?.sync_all()?;
         }
+        let failed = dir.join(FAILED);
         Ok(Self {
+            distrusts_cache: failed.exists(),
+            failed,
             handle: File::open(&pgs)?,
             room: Room::of(pgs.clone()),
             damage: Damage::default(),
@@ -92,10 +103,22 @@ impl Root {
     /// After a failed sync nobody knows what is stable: no change is accepted any more.
     pub(crate) fn poison(&self, error: &io::Error) {
         if !self.poisoned.swap(true, Ordering::Relaxed) {
+            self.note_failure(error);
             tracing::error!(
                 store = %self.pgs.display(), %error,
                 "a write to the disk failed; the store takes no changes until the server is \
                  restarted: check the disk first. What may be missing is then brought up from the others"
+            );
+        }
+    }
+
+    /// Has the next start read from the disk what the kernel may only have in memory. The note need not
+    /// reach the disk: a restart of the machine forgets the pages, too.
+    pub(crate) fn note_failure(&self, error: &io::Error) {
+        if let Err(cause) = fs::write(&self.failed, format!("{error}\n")) {
+            tracing::error!(
+                file = %self.failed.display(), %cause,
+                "can't note that a write failed; restart the machine, not only the server"
             );
         }
     }
@@ -189,13 +212,29 @@ impl Root {
         Ok(entries(&self.pgs)?.into_iter().filter_map(parse).collect())
     }
 
+    /// Opens the file of an object; none if there is none.
+    pub(crate) fn open_object(&self, key: ObjectKey) -> io::Result<Option<(ObjectFile, Slots)>> {
+        let path = self.path(key);
+        if self.distrusts_cache {
+            forget_pages(&path)?;
+        }
+        ObjectFile::open(key.object, path, self.machine)
+    }
+
+    /// After a failed write and before a stop in good order nothing more can be wrong with what was written.
+    pub(crate) fn forget_failure(&self) -> io::Result<()> {
+        match self.is_poisoned() || !self.distrusts_cache {
+            true => Ok(()),
+            false => fs::remove_file(&self.failed),
+        }
+    }
+
     /// The header of an object that nobody has open.
     pub(crate) fn header(&self, key: ObjectKey) -> io::Result<Option<Header>> {
         if self.is_doomed(key) {
             return Ok(None);
         }
-        let Some((file, slots)) = ObjectFile::open(key.object, self.path(key), self.machine)?
-        else {
+        let Some((file, slots)) = self.open_object(key)? else {
             return Ok(None);
         };
         let record = self.record(key, &slots);
@@ -294,6 +333,18 @@ impl Root {
 
     fn unnamed(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
         self.unnamed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has the kernel read a file from the disk again; what it has yet to write stays.
+fn forget_pages(path: &Path) -> io::Result<()> {
+    match File::open(path) {
+        Ok(file) => {
+            let all = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            nix::fcntl::posix_fadvise(&file, 0, 0, all).map_err(io::Error::from)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

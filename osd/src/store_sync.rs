@@ -77,6 +77,7 @@ impl Job {
         result.map_err(|error| {
             if is_no_space(&error) {
                 self.unwritten.rest.give_up();
+                self.root.note_failure(&error);
                 tracing::error!(
                     %error,
                     "the disk is full, so that the kernel has given up data of an object: this copy of it \

@@ -18,7 +18,7 @@ pub(crate) enum Command {
     Up(UpArguments),
     /// End the cluster that `up` started.
     Down(DirArguments),
-    /// Start one server of a cluster that `up` made, after it died or was repaired.
+    /// Start one server of a cluster that `up` made, after it died or was repaired; or a further one.
     Start(StartArguments),
     /// Run one metadata server in the foreground; SIGTERM ends it.
     Mrc(ConfigArguments),
@@ -73,8 +73,11 @@ pub(crate) struct StartArguments {
     #[arg(long, env = "OXFS_DIR")]
     pub(crate) dir: PathBuf,
     /// The server: mrc-1, osd-2, ...
-    #[arg(value_name = "ID")]
-    pub(crate) server: String,
+    #[arg(value_name = "ID", required_unless_present = "new_osd")]
+    pub(crate) server: Option<String>,
+    /// Add a further object server to the cluster.
+    #[arg(long, conflicts_with = "server")]
+    pub(crate) new_osd: bool,
 }
 
 #[derive(Args, Debug)]

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Up(arguments) => up::run(&arguments),
         Command::Down(arguments) => down::run(&arguments.dir),
-        Command::Start(arguments) => start::run(&arguments.dir, &arguments.server),
+        Command::Start(arguments) => start::run(&arguments),
         Command::Mrc(arguments) => serve::mrc(&arguments.config),
         Command::Osd(arguments) => serve::osd(&arguments.config),
         Command::Mount(arguments) => mount::run(&arguments),

@@ -1,16 +1,29 @@
-//! `oxfs start`: one server of a running cluster, after it was killed.
-
-use std::path::Path;
+//! `oxfs start`: one server of a running cluster, after it was killed, or a further one.
 
 use anyhow::{Context as _, Result, bail};
 use shell::local::{LocalCluster, LocalServer};
 
+use crate::arguments::StartArguments;
 use crate::{launch, layout, ports, readiness};
 
-/// Starts the server and waits until it answers.
-pub(crate) fn run(dir: &Path, name: &str) -> Result<()> {
-    let cluster = LocalCluster::open(dir)?;
-    let server = find(&cluster, name)?;
+/// Starts the server, or a further one, and waits until it answers.
+pub(crate) fn run(arguments: &StartArguments) -> Result<()> {
+    let cluster = LocalCluster::open(&arguments.dir)?;
+    let Some(name) = &arguments.server else {
+        let port = ports::choose(1)?.pop().context("no port is free")?;
+        let (cluster, server) = cluster.add_osd(format!("127.0.0.1:{port}"))?;
+        return start(&cluster, &server);
+    };
+    named(&cluster, name)
+}
+
+/// Starts the server of this name, and waits until it answers.
+pub(crate) fn named(cluster: &LocalCluster, name: &str) -> Result<()> {
+    start(cluster, &find(cluster, name)?)
+}
+
+fn start(cluster: &LocalCluster, server: &LocalServer) -> Result<()> {
+    let name = &server.name();
     if let Some(running) = cluster.running(name) {
         let pid = running.process.pid;
         if running.process.is_frozen() {
@@ -18,14 +31,14 @@ pub(crate) fn run(dir: &Path, name: &str) -> Result<()> {
         }
         bail!("{name} is running already, as pid {pid}");
     }
-    ports::check_free(&server.address).with_context(|| name.to_owned())?;
-    layout::write_config(&cluster, &server)?;
-    let mut started = launch::server(&cluster, &server)?;
+    ports::check_free(&server.address).with_context(|| name.clone())?;
+    layout::write_config(cluster, server)?;
+    let mut started = launch::server(cluster, server)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    runtime.block_on(readiness::server(&cluster, &server, &mut started))?;
+    runtime.block_on(readiness::server(cluster, server, &mut started))?;
     println!("{}", line(&started));
     Ok(())
 }

@@ -67,7 +67,7 @@ fn already_running(arguments: &UpArguments) -> Result<()> {
     for name in dead {
         tried += 1;
         // The others are tried all the same.
-        if let Err(error) = start::run(cluster.dir(), &name) {
+        if let Err(error) = start::named(&cluster, &name) {
             failed.push(format!("{name}: {error:#}"));
         }
     }

@@ -129,6 +129,42 @@ impl LocalCluster {
         Self::open(dir)
     }
 
+    /// Adds an object server at `address` to the description, with the next number.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalError`] if it can't be written.
+    pub fn add_osd(mut self, address: String) -> Result<(Self, LocalServer), LocalError> {
+        let id = self.next_osd();
+        self.file.osd.push(Member {
+            id,
+            address: address.clone(),
+        });
+        let server = LocalServer {
+            role: Role::Osd,
+            id,
+            address,
+        };
+        Ok((Self::create(&self.dir, self.file)?, server))
+    }
+
+    /// Takes an object server out of the description; its directory stays.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalError`] if it can't be written.
+    pub fn remove_osd(mut self, id: u64) -> Result<Self, LocalError> {
+        self.file.osd.retain(|osd| osd.id != id);
+        Self::create(&self.dir, self.file)
+    }
+
+    /// The number that another object server would get.
+    #[must_use]
+    pub fn next_osd(&self) -> u64 {
+        let numbers = self.file.osd.iter().map(|osd| osd.id);
+        numbers.max().unwrap_or(0).saturating_add(1)
+    }
+
     /// Reads the description of the cluster in `dir`.
     ///
     /// # Errors

@@ -113,7 +113,7 @@ impl World {
                 newborn,
             } => {
                 let known = server.known.get(&cell);
-                let promised = match known.is_some_and(|known| known.membership.view > view) {
+                let promised = match known.is_some_and(|known| known.view > view) {
                     true => Err(0),
                     false => server.promise(now, cell, (epoch, from), newborn),
                 };
@@ -139,13 +139,13 @@ impl World {
     pub(crate) fn activate(&mut self, name: MemberId, cell: CellId) {
         let now = self.schedule.now();
         let server = self.server(name);
-        let (Some(activation), Some(known)) =
+        let (Some(activation), Some(membership)) =
             (server.activations.get(&cell), server.known.get(&cell))
         else {
             return;
         };
         let (epoch, newborn) = (activation.epoch, activation.newborn);
-        let membership = known.membership.clone();
+        let membership = membership.clone();
         match server.promise(now, cell, (epoch, name), newborn) {
             Ok(()) => {
                 let packet = Packet::Activate {
@@ -168,10 +168,9 @@ impl World {
         let now = self.schedule.now();
         let server = self.server(name);
         let held = server.holds(now, cell).filter(|held| held.epoch == epoch);
-        let members = server
-            .known
-            .get(&cell)
-            .map_or(usize::MAX, |known| known.membership.members.len());
+        let Some(membership) = server.known.get(&cell) else {
+            return;
+        };
         let Some(activation) = server.activations.get_mut(&cell) else {
             return;
         };
@@ -179,7 +178,7 @@ impl World {
             return;
         }
         activation.promised.insert(from);
-        if activation.promised.len() > members / 2 {
+        if membership.is_quorum(|member| activation.promised.contains(&member)) {
             activation.in_use = true;
             let used = Used {
                 epoch,

@@ -154,11 +154,12 @@ impl World {
                     return;
                 }
                 self.act(name, |server, now, out| server.learn(now, cell, known, out));
-                if let Some((delay, step)) = self.views.told(cell, name, &self.options.lease) {
-                    self.schedule.after(delay, Happening::View(step));
+                if self.views.told(cell, name) {
+                    let delay = Duration::from_millis(self.rng.random_range(0..3000));
+                    self.schedule.after(delay, Happening::View(Step::End(cell)));
                 }
             }
-            Step::Enforce(cell) => {
+            Step::End(cell) => {
                 self.coverage.views += 1;
                 let (sources, targets) = self.views.transfer(cell);
                 let promised = sources
@@ -169,7 +170,7 @@ impl World {
                     self.server(name).copy_promise(cell, promised);
                 }
                 let delay_max = Duration::from_millis(if self.calm { 10 } else { 1000 });
-                for (delay, step) in self.views.enforce(cell, &mut self.rng, delay_max) {
+                for (delay, step) in self.views.end(cell, &mut self.rng, delay_max) {
                     self.schedule.after(delay, Happening::View(step));
                 }
             }

@@ -37,15 +37,6 @@ pub enum Packet {
     },
 }
 
-/// What a server knows about the members of a cell. Durable.
-#[derive(Clone, Debug)]
-pub struct Known {
-    /// The newest members heard of.
-    pub membership: Membership,
-    /// Whether they may propose already.
-    pub in_force: bool,
-}
-
 /// A lease on its way to being used.
 #[derive(Clone, Debug)]
 pub struct Activation {
@@ -91,8 +82,8 @@ pub struct Server {
     pub durable: BTreeMap<CellId, (u64, MemberId)>,
     /// Promises for newborn cells, lost in a crash.
     pub volatile: BTreeMap<CellId, (u64, MemberId)>,
-    /// Members of cells. Durable.
-    pub known: BTreeMap<CellId, Known>,
+    /// The newest members of cells that it heard of. Durable.
+    pub known: BTreeMap<CellId, Membership>,
     /// Cells that existed when this server crashed: what it does not have may still exist.
     pub unrecovered: BTreeSet<CellId>,
     /// Leases held, and how far their use has come.
@@ -224,10 +215,9 @@ impl Server {
     /// Asks the lease host for a cell, if the members known allow it. Returns whether the host is in
     /// quarantine.
     pub fn acquire(&mut self, now: TrueTime, cell: CellId, out: &mut Out) -> bool {
-        let Some(known) = self.known.get(&cell).filter(|known| known.in_force) else {
+        let Some(membership) = self.known.get(&cell).cloned() else {
             return false;
         };
-        let membership = known.membership.clone();
         let promised = self.promised(cell);
         let newborn = promised.is_none() && !self.unrecovered.contains(&cell);
         let floor = promised.map_or(0, |(epoch, _)| epoch);
@@ -240,13 +230,10 @@ impl Server {
     }
 
     /// Learns of members, from the metadata cluster.
-    pub fn learn(&mut self, now: TrueTime, cell: CellId, known: Known, out: &mut Out) {
-        let view = known.membership.view;
-        let newer = self.known.get(&cell).is_none_or(|old| {
-            old.membership.view < view || (old.membership.view == view && known.in_force)
-        });
-        if newer {
-            self.known.insert(cell, known);
+    pub fn learn(&mut self, now: TrueTime, cell: CellId, membership: Membership, out: &mut Out) {
+        let known = self.known.get(&cell);
+        if known.is_none_or(|known| known.view < membership.view) {
+            self.known.insert(cell, membership);
             self.tell_view(now, cell, out);
         }
     }
@@ -255,10 +242,10 @@ impl Server {
     /// does before it hands on a message.
     pub fn tell_view(&mut self, now: TrueTime, cell: CellId, out: &mut Out) {
         let clock = self.read(now);
-        if let (Some(host), Some(known)) = (&mut self.host, self.known.get(&cell))
-            && known.membership.view > 1
+        if let (Some(host), Some(membership)) = (&mut self.host, self.known.get(&cell))
+            && membership.view > 1
         {
-            host.view_changed(clock, cell, &known.membership, out);
+            host.view_changed(clock, cell, membership, out);
         }
     }
 

@@ -1,24 +1,23 @@
 //! The metadata cluster's part: who the members of each cell are, and how that changes.
 //!
-//! A new view is told to a majority of the old members first; when no lease of the old view can run
-//! any more, what they promised is copied to the new members, and it comes into force.
+//! A change goes through a view in which the old and the new set decide together, which is in force at
+//! once. When so many know it as can decide, what the old members promised is copied to the new ones,
+//! and the view of the new set alone begins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lease::{Config, Membership};
+use lease::Membership;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use types::{CellId, Duration, MemberId};
-
-use crate::lease_server::Known;
 
 /// What has to happen next because of a view change.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Step {
     /// Tell a server the newest members of a cell.
     Tell(CellId, MemberId),
-    /// Put the newest view of a cell into force.
-    Enforce(CellId),
+    /// End the change of a cell: the new set is alone from now on.
+    End(CellId),
 }
 
 /// A change that begins.
@@ -36,10 +35,12 @@ pub(crate) struct Change {
 #[derive(Debug)]
 struct Truth {
     newest: Membership,
-    in_force: bool,
-    /// Members before the newest view.
+    /// The members of the newest set.
+    members: Vec<MemberId>,
+    /// Those of the set before.
     old: Vec<MemberId>,
-    told: BTreeSet<MemberId>,
+    /// While a change is under way: who knows of it.
+    changing: Option<BTreeSet<MemberId>>,
 }
 
 /// The truth about all cells.
@@ -51,41 +52,31 @@ pub(crate) struct Views {
 impl Views {
     /// Adds a cell with its first members.
     pub(crate) fn add(&mut self, cell: CellId, members: &[MemberId]) {
-        let newest = Membership {
-            view: 1,
-            members: members.into(),
-        };
         let truth = Truth {
-            newest,
-            in_force: true,
+            newest: Membership::new(1, members),
+            members: members.to_vec(),
             old: members.to_vec(),
-            told: BTreeSet::new(),
+            changing: None,
         };
         self.cells.insert(cell, truth);
     }
 
     /// What the metadata cluster answers to a server that asks.
-    pub(crate) fn known(&self, cell: CellId) -> Option<Known> {
-        let truth = self.cells.get(&cell)?;
-        Some(Known {
-            membership: truth.newest.clone(),
-            in_force: truth.in_force,
-        })
+    pub(crate) fn known(&self, cell: CellId) -> Option<Membership> {
+        Some(self.cells.get(&cell)?.newest.clone())
     }
 
     /// Begins a change of a random cell, unless one is under way there.
     pub(crate) fn change(&mut self, rng: &mut ChaCha8Rng, servers: &[MemberId]) -> Option<Change> {
         let cell = CellId(rng.random_range(0..self.cells.len() as u128));
-        let truth = self.cells.get_mut(&cell).filter(|truth| truth.in_force)?;
-        let old = truth.newest.members.to_vec();
+        let truth = self.cells.get_mut(&cell);
+        let truth = truth.filter(|truth| truth.changing.is_none())?;
+        let old = truth.members.clone();
         let members = draw_members(rng, servers, &old);
         let gone = old.iter().find(|member| !members.contains(member)).copied();
-        truth.newest = Membership {
-            view: truth.newest.view + 1,
-            members: members.into(),
-        };
-        truth.in_force = false;
-        truth.told.clear();
+        truth.newest = Membership::changing(truth.newest.view + 1, &members, &old);
+        truth.members = members;
+        truth.changing = Some(BTreeSet::new());
         truth.old.clone_from(&old);
         let mut tell = |member: &MemberId| {
             // Whoever has to go is often hard to reach, too.
@@ -94,7 +85,7 @@ impl Views {
             (delay, Step::Tell(cell, *member))
         };
         Some(Change {
-            steps: old.iter().map(&mut tell).collect(),
+            steps: truth.newest.members.iter().map(&mut tell).collect(),
             gone,
             stay: old
                 .iter()
@@ -104,33 +95,32 @@ impl Views {
         })
     }
 
-    /// Notes that a server knows the newest view of a cell.
-    pub(crate) fn told(
-        &mut self,
-        cell: CellId,
-        server: MemberId,
-        config: &Config,
-    ) -> Option<(Duration, Step)> {
-        let truth = self.cells.get_mut(&cell)?;
-        let majority = truth.old.len() / 2 + 1;
-        let is_news = truth.old.contains(&server) && truth.told.insert(server);
-        let enough = is_news && truth.told.len() == majority && !truth.in_force;
-        enough.then(|| (config.quarantine(), Step::Enforce(cell)))
+    /// Notes that a server knows the newest view of a cell. Returns whether the change can end now.
+    pub(crate) fn told(&mut self, cell: CellId, server: MemberId) -> bool {
+        let Some(truth) = self.cells.get_mut(&cell) else {
+            return false;
+        };
+        let Some(told) = &mut truth.changing else {
+            return false;
+        };
+        let before = truth.newest.is_quorum(|member| told.contains(&member));
+        told.insert(server);
+        !before && truth.newest.is_quorum(|member| told.contains(&member))
     }
 
-    /// Whose promises must be copied to whom before the newest view comes into force: from the old
-    /// members that know of it, who promise nothing in the old view any more, to the new ones.
+    /// Whose promises must be copied to whom before the change ends: from the old members that know of
+    /// it, who promise nothing in the old view any more, to all of the new set.
     pub(crate) fn transfer(&self, cell: CellId) -> (Vec<MemberId>, Vec<MemberId>) {
         let Some(truth) = self.cells.get(&cell) else {
             return (Vec::new(), Vec::new());
         };
-        let members = truth.newest.members.iter();
-        let new = members.filter(|member| !truth.old.contains(member));
-        (truth.told.iter().copied().collect(), new.copied().collect())
+        let told = truth.changing.iter().flatten();
+        let old = told.filter(|member| truth.old.contains(member));
+        (old.copied().collect(), truth.members.clone())
     }
 
-    /// Puts the newest view into force; everybody concerned is told soon.
-    pub(crate) fn enforce(
+    /// Ends the change; everybody concerned is told soon.
+    pub(crate) fn end(
         &mut self,
         cell: CellId,
         rng: &mut ChaCha8Rng,
@@ -139,8 +129,9 @@ impl Views {
         let Some(truth) = self.cells.get_mut(&cell) else {
             return Vec::new();
         };
-        truth.in_force = true;
-        let members = truth.newest.members.iter().chain(&truth.old);
+        truth.changing = None;
+        truth.newest = Membership::new(truth.newest.view + 1, &*truth.members);
+        let members = truth.members.iter().chain(&truth.old);
         let concerned: BTreeSet<MemberId> = members.copied().collect();
         let tell = |member| {
             let delay = Duration::from_nanos(rng.random_range(0..=delay_max.as_nanos()));
@@ -152,13 +143,8 @@ impl Views {
     /// What is left to tell, at once.
     pub(crate) fn hurry(&self) -> Vec<Step> {
         let tell = |(cell, truth): (&CellId, &Truth)| {
-            let members: BTreeSet<MemberId> = truth
-                .newest
-                .members
-                .iter()
-                .chain(&truth.old)
-                .copied()
-                .collect();
+            let members = truth.members.iter().chain(&truth.old);
+            let members: BTreeSet<MemberId> = members.copied().collect();
             let cell = *cell;
             members
                 .into_iter()

@@ -5,7 +5,7 @@ use lease::Mutant;
 use sim::{Options, Violation, run};
 
 /// A wrong edit, the invariant that must notice it, and the number of seeds it may take.
-const MUTANTS: [(Mutant, &str, u64); 13] = [
+const MUTANTS: [(Mutant, &str, u64); 14] = [
     (Mutant::NoQuarantine, "L-1", 300),
     (Mutant::ProposesInQuarantine, "L-1", 500),
     (Mutant::MajorityMinusOne, "L-1", 20),
@@ -15,6 +15,7 @@ const MUTANTS: [(Mutant, &str, u64); 13] = [
     (Mutant::OldAnswersCount, "L-1", 300),
     (Mutant::ShortcutForAnybody, "L-1", 100),
     (Mutant::ViewIgnored, "L-1", 1000),
+    (Mutant::PreviousSetIgnored, "L-1", 1000),
     (Mutant::RunningLeaseIgnored, "L-1", 20),
     (Mutant::UsesAfterRelease, "L-2", 20),
     (Mutant::EpochNotRaised, "L-2", 20),

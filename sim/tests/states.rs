@@ -156,10 +156,8 @@ impl Small {
     }
 
     fn membership(&self) -> Membership {
-        Membership {
-            view: 1,
-            members: (0..MEMBERS as u64).map(MemberId).collect(),
-        }
+        let members: Arc<[MemberId]> = (0..MEMBERS as u64).map(MemberId).collect();
+        Membership::new(1, members)
     }
 
     fn host(&self, member: usize, now: Instant, incarnation: u64) -> Arc<Host> {

@@ -364,6 +364,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts a further object server.
+    ///
+    /// # Errors
+    ///
+    /// What `oxfs start` says.
+    pub fn start_new_osd(&self) -> Result<()> {
+        let program = binary("oxfs")?.display().to_string();
+        let dir = self.dir().display().to_string();
+        run(
+            self.home.path(),
+            &program,
+            &["start", "--dir", &dir, "--new-osd"],
+        )?;
+        Ok(())
+    }
+
     /// Waits until every placement group is full and every server is up.
     ///
     /// # Errors

@@ -94,7 +94,7 @@ impl World {
     fn take(&mut self, cell: CellId) -> Result<()> {
         // Each cell has a list of its own, as if no two were of one placement group.
         let members: Arc<[MemberId]> = [1, 2, 3].map(MemberId).into();
-        let membership = Membership { view: 1, members };
+        let membership = Membership::new(1, members);
         self.now += Duration::from_micros(1);
         let (now, out) = (self.now, &mut self.out);
         self.host.acquire(now, cell, &membership, 0, true, out)?;

@@ -64,10 +64,7 @@ impl Worker {
         shell: Arc<LeaseShell>,
         inbox: UnboundedReceiver<Item>,
     ) -> Self {
-        let membership = |members: Vec<MemberId>| Membership {
-            view: 1,
-            members: members.into(),
-        };
+        let membership = |members: Vec<MemberId>| Membership::new(1, members);
         let ring = (0..members.min(3)).map(|step| MemberId((me.0 - 1 + step) % members + 1));
         Self {
             me,

@@ -7,6 +7,7 @@ mod changes;
 mod config;
 mod gather;
 mod leader;
+mod order;
 mod read_ahead;
 mod route;
 mod slots;
@@ -17,6 +18,7 @@ pub use config::{
     ReadAheadLimits,
 };
 pub use leader::{Leader, Via};
+pub use order::is_ordered;
 pub use read_ahead::{Fetch, ReadAhead, Served};
 pub use route::{Failure, Next, Route, Way};
 pub use slots::{Slot, Slots};

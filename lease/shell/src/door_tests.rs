@@ -134,10 +134,7 @@ fn leases_are_extended_although_nobody_looks_at_the_news() {
     let (news, unread) = std::sync::mpsc::channel();
     let pass_on = move |events: &[Event]| news.send(events.to_vec()).unwrap();
     let (leases, thread) = LeaseShell::start(host, Box::new(pass_on)).unwrap();
-    let membership = Membership {
-        view: 1,
-        members: [MemberId(1)].into(),
-    };
+    let membership = Membership::new(1, [MemberId(1)]);
 
     leases.acquire(CellId(7), &membership, 0, false);
     let first = leases.is_valid(CellId(7)).unwrap();

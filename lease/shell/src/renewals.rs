@@ -69,10 +69,7 @@ mod tests {
         }
 
         fn acquire(&mut self, index: usize) {
-            let membership = Membership {
-                view: 1,
-                members: (1..=3).map(MemberId).collect(),
-            };
+            let membership = Membership::new(1, [1, 2, 3].map(MemberId));
             self.run(index, &mut |host, now, out| {
                 host.acquire(now, CELL, &membership, 0, false, out).unwrap();
             });

@@ -38,7 +38,7 @@ pub(crate) fn member(number: u64) -> MemberId {
 
 pub(crate) fn view(view: u64, members: &[u64]) -> Membership {
     let members: Arc<[MemberId]> = members.iter().map(|n| MemberId(*n)).collect();
-    Membership { view, members }
+    Membership::new(view, members)
 }
 
 impl Table {

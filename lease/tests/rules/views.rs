@@ -1,6 +1,6 @@
 //! Changes of the member list (rule 5).
 
-use lease::{Error, Event, Out};
+use lease::{Error, Event, Membership, Out};
 use types::MemberId;
 
 use crate::table::*;
@@ -62,4 +62,43 @@ fn a_view_change_ends_the_lease_but_not_the_memory_of_it() {
     table.acquire(2);
     table.deliver();
     assert_eq!(table.epoch(2), Some(3));
+}
+
+/// Members 1, 2 and 3 become 1, 2 and 4.
+fn changing() -> Membership {
+    Membership::changing(2, &[1, 2, 4].map(member), &[1, 2, 3].map(member))
+}
+
+#[test]
+fn while_a_set_changes_a_majority_of_either_has_to_agree() {
+    let mut table = Table::new(4);
+    table.membership = changing();
+
+    // A majority of the new set alone is not enough.
+    table.acquire(1);
+    table.run_except(ms(1_000), |letter| [2, 3].map(member).contains(&letter.to));
+    assert_eq!(table.holders(), [0; 0]);
+
+    let mut table = Table::new(4);
+    table.membership = changing();
+    table.acquire(1);
+    table.run_except(ms(1_000), |letter| [3, 4].map(member).contains(&letter.to));
+    assert_eq!(table.holders(), [1]);
+}
+
+#[test]
+fn lease_of_the_set_before_keeps_members_of_the_new_set_from_having_one() {
+    let mut table = Table::new(4);
+    table.membership = view(1, &[1, 2, 3]);
+    table.acquire(3);
+    table.deliver();
+    assert_eq!(table.holders(), [3]);
+    table.take_events();
+    table.membership = changing();
+
+    // It does not hear of the change.
+    table.acquire(4);
+    table.deliver_except(|letter| letter.to == member(3));
+
+    assert_eq!(table.holders(), [3]);
 }

@@ -22,6 +22,7 @@ use types::{Inode, OsdId, SessionId, VolumeId};
 
 use crate::attr;
 use crate::config;
+use crate::groups;
 use crate::index::{IndexError, IndexRead, Visit};
 use crate::keys::{self, Key};
 use crate::records;
@@ -249,12 +250,21 @@ impl Checker<'_> {
             count += 1;
             let members: BTreeSet<u64> = pg.osds.iter().copied().collect();
             let known = members.iter().all(|osd| this.osds.contains(&OsdId(*osd)));
-            let complete = pg.osds.len() == record.replicas as usize;
-            if members.len() != pg.osds.len() || !known || !complete || pg.view == 0 {
+            let counted = (1..=config::REPLICAS_MAX as usize).contains(&pg.osds.len());
+            if members.len() != pg.osds.len() || !known || !counted || pg.view == 0 {
                 this.problem(6, key.encode(), format!("can't be a replica set: {pg:?}"));
             }
-            if !pg.incomplete.iter().all(|osd| members.contains(osd)) {
+            let either = groups::members(&pg);
+            if !either.iter().all(|osd| this.osds.contains(&OsdId(*osd))) {
+                this.problem(6, key.encode(), "a server of the set before is not known");
+            }
+            if !pg.incomplete.iter().all(|osd| either.contains(osd)) {
                 this.problem(6, key.encode(), "a member is incomplete that is none");
+            }
+            if !pg.settling.iter().all(|osd| either.contains(osd))
+                || (pg.previous.is_empty() && !pg.settling.is_empty())
+            {
+                this.problem(6, key.encode(), "a member settles that need not");
             }
         })?;
         if count != record.pgs {

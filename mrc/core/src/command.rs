@@ -18,7 +18,7 @@ use crate::keys;
 use crate::namespace::Namespace;
 use crate::overlay::Overlay;
 use crate::records::{self, Step, Stop, Work};
-use crate::{garbage, registry, session, volume};
+use crate::{garbage, groups, registry, session, volume};
 
 /// What the caller is told.
 pub type Reply = Result<mrc::Response, Fault>;
@@ -62,6 +62,7 @@ pub fn of_request(request: mrc::Request, now: UnixNanos) -> Result<Command, Box<
         slot,
         slot_seq,
         forward,
+        order,
         op,
     } = request;
     let op = match op {
@@ -81,6 +82,8 @@ pub fn of_request(request: mrc::Request, now: UnixNanos) -> Result<Command, Box<
             nonce: delete.nonce,
         }),
         Some(request::Op::VolumeSet(set)) => Op::VolumeSet(set),
+        Some(request::Op::OsdSet(set)) => Op::OsdSet(set),
+        Some(request::Op::OsdRemove(remove)) => Op::OsdRemove(remove),
         Some(request::Op::DiscardLeftovers(discard)) => Op::DiscardLeftovers(discard),
         Some(request::Op::Create(op)) => Op::Create(op),
         Some(request::Op::MkDir(op)) => Op::MkDir(op),
@@ -101,6 +104,7 @@ pub fn of_request(request: mrc::Request, now: UnixNanos) -> Result<Command, Box<
                 slot,
                 slot_seq,
                 forward,
+                order,
                 op,
             }));
         }
@@ -249,6 +253,10 @@ fn unslotted(work: &mut Work<'_>, op: &Op, effects: &mut Effects) -> Step<mrc::R
         Op::ForgetSession(forget) => session::forget(work, forget),
         Op::RegisterOsd(register) => registry::register(work, register, effects),
         Op::PgFull(full) => registry::pg_full(work, full, effects),
+        Op::ChangePg(change) => groups::change(work, change, effects),
+        Op::EndPgChange(end) => groups::end(work, end, effects),
+        Op::OsdSet(set) => registry::set(work, set),
+        Op::OsdRemove(remove) => registry::remove(work, remove, effects),
         Op::VolumeCreate(create) => volume::create(work, create, effects),
         Op::VolumeSet(set) => volume::set(work, set, effects),
         Op::VolumeDelete(delete) => volume::delete(work, delete, effects),

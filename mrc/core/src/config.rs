@@ -7,6 +7,10 @@
 /// stored replies of some 100 bytes keep a session below 8 KiB.
 pub const SLOT_COUNT: u32 = 64;
 
+/// Closed files that a leader remembers of each session, so that a late copy of an Open is known as one.
+/// 1,024: what a mount closes while a request is repeated, some seconds; 40 KiB a session.
+pub const RELEASES_MAX: usize = 1_024;
+
 /// Bytes of a name. 255: NAME_MAX of Linux.
 pub const NAME_BYTES_MAX: usize = 255;
 

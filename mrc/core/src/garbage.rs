@@ -11,6 +11,7 @@ use crate::attr;
 use crate::command::{Effects, done};
 use crate::config;
 use crate::errno;
+use crate::groups::members;
 use crate::index::{IndexError, IndexRead};
 use crate::keys;
 use crate::records::{self, Step, Work, ensure};
@@ -69,6 +70,7 @@ pub(crate) fn add(
             volume: volume.0,
             inode: number.0,
             pg: record.pg,
+            moved: false,
         };
         notes.add(work, object, None)?;
     }
@@ -77,7 +79,9 @@ pub(crate) fn add(
 
 /// Notes objects that a server still holds as garbage of all their replicas, if their files are gone.
 ///
-/// Whoever asks, and however late: what [`is_gone`] says once is true for ever.
+/// Whoever asks, and however late: what [`is_gone`] says once is true for ever. Copies of files that live
+/// are noted for their server alone, if it is no member of the file's placement group; it looks itself
+/// whether that is still so.
 pub(crate) fn discard(
     work: &mut Work<'_>,
     discard: &mrc::DiscardLeftovers,
@@ -90,13 +94,17 @@ pub(crate) fn discard(
     }
     let mut notes = Notes::default();
     for held in &discard.objects {
+        let object = GarbageObject {
+            volume: held.volume,
+            inode: held.inode,
+            pg: held.pg,
+            moved: false,
+        };
         if is_gone(work, VolumeId(held.volume), Inode(held.inode))? {
-            let object = GarbageObject {
-                volume: held.volume,
-                inode: held.inode,
-                pg: held.pg,
-            };
             notes.add(work, object, Some(osd))?;
+        } else if is_misplaced(work, osd, held)? {
+            let moved = true;
+            notes.add_for(osd.0, GarbageObject { moved, ..object });
         }
     }
     effects.garbage |= notes.put(work)?;
@@ -135,6 +143,28 @@ pub(crate) fn is_gone(
     Ok(number.0 < counters.next_inode && known.is_none())
 }
 
+/// Whether a server holds an object in vain: its file is gone, or others keep it.
+pub(crate) fn is_left_over(
+    index: &dyn IndexRead,
+    osd: OsdId,
+    held: &mrc::HeldObject,
+) -> Result<bool, IndexError> {
+    Ok(
+        is_gone(index, VolumeId(held.volume), Inode(held.inode))?
+            || is_misplaced(index, osd, held)?,
+    )
+}
+
+/// Whether the object's placement group is kept by others, whatever change of it is under way.
+fn is_misplaced(
+    index: &dyn IndexRead,
+    osd: OsdId,
+    held: &mrc::HeldObject,
+) -> Result<bool, IndexError> {
+    let group = records::pg(index, VolumeId(held.volume), PgId(held.pg))?;
+    Ok(group.is_some_and(|group| !members(&group).contains(&osd.0)))
+}
+
 /// Whether the server has not confirmed yet that it deleted garbage with a number below this.
 fn owes(index: &dyn IndexRead, osd: OsdId, below: u64) -> Result<bool, IndexError> {
     records::any(index, &(keys::garbage(osd, 0)..keys::garbage(osd, below)))
@@ -159,7 +189,9 @@ impl Notes {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 let (volume, pg) = (VolumeId(object.volume), PgId(object.pg));
-                unknown.insert(records::pg(index, volume, pg)?.unwrap_or_default().osds)
+                unknown.insert(members(
+                    &records::pg(index, volume, pg)?.unwrap_or_default(),
+                ))
             }
         };
         let further = holder.filter(|holder| !members.contains(&holder.0));
@@ -168,6 +200,11 @@ impl Notes {
             self.records.entry(osd).or_default().objects.push(object);
         }
         Ok(())
+    }
+
+    /// Notes an object for one server.
+    fn add_for(&mut self, osd: u64, object: GarbageObject) {
+        self.records.entry(osd).or_default().objects.push(object);
     }
 
     /// Writes the records; returns whether there are any.

@@ -8,15 +8,18 @@
 //! - changes: [`apply`], [`of_request`], and behind them sessions, volumes, the namespace;
 //! - reads: [`query`] for clients, [`janitor`] for the leader's housekeeping, [`registration`] for
 //!   heartbeats;
+//! - what only the leader remembers: [`Readers`];
 //! - [`check()`] tells whether an index is consistent.
 
 mod attr;
 mod command;
 mod garbage;
+mod groups;
 mod index;
 mod memory;
 mod namespace;
 mod overlay;
+mod readers;
 mod records;
 mod registry;
 mod session;
@@ -36,8 +39,10 @@ pub use attr::{
 };
 pub use check::{Problem, check};
 pub use command::{Effects, Outcome, Reply, apply, internal, of_request};
+pub use groups::may_end as change_may_end;
 pub use index::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
 pub use memory::MemoryIndex;
 pub use overlay::{Layered, Overlay};
+pub use readers::{Noted, Readers};
 pub use registry::registration;
 pub use volume::ROOT;

@@ -116,7 +116,7 @@ pub fn leftovers(index: &dyn IndexRead, find: &mrc::FindLeftovers) -> Result<Rep
     }
     let mut objects = Vec::new();
     for held in &find.objects {
-        if garbage::is_gone(index, VolumeId(held.volume), Inode(held.inode))? {
+        if garbage::is_left_over(index, OsdId(find.osd), held)? {
             objects.push(*held);
         }
     }
@@ -230,9 +230,9 @@ pub fn pgs(index: &dyn IndexRead, volume: Option<VolumeId>) -> Result<Vec<mrc::P
             view: record.view,
             osds: record.osds,
             incomplete: record.incomplete,
-            full_replicas: 0,
-            state: String::new(),
-            lags: Vec::new(),
+            previous: record.previous,
+            settling: record.settling,
+            ..mrc::Pg::default()
         });
         Ok(Visit::Continue)
     })?;

@@ -7,6 +7,7 @@ use types::{Fault, OsdId, PgId, VolumeId};
 use crate::command::{Effects, done};
 use crate::config;
 use crate::errno;
+use crate::groups::members;
 use crate::index::{IndexError, IndexRead, Visit};
 use crate::keys;
 use crate::records::{self, Step, Work, refuse};
@@ -28,10 +29,14 @@ pub fn registration(
         capacity_bytes: beat.capacity_bytes,
         pid: beat.pid,
         dir: beat.dir.clone(),
-        location: known
-            .as_ref()
-            .map(|known| known.location.clone())
-            .unwrap_or_default(),
+        location: match beat.location.as_str() {
+            "" => known
+                .as_ref()
+                .map(|known| known.location.clone())
+                .unwrap_or_default(),
+            told => told.to_owned(),
+        },
+        draining: known.as_ref().is_some_and(|known| known.draining),
     };
     if known.as_ref() == Some(&new) {
         return Ok(None);
@@ -86,8 +91,17 @@ pub(crate) fn register(
 
     if lost_store {
         for (key, mut pg) in placement_groups_of(work, osd)? {
+            let mut changed = false;
             if !pg.incomplete.contains(&osd.0) {
                 pg.incomplete.push(osd.0);
+                changed = true;
+            }
+            // What it declared it has no more.
+            if !pg.previous.is_empty() && !pg.settling.contains(&osd.0) {
+                pg.settling.push(osd.0);
+                changed = true;
+            }
+            if changed {
                 work.put(key, &pg);
             }
         }
@@ -105,9 +119,71 @@ pub(crate) fn register(
             pid: register.pid,
             dir: register.dir.clone(),
             location: register.location.clone(),
+            draining: known.is_some_and(|known| known.draining),
         },
     );
     Ok(done())
+}
+
+/// Notes what an administrator wants of an object server.
+pub(crate) fn set(work: &mut Work<'_>, set: &mrc::OsdSet) -> Step<mrc::Response> {
+    let osd = OsdId(set.osd);
+    let Some(mut record) = records::osd(work, osd)? else {
+        return Err(unknown(osd).into());
+    };
+    record.draining = set.draining;
+    work.put(keys::osd(osd), &record);
+    Ok(done())
+}
+
+/// Forgets an object server that is a member of nothing, and what it was to delete.
+pub(crate) fn remove(
+    work: &mut Work<'_>,
+    remove: &mrc::OsdRemove,
+    effects: &mut Effects,
+) -> Step<mrc::Response> {
+    let osd = OsdId(remove.osd);
+    if records::osd(work, osd)?.is_none() {
+        return Err(unknown(osd).into());
+    }
+    let groups = placement_groups_of(work, osd)?.len();
+    if groups > 0 {
+        return Err(Fault::surface(
+            errno::EBUSY,
+            format!(
+                "object server {osd} keeps replicas of {groups} placement groups; run \
+                 `xfs-admin osd drain {osd}` and wait until it has none"
+            ),
+        )
+        .into());
+    }
+    let limit = config::PURGE_RECORDS_MAX;
+    let garbage = records::keys_of(
+        work,
+        &(keys::garbage(osd, 0)..keys::garbage(osd, u64::MAX)),
+        limit,
+    )?;
+    let more = garbage.len() == limit;
+    for key in garbage {
+        work.delete(key);
+    }
+    if more {
+        return Err(Fault::retry(format!(
+            "what object server {osd} was to delete is being forgotten; repeat the request"
+        ))
+        .into());
+    }
+    work.delete(keys::osd(osd));
+    work.raise_map_version()?;
+    effects.map_changed = true;
+    Ok(done())
+}
+
+fn unknown(osd: OsdId) -> Fault {
+    Fault::surface(
+        errno::ENOENT,
+        format!("object server {osd} does not exist; `xfs-admin osd list` shows those that do"),
+    )
 }
 
 /// A member has everything again. Ignored if it speaks of another view or another store.
@@ -121,10 +197,11 @@ pub(crate) fn pg_full(
         .is_some_and(|known| known.store_uuid == full.store_uuid);
     if let Some(mut pg) = records::pg(work, volume, id)?
         && pg.view == full.view
-        && pg.incomplete.contains(&full.osd)
+        && (pg.incomplete.contains(&full.osd) || pg.settling.contains(&full.osd))
         && same_store
     {
         pg.incomplete.retain(|osd| *osd != full.osd);
+        pg.settling.retain(|osd| *osd != full.osd);
         work.put(keys::pg(volume, id), &pg);
         work.raise_map_version()?;
         effects.map_changed = true;
@@ -132,14 +209,15 @@ pub(crate) fn pg_full(
     Ok(done())
 }
 
-/// All placement groups with `osd` in their replica set. A scan of all, for rare events.
+/// All placement groups with `osd` in their replica set or the one before. A scan of all, for rare
+/// events.
 fn placement_groups_of(
     index: &dyn IndexRead,
     osd: OsdId,
 ) -> Result<Vec<(Vec<u8>, PgRecord)>, IndexError> {
     let mut found = Vec::new();
     records::scan(index, keys::all(b'p'), |key, pg: PgRecord| {
-        if pg.osds.contains(&osd.0) {
+        if members(&pg).contains(&osd.0) {
             found.push((key.to_vec(), pg));
         }
         Ok(Visit::Continue)

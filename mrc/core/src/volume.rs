@@ -101,7 +101,7 @@ pub(crate) fn create(
             &PgRecord {
                 view: 1,
                 osds: osds.iter().map(|osd| osd.0).collect(),
-                incomplete: Vec::new(),
+                ..PgRecord::default()
             },
         );
     }
@@ -122,19 +122,21 @@ pub(crate) fn set(
             Fault::surface(errno::ENOENT, format!("volume {name:?} does not exist")).into(),
         );
     };
-    if set.replicas != 0 && set.replicas != record.replicas {
-        return Err(Fault::surface(
-            errno::EOPNOTSUPP,
-            format!(
-                "volume {name:?} was made with {} replicas, which can't be changed to {}; make another \
-                 volume with --replicas and copy the files",
-                record.replicas, set.replicas
-            ),
-        )
-        .into());
+    if set.replicas > config::REPLICAS_MAX {
+        return Err(too_many_replicas(set.replicas).into());
+    }
+    let servers = candidates(work, &[])?;
+    let usable = u32::try_from(servers.len()).unwrap_or(u32::MAX);
+    if set.replicas > usable {
+        return Err(too_few_servers(set.replicas, usable).into());
     }
     let old = policy_of(&record);
     let new = changed(old, &set.write_policy, &set.quorum)?;
+    if set.replicas != 0 && set.replicas != record.replicas {
+        // The leader adds or removes replicas, group by group.
+        record.replicas = set.replicas;
+        work.put(keys::volume(volume), &record);
+    }
     if new != old {
         record.write_policy = new.write.to_string();
         record.quorum = new.quorum.to_string();
@@ -311,17 +313,8 @@ fn shape(request: &mrc::VolumeCreate, servers: usize) -> Step<(u32, u32)> {
     }
     let replicas = match request.replicas {
         0 => config::REPLICAS_DEFAULT.min(servers),
-        asked if asked > config::REPLICAS_MAX => {
-            return refused(format!(
-                "{asked} replicas are too many; at most {} are possible",
-                config::REPLICAS_MAX
-            ));
-        }
-        asked if asked > servers => {
-            return refused(format!(
-                "{asked} replicas need as many object servers, but only {servers} are up"
-            ));
-        }
+        asked if asked > config::REPLICAS_MAX => return Err(too_many_replicas(asked).into()),
+        asked if asked > servers => return Err(too_few_servers(asked, servers).into()),
         asked => asked,
     };
     let pgs = match request.pgs {
@@ -335,6 +328,17 @@ fn shape(request: &mrc::VolumeCreate, servers: usize) -> Step<(u32, u32)> {
         asked => asked,
     };
     Ok((replicas, pgs))
+}
+
+fn too_many_replicas(asked: u32) -> Fault {
+    let most = config::REPLICAS_MAX;
+    let text = format!("{asked} replicas are too many; at most {most} are possible");
+    Fault::surface(errno::EINVAL, text)
+}
+
+fn too_few_servers(asked: u32, servers: u32) -> Fault {
+    let text = format!("{asked} replicas need as many object servers, but only {servers} are up");
+    Fault::surface(errno::EINVAL, text)
 }
 
 fn put_root(work: &mut Work<'_>, volume: VolumeId, request: &mrc::VolumeCreate) {

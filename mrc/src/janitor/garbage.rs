@@ -125,6 +125,7 @@ impl Janitor {
                 column: 0,
             }),
             pg: object.pg,
+            moved: object.moved,
         });
         if let Err(error) = self.links.delete(address, objects.collect()).await {
             tracing::debug!(%osd, %error, "objects not deleted yet");

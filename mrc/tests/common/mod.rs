@@ -73,6 +73,8 @@ pub(crate) fn config(dir: &Path, id: u64, addresses: &[SocketAddr]) -> Config {
         election_ms: 600,
         session_timeout_ms: 30_000,
         osd_timeout_ms: 3_000,
+        rescue_grace_ms: 600_000,
+        rebalance: false,
         index_cache_bytes: 4 << 20,
         flush_ms: 1_000,
         checkpoint_entries: 20_000,
@@ -316,6 +318,7 @@ impl Client {
             slot: 0,
             slot_seq: 0,
             forward: false,
+            order: 0,
             op: Some(op),
         })
     }
@@ -328,6 +331,7 @@ impl Client {
             slot: 0,
             slot_seq: self.slot_seq,
             forward: false,
+            order: 0,
             op: Some(op),
         }
     }
@@ -406,6 +410,7 @@ pub(crate) fn heartbeat(osd: u64) -> wire::OsdHeartbeat {
         pid: 1,
         dir: "/osd".to_owned(),
         file_system: String::new(),
+        location: String::new(),
     }
 }
 

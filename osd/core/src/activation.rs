@@ -1,8 +1,7 @@
 //! From "the lease is held" to "a quorum has the newest state".
 //!
-//! Every replica is asked where it is. With answers of a majority of trusted replicas the newest
-//! history among them holds every acknowledged change: it was acknowledged by a majority, too. This
-//! copy is brought to its end, then enough others are, and only then anything is served.
+//! Every replica is asked where it is. With answers of so many trusted replicas that every majority has
+//! one of them, the newest history among them holds every acknowledged change. This copy is brought to its end, then enough others are, and only then anything is served.
 
 use types::{Instant, OsdId};
 
@@ -12,7 +11,7 @@ use crate::event::Effect;
 use crate::fetch::{Fetching, Source};
 use crate::marks::Marks;
 use crate::mutant::Mutant;
-use crate::peer_state::PeerState;
+use crate::peer_state::{Peer, PeerState};
 use crate::position::{NEWBORN_EPOCH_MAX, Position};
 use crate::replica::{ObjectReplica, Step};
 use crate::store::StoreError;
@@ -208,6 +207,8 @@ impl ObjectReplica {
         let trusted = self.copy.is_trusted(&self.membership);
         // A copy that was being brought up has heard of changes beyond what it is taken for.
         self.copy.marks = marks.unwrap_or_else(|| self.copy.vouched_marks(trusted));
+        tenure.base = newest;
+        tenure.base_marks = self.copy.marks.clone();
         if self.copy.position != newest || !trusted {
             self.copy.relabel(newest);
         }
@@ -246,7 +247,7 @@ impl ObjectReplica {
             return;
         };
         if let Phase::BringingUp { reading } = tenure.phase
-            && tenure.joined() >= tenure.majority()
+            && tenure.has_majority(Peer::is_joined)
         {
             tenure.writable = !reading;
             // Confirmed: from now on it is an epoch like any other.
@@ -348,13 +349,17 @@ fn decide(
         let answers = answers.iter();
         answers.filter(move |(_, answer)| !answer.incomplete && (answer.is_trusted() || !trusted))
     };
-    let majority = tenure.majority();
-    let only_trusted = voters(true).count() >= majority;
+    // What any majority acknowledged, one of these voters has.
+    let covers = |trusted| {
+        let voters: Vec<OsdId> = voters(trusted).map(|(id, _)| *id).collect();
+        tenure.replicas.covers(|osd| voters.contains(&osd))
+    };
+    let only_trusted = covers(true);
     if !only_trusted {
         let incomplete = answers.iter().filter(|(_, answer)| answer.incomplete);
         let everybody = voters(false).count() + incomplete.count() == tenure.members();
         let waited = *grace_until <= now || config.has(Mutant::NoTrustGrace);
-        if voters(false).count() < majority || !(everybody || waited) {
+        if !covers(false) || !(everybody || waited) {
             return None;
         }
     }

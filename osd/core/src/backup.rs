@@ -100,8 +100,8 @@ impl ObjectReplica {
         message: peer::Request,
         payload: Payload,
     ) -> Outcome {
-        let members = &self.membership.members;
-        if from == self.me || !members.contains(&from) || !members.contains(&self.me) {
+        let replicas = &self.membership.replicas;
+        if from == self.me || !replicas.contains(from) || !replicas.contains(self.me) {
             return Err(Refused(Refusal::NotAMember));
         }
         if message.view != self.membership.view {
@@ -385,11 +385,36 @@ impl ObjectReplica {
         }
         self.following.leave();
         self.lose_trust(step);
+        if self.tells_too_much(&message) {
+            // The next attempt finds that done.
+            return Err(Refused(Refusal::Gap));
+        }
         self.copy
             .begin_catch_up(message.length_bytes, &mut *step.store)?;
         self.copy.position = self.promised_position(message.seq);
         self.following.mode = Mode::CatchingUp;
         plain(Reply::CaughtUp(peer::CaughtUp { seq: message.seq }))
+    }
+
+    /// Whether the record on disk tells of changes that the primary's history has not, and that will be
+    /// replaced here. Then it is taken back first: after a crash of all it would be believed, and with it
+    /// that those changes were done.
+    fn tells_too_much(&mut self, message: &peer::BeginCatchUp) -> bool {
+        let Some(base) = message.base.map(Position::from) else {
+            return false;
+        };
+        let position = self.copy.record.position;
+        let Promise { epoch, holder } = self.copy.promised;
+        let of_this_tenure = (position.epoch, position.holder) == (epoch, holder);
+        if position <= base || of_this_tenure || self.config.has(Mutant::RecordKept) {
+            return false;
+        }
+        let marks: Vec<_> = message.base_marks.iter().cloned().map(Into::into).collect();
+        if !self.durable.wants(Need::TakenBack(base)) {
+            self.copy.taken_back = Some((base, Marks::from(marks)));
+            self.durable.want(Need::TakenBack(base), Who::Own);
+        }
+        true
     }
 
     fn repair(&mut self, step: &mut Step<'_>, message: peer::Repair, payload: Payload) -> Outcome {

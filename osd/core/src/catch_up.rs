@@ -85,7 +85,13 @@ impl ObjectReplica {
             repairs: 0,
         });
         peer.sent = seq;
-        let begin = peer::BeginCatchUp { seq, length_bytes };
+        let marks = tenure.base_marks.to_vec().into_iter();
+        let begin = peer::BeginCatchUp {
+            seq,
+            length_bytes,
+            base: Some(tenure.base.into()),
+            base_marks: marks.map(Into::into).collect(),
+        };
         if let Some(peer) = tenure.peers.get(index) {
             let call = (CallKind::Begin, Op::BeginCatchUp(begin));
             let timeout = self.config.step_timeout;

@@ -4,23 +4,22 @@
 //! being changed, every acknowledgement therefore keeps what the old or the new one promises, and what
 //! waits under the old one is judged by the new one as soon as it is known.
 
-use types::{Instant, WritePolicy};
+use types::{Instant, Quorum, WritePolicy};
 
 use crate::event::RequestId;
 use crate::event::{Done, OsdLag};
 use crate::mutant::Mutant;
-use crate::quorum;
+use crate::peer_state::Peer;
 use crate::replica::{ObjectReplica, Step};
 use crate::tenure::Pending;
 use crate::unapplied::Unapplied;
 
 impl ObjectReplica {
-    /// Replicas that must have a change, or its bytes on disk.
-    pub(crate) fn quorum(&self) -> usize {
-        let members = self.membership.members.len();
+    /// Which replicas must have a change, or its bytes on disk.
+    pub(crate) fn quorum(&self) -> Quorum {
         match self.config.has(Mutant::AllIsMajority) {
-            true => quorum::majority(members),
-            false => self.membership.policy.quorum.of(members),
+            true => Quorum::Majority,
+            false => self.membership.policy.quorum,
         }
     }
 
@@ -38,10 +37,9 @@ impl ObjectReplica {
         if self.config.has(Mutant::QuorumOfOne) {
             return Some(own);
         }
-        let peers = self.tenure.as_ref()?.peers.iter();
-        let joined = peers.filter(|peer| peer.is_joined());
-        let applied = joined.map(|peer| peer.applied).chain([own]);
-        quorum::reached(applied, self.quorum())
+        let applied = |peer: &Peer| peer.is_joined().then_some(peer.applied);
+        let tenure = self.tenure.as_ref()?;
+        tenure.reached(self.quorum(), Some(own), applied)
     }
 
     /// Answers whatever may be answered now.
@@ -82,17 +80,18 @@ impl ObjectReplica {
         let Some(tenure) = self.tenure.as_mut() else {
             return Vec::new();
         };
-        let peers = || tenure.peers.iter().map(|peer| &peer.unapplied);
-        // The members of the quorum that are behind the least, this one included.
-        let least = |lags: &mut dyn Iterator<Item = u64>| {
-            let near = lags.chain([0]).map(|lag| u64::MAX - lag);
-            u64::MAX - quorum::reached(near, quorum).unwrap_or(0)
+        // How far the members of a quorum are behind at most: of those that are the least, this one
+        // included.
+        let least = |lag: &dyn Fn(&Unapplied) -> u64| {
+            let near = |peer: &Peer| Some(u64::MAX - lag(&peer.unapplied));
+            let near = tenure.reached(quorum, Some(u64::MAX), near);
+            u64::MAX - near.unwrap_or(0)
         };
-        let age = least(&mut peers().map(|lag| lag.age(now).as_nanos()));
+        let age = least(&|lag| lag.age(now).as_nanos());
         if age >= config.async_lag_max.as_nanos() && !unbounded {
             return Vec::new();
         }
-        let mut bytes = least(&mut peers().map(Unapplied::bytes));
+        let mut bytes = least(&Unapplied::bytes);
         let beyond = tenure.changes.iter().rev().take_while(|change| {
             let is_beyond = bytes > config.async_lag_bytes_max && !unbounded;
             bytes = bytes.saturating_sub(change.bytes);

@@ -79,6 +79,8 @@ pub(crate) struct LocalCopy {
     pub(crate) trust: Trust,
     pub(crate) marks: Marks,
     pub(crate) recent: Recent,
+    /// What the record is to tell at most, when it is taken back.
+    pub(crate) taken_back: Option<(Position, Marks)>,
     /// The store failed: no changes, no votes.
     pub(crate) failed: bool,
 }
@@ -109,6 +111,7 @@ impl LocalCopy {
             },
             marks: Marks::from(record.marks.clone()),
             recent,
+            taken_back: None,
             failed: false,
             record,
         })

@@ -22,6 +22,8 @@ pub(crate) enum Need {
     Clean(Position),
     /// A copy that was brought up at this position, or what became of it since.
     BroughtUp(Position),
+    /// Nothing beyond this position.
+    TakenBack(Position),
 }
 
 impl Need {
@@ -37,6 +39,7 @@ impl Need {
             }
             Self::Clean(position) => record.clean && record.position == *position,
             Self::BroughtUp(position) => record.position >= *position,
+            Self::TakenBack(position) => record.position <= *position,
         }
     }
 }
@@ -92,6 +95,11 @@ impl Durable {
         self.waiting.len()
     }
 
+    /// Whether this waits already.
+    pub(crate) fn wants(&self, need: Need) -> bool {
+        self.waiting.iter().any(|(waits, _)| *waits == need)
+    }
+
     pub(crate) fn want(&mut self, need: Need, who: Who) {
         self.waiting.push((need, who));
     }
@@ -126,20 +134,25 @@ impl Durable {
         // A copy that moved on is not clean; whoever wanted that has other plans by now.
         let moved =
             |need: &Need| matches!(need, Need::Clean(position) if *position != copy.position);
-        self.waiting.retain(|(need, _)| !moved(need));
+        // Nor is one that has become part of the history beyond it.
+        let trusted = copy.trust == Trust::Trusted;
+        let joined = |need: &Need| trusted && matches!(need, Need::TakenBack(_));
+        self.waiting
+            .retain(|(need, _)| !moved(need) && !joined(need));
         if self.job.is_some() || self.waiting.is_empty() {
             return Ok(());
         }
         let needs = || self.waiting.iter().map(|(need, _)| need);
         let promise = needs().any(|need| matches!(need, Need::Promise(_)));
-        if !promise && copy.trust != Trust::Trusted {
+        let taken_back = needs().any(|need| matches!(need, Need::TakenBack(_)));
+        if !promise && !taken_back && copy.trust != Trust::Trusted {
             // Its bytes are not what anybody waits for, and a job would only be followed by the same.
             return Ok(());
         }
         let clean = !promise && needs().any(|need| matches!(need, Need::Clean(_)));
         let in_no_hurry = clean || needs().all(|need| matches!(need, Need::BroughtUp(_)));
-        let data =
-            needs().any(|need| !matches!(need, Need::Promise(_))) && copy.trust == Trust::Trusted;
+        let data = copy.trust == Trust::Trusted
+            && needs().any(|need| !matches!(need, Need::Promise(_) | Need::TakenBack(_)));
         let record = match data {
             true => Record {
                 promised: copy.promised,
@@ -148,12 +161,20 @@ impl Durable {
                 clean,
                 marks: copy.marks.to_vec(),
             },
-            // What was stable stays what is known to be stable.
-            false => Record {
-                promised: copy.promised,
-                clean: false,
-                ..copy.record.clone()
-            },
+            // What was stable stays what is known to be stable, but for what is taken back.
+            false => {
+                let (position, marks) = match copy.taken_back.as_ref().filter(|_| taken_back) {
+                    Some((position, marks)) => (*position, marks.to_vec()),
+                    None => (copy.record.position, copy.record.marks.clone()),
+                };
+                Record {
+                    promised: copy.promised,
+                    clean: false,
+                    position,
+                    marks,
+                    ..copy.record.clone()
+                }
+            }
         };
         let job = store.sync(copy.key, data, &record)?;
         self.last_ticket += 1;

@@ -1,11 +1,10 @@
 //! What goes into a replica and what comes out of it.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use types::{Duration, Fault, Instant, OsdId, Policy, SessionId};
 
 use crate::position::Position;
+use crate::quorum::ReplicaSet;
 use crate::stall::Obstacle;
 use crate::store::{StoreError, SyncJob};
 use proto::peer;
@@ -184,7 +183,7 @@ pub struct Membership {
     /// Grows with every change.
     pub view: u64,
     /// The object servers, first one preferred.
-    pub members: Arc<[OsdId]>,
+    pub replicas: ReplicaSet,
     /// This server's store is new to the group: absent objects mean nothing, it does not vote.
     pub incomplete: bool,
     /// Absent objects are known to be absent: this server did not crash, or has compared the group

@@ -5,7 +5,9 @@ use types::{Instant, OsdId};
 use crate::config::DENIAL_REMEMBERED;
 use crate::event::{Effect, LeaseEvent, RequestId};
 use crate::faults;
+use crate::mutant::Mutant;
 use crate::position::NEWBORN_EPOCH_MAX;
+use crate::quorum::ReplicaSet;
 use crate::replica::{ObjectReplica, Step};
 use crate::stall::{Obstacle, WaitsFor};
 use crate::tenure::Tenure;
@@ -138,7 +140,8 @@ impl ObjectReplica {
             && !self.leasing.asking
             && !self.copy.failed
             && !self.is_disk_stuck(self.last_step)
-            && self.membership.members.contains(&self.me)
+            // Also of the set before: it may be the only one that can tell what the others lack.
+            && self.membership.replicas.contains(self.me)
     }
 
     /// Asks for the lease if somebody needs it.
@@ -160,7 +163,7 @@ impl ObjectReplica {
 
     /// Whether this server may take the shortcut: nothing can be known of the object anywhere.
     fn is_newborn(&self) -> bool {
-        let first = self.membership.members.first() == Some(&self.me);
+        let first = self.membership.replicas.current().first() == Some(&self.me);
         let changes = self.waiting.front().is_some_and(|front| front.is_change());
         first
             && changes
@@ -213,7 +216,7 @@ impl ObjectReplica {
                 self.leasing.retry_at = Some(step.now + self.config.acquire_retry);
             }
             LeaseEvent::Offered => {
-                let member = self.membership.members.contains(&self.me);
+                let member = self.membership.replicas.contains(self.me);
                 if member && !self.is_out_of_service() {
                     self.bring_up = true;
                     self.leasing.offered = true;
@@ -259,7 +262,11 @@ impl ObjectReplica {
         self.leasing.holder_lost = false;
         self.leasing.obstacle = None;
         let offered = std::mem::take(&mut self.leasing.offered);
-        let mut tenure = Tenure::new(step.now, self.me, self.key, &self.membership, held);
+        let mut membership = self.membership.clone();
+        if self.config.has(Mutant::PreviousSetIgnored) {
+            membership.replicas = ReplicaSet::new(membership.replicas.current());
+        }
+        let mut tenure = Tenure::new(step.now, self.me, self.key, &membership, held);
         if !self.waiting.is_empty() || offered {
             tenure.last_used = Some(step.now);
         }
@@ -301,7 +308,7 @@ impl ObjectReplica {
         let fault = match self.tenure.as_ref() {
             None => Some(faults::not_the_holder()),
             Some(_) if to == self.me => None,
-            Some(_) if !self.membership.members.contains(&to) => {
+            Some(_) if !self.membership.replicas.is_current(to) => {
                 Some(faults::no_replica(to, self.membership.view))
             }
             Some(tenure) if !tenure.is_serving() => Some(faults::not_ready()),

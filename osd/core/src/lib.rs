@@ -55,6 +55,7 @@ pub use memory::MemoryStore;
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;
 pub use position::{NEWBORN_EPOCH_MAX, Position, Promise};
+pub use quorum::ReplicaSet;
 pub use record::{Mark, Record, RecordError};
 pub use replica::{ObjectReplica, Role, Status};
 pub use stall::{Obstacle, Stall, WaitsFor};

@@ -8,7 +8,7 @@
 //! it from one that was being changed, it is taken as it is here and everywhere else.
 
 use bytes::Bytes;
-use types::{BLOCK_BYTES, Instant, OsdId};
+use types::{BLOCK_BYTES, Instant, OsdId, Quorum};
 
 use crate::copy::Change;
 use crate::event::{CallKind, Effect, Payload};
@@ -150,7 +150,7 @@ impl ObjectReplica {
         let Some(tenure) = self.tenure.as_mut() else {
             return;
         };
-        let majority = mend.answered + 1 >= tenure.majority();
+        let majority = mend.answered + 1 >= Quorum::Majority.of(tenure.members());
         if (majority || self.config.has(Mutant::DoubtedTaken))
             && self.take_as_found(step, mend.block, &mut mend.culprit)
         {

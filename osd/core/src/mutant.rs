@@ -55,6 +55,10 @@ pub enum Mutant {
     AsyncUnbounded,
     /// A policy that changed counts for what is asked from then on only.
     PolicyKept,
+    /// The record of a copy goes on to tell of changes that are being replaced.
+    RecordKept,
+    /// While the replica set changes, the new one decides alone.
+    PreviousSetIgnored,
 }
 
 impl crate::Config {

@@ -78,7 +78,8 @@ impl ObjectReplica {
         let me = self.me;
         let others: Vec<_> = self
             .membership
-            .members
+            .replicas
+            .current()
             .iter()
             .copied()
             .filter(|member| *member != me)
@@ -139,7 +140,7 @@ impl ObjectReplica {
             Refusal::NotPrimary
                 if primary != from
                     && primary != self.me
-                    && self.membership.members.contains(&primary) =>
+                    && self.membership.replicas.contains(primary) =>
             {
                 recovery.primary = Some(primary);
                 recovery.ask_at = step.now;

@@ -304,7 +304,7 @@ impl ObjectReplica {
         session: types::SessionId,
         op: Op,
     ) {
-        if !self.membership.members.contains(&self.me) {
+        if !self.membership.replicas.is_current(self.me) {
             step.refuse(request, faults::not_a_member(self.membership.view));
             return;
         }
@@ -375,8 +375,11 @@ impl ObjectReplica {
         // Those of the old view may have been counted: start over with those of the new one.
         self.step_down(step, true);
         self.following.leave();
+        for who in self.durable.take_peers() {
+            self.refuse_durable(step, who, peer::Refusal::OldView);
+        }
         self.leasing.forget_holder();
-        if !self.membership.members.contains(&self.me) {
+        if !self.membership.replicas.is_current(self.me) {
             self.bring_up = false;
             // What is not its to keep needs no bringing up.
             self.recovered(step);

@@ -5,7 +5,7 @@
 //! end are undone by changes that cut it again: they are part of the history, so every replica
 //! that has one has, or will have, the other.
 
-use types::{Fault, OsdId};
+use types::{Fault, OsdId, Quorum};
 
 use crate::copy::Change;
 use crate::event::{CallKind, Done, Effect, Payload};
@@ -20,16 +20,20 @@ use proto::peer;
 
 impl Tenure {
     /// Whether so many replicas lack room that the rest is no quorum.
-    pub(crate) fn lacks_room(&self, quorum: usize) -> bool {
-        let full = self.peers.iter().filter(|peer| peer.is_full).count();
-        self.members() - full - usize::from(self.is_full) < quorum
+    pub(crate) fn lacks_room(&self, quorum: Quorum) -> bool {
+        let is_full = |osd| match self.peers.iter().find(|peer| peer.id == osd) {
+            Some(peer) => peer.is_full,
+            None => self.is_full,
+        };
+        !self.replicas.is_quorum(quorum, |osd| !is_full(osd))
     }
 
     /// A replica that can take the object over and has room.
     fn roomy_peer(&self) -> Option<OsdId> {
         let roomy = self.peers.iter().find(|peer| {
             let answered = peer.is_joined() || matches!(peer.state, PeerState::Answered(_));
-            answered && peer.connected && !peer.is_full && !peer.reports_full
+            let may = self.replicas.is_current(peer.id);
+            may && answered && peer.connected && !peer.is_full && !peer.reports_full
         });
         roomy.map(|peer| peer.id)
     }

@@ -8,7 +8,6 @@ use types::{Instant, WritePolicy};
 use crate::durable::{Need, Who};
 use crate::event::{CallKind, Payload, RequestId};
 use crate::mutant::Mutant;
-use crate::quorum;
 use crate::replica::{ObjectReplica, Step};
 use proto::peer;
 use proto::peer::request::Op;
@@ -185,11 +184,10 @@ impl ObjectReplica {
     /// The newest change that is stable on a quorum.
     pub(crate) fn stable(&self) -> Option<u64> {
         let own = self.own_durable();
-        let peers = self.tenure.as_ref()?.peers.iter();
-        let peers = peers.filter_map(|peer| peer.durable);
+        let tenure = self.tenure.as_ref()?;
         match self.config.has(Mutant::SyncOfOne) {
             true => own,
-            false => quorum::reached(peers.chain(own), self.quorum()),
+            false => tenure.reached(self.quorum(), own, |peer| peer.durable),
         }
     }
 

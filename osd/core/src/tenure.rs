@@ -2,16 +2,17 @@
 
 use std::collections::VecDeque;
 
-use types::{Duration, Instant, OsdId};
+use types::{Duration, Instant, OsdId, Quorum};
 
 use crate::config::Config;
 use crate::copy::Answer;
 use crate::event::{Call, CallKind, Done, Effect, Membership, Payload, RequestId};
 use crate::fetch::Fetching;
+use crate::marks::Marks;
 use crate::mend::Mend;
 use crate::peer_state::{Peer, PeerState};
 use crate::position::{Position, Promise};
-use crate::quorum;
+use crate::quorum::ReplicaSet;
 use crate::record::Marked;
 use crate::store::ObjectKey;
 use crate::sync_round::Syncs;
@@ -25,11 +26,15 @@ pub(crate) struct Tenure {
     pub(crate) promise: Promise,
     /// End of the lease as far as it is known.
     pub(crate) until: Instant,
+    /// Where the history was that this tenure took over, and the changes it knew.
+    pub(crate) base: Position,
+    pub(crate) base_marks: Marks,
     /// The object was new when the lease began.
     pub(crate) newborn: bool,
     /// The promise is durable at a majority: changes may be made.
     pub(crate) writable: bool,
     pub(crate) phase: Phase,
+    pub(crate) replicas: ReplicaSet,
     pub(crate) peers: Vec<Peer>,
     pub(crate) changes: VecDeque<Pending>,
     /// Answers that must wait until a change they include is committed.
@@ -107,13 +112,21 @@ impl Tenure {
         membership: &Membership,
         (epoch, until): (u64, Instant),
     ) -> Self {
-        let others = membership.members.iter().filter(|member| **member != me);
+        let others = membership.replicas.all().iter();
+        let others = others.filter(|member| **member != me);
         Self {
             promise: Promise { epoch, holder: me },
             until,
+            base: Position {
+                epoch,
+                seq: 0,
+                holder: me,
+            },
+            base_marks: Marks::default(),
             newborn: false,
             writable: false,
             phase: Phase::BringingUp { reading: true },
+            replicas: membership.replicas.clone(),
             peers: others.map(|member| Peer::new(*member, now)).collect(),
             changes: VecDeque::new(),
             held: Vec::new(),
@@ -141,8 +154,25 @@ impl Tenure {
         self.peers.len() + 1
     }
 
-    pub(crate) fn majority(&self) -> usize {
-        quorum::majority(self.members())
+    /// Whether this server and those of the others for which `is_so` are a majority.
+    pub(crate) fn has_majority(&self, is_so: impl Fn(&Peer) -> bool) -> bool {
+        self.replicas.is_majority(|osd| {
+            let peer = self.peers.iter().find(|peer| peer.id == osd);
+            peer.is_none_or(&is_so)
+        })
+    }
+
+    /// The greatest number that a quorum has reached, if this server has reached `own`.
+    pub(crate) fn reached(
+        &self,
+        quorum: Quorum,
+        own: Option<u64>,
+        number: impl Fn(&Peer) -> Option<u64>,
+    ) -> Option<u64> {
+        self.replicas.reached(quorum, |osd| {
+            let peer = self.peers.iter().find(|peer| peer.id == osd);
+            peer.map_or(own, &number)
+        })
     }
 
     pub(crate) const fn position(&self, seq: u64) -> Position {
@@ -168,11 +198,6 @@ impl Tenure {
 
     pub(crate) fn peer_index(&self, id: OsdId) -> Option<usize> {
         self.peers.iter().position(|peer| peer.id == id)
-    }
-
-    /// Replicas that have all there is, this one included.
-    pub(crate) fn joined(&self) -> usize {
-        1 + self.peers.iter().filter(|peer| peer.is_joined()).count()
     }
 
     /// Sends a request of the peer's present attempt.

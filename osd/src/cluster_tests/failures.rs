@@ -42,6 +42,7 @@ async fn delete(bed: &Bed, id: usize, inode: u64) -> Result<(), CallError> {
             objects: vec![osd::ObjectInPg {
                 object: Some(object(inode).into()),
                 pg: PG.pg.0,
+                moved: false,
             }],
         })),
         ..osd::Request::default()

@@ -81,17 +81,24 @@ impl Shard {
 
     /// Deletes an object, whatever is known of it: it may be of a group that is gone, unreadable, or
     /// deleted before and not known to be so for good.
-    pub(super) fn delete(&mut self, key: ObjectKey, batch: Arc<DeleteBatch>) {
+    pub(super) fn delete(&mut self, key: ObjectKey, moved: bool, batch: Arc<DeleteBatch>) {
         let request = self.next_id();
         self.clients.insert(request, Waiting::Delete(key, batch));
+        if moved && self.cluster.group(group_of(key)).is_some() {
+            // It is this server's to keep again.
+            return self.reply(request, Ok(Done::default()), None);
+        }
         let slot = self.replicas.get(&key.object);
         if slot.is_some_and(|slot| slot.key.pg == key.pg) {
+            if moved {
+                self.moved.insert(key.object);
+            }
             self.step(key.object, Input::Delete { request });
             return;
         }
         let other_group = slot.is_some();
         let deleted = self.store.delete(key);
-        if deleted.is_ok() && !other_group {
+        if deleted.is_ok() && !other_group && !moved {
             self.tombstones.insert(key.object, boottime());
         }
         self.around.board.forget(key);

@@ -52,7 +52,7 @@ impl Shard {
                 Some(pg) => {
                     self.around
                         .leases
-                        .acquire(object.cell(), &pg.membership(), floor, newborn)
+                        .acquire(object.cell(), &pg.membership, floor, newborn)
                 }
                 None => self.inbox.deliver(Item::Lease {
                     object,
@@ -76,7 +76,10 @@ impl Shard {
             }
             Effect::TakenAsFound { block } => self.around.root.damage().note_taken(key, block),
             Effect::Deleted => {
-                self.tombstones.insert(object, boottime());
+                // Of what others keep this server may become a replica again.
+                if !self.moved.remove(&object) {
+                    self.tombstones.insert(object, boottime());
+                }
                 self.around.board.forget(key);
                 self.drop_replica(object);
             }

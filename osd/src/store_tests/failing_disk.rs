@@ -71,6 +71,17 @@ fn sync_without_space_stops_its_object_and_is_not_retried() {
     assert_stopped(&mut store, 16 << 20);
     let header = store.open(key(1)).unwrap().unwrap();
     assert_eq!(header.record, first, "the record that is stable");
+
+    // The kernel still has what it could not write, and takes it for written.
+    let path = root.path(key(1));
+    let in_memory = std::fs::read(&path).unwrap();
+    drop((job, store));
+    let restarted = disk.root();
+    restarted.open_object(key(1)).unwrap().unwrap();
+    let on_disk = std::fs::read(&path).unwrap_or_default();
+    assert!(in_memory != on_disk, "it is read from memory");
+    restarted.forget_failure().unwrap();
+    assert!(!disk.path().join("FAILED").exists());
 }
 
 /// No device is needed for a file that can't be synced.

@@ -9,6 +9,8 @@ pub enum Edit {
     AnsweredWhenProposed,
     /// Files are removed although somebody has them open for reading.
     ReadersIgnored,
+    /// What mounts say of open files counts in the order in which it arrives.
+    ReadersUnordered,
     /// A new leader removes files before mounts have told it what they have open.
     RegistrationIgnored,
     /// Deletions are believed to be done when they are asked for.

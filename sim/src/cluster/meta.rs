@@ -3,11 +3,13 @@
 //! The log promises what Raft does: what was committed stays and is applied in order; of what a
 //! deposed leader had proposed, a prefix is applied and the rest is lost, and nobody hears of it
 //! from that leader. The leader's own memory (who has what open for reading) begins anew with each
-//! term, by the rules of `mrc/src/sessions.rs` and `mrc/src/janitor`, which are not part of the core.
+//! term; when it may remove files is by the rules of `mrc/src/janitor`, which are not part of the core.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mrc_core::{IndexRead as _, MemoryIndex, Overlay, Reply, apply, internal, keys, query};
+use mrc_core::{
+    IndexRead as _, MemoryIndex, Noted, Overlay, Readers, Reply, apply, internal, keys, query,
+};
 use prost::Message as _;
 use proto::index::command::Op;
 use proto::index::{Command, SlotRecord};
@@ -73,9 +75,9 @@ pub(crate) struct Committed {
 #[derive(Debug, Default)]
 struct Soft {
     since: TrueTime,
-    registered: BTreeSet<u64>,
-    readers: BTreeSet<(u64, u64)>,
-    reaping: BTreeSet<u64>,
+    readers: Readers,
+    /// Requests that said something of open files, for a wrong edit.
+    arrivals: u64,
 }
 
 /// The cluster.
@@ -160,7 +162,8 @@ impl Meta {
             _ => 0,
         };
         self.sessions.push(session);
-        self.soft.registered.insert(session);
+        let id = SessionId(session);
+        self.soft.readers.enter(id, self.volume, true);
         session
     }
 
@@ -233,7 +236,6 @@ impl Meta {
                 None => Fault::retry("nobody leads"),
             }));
         }
-        let session = request.session;
         match mrc_core::of_request(request, unix(now)) {
             Ok(command) => {
                 let origin = Origin::Mount {
@@ -251,41 +253,48 @@ impl Meta {
                     Err(_) => Taken::Proposed(id),
                 }
             }
-            Err(read) => Taken::Answered(self.read(session, *read)),
+            Err(read) => Taken::Answered(self.read(*read)),
         }
     }
 
-    fn read(&mut self, session: u64, request: mrc::Request) -> Reply {
+    fn read(&mut self, request: mrc::Request) -> Reply {
+        let session = SessionId(request.session);
+        self.soft.arrivals += 1;
+        let order = match self.edit {
+            Some(Edit::ReadersUnordered) => self.soft.arrivals,
+            _ => request.order,
+        };
         let done = |reply| Ok(mrc::Response { reply: Some(reply) });
         match request.op {
             Some(request::Op::KeepAlive(keep)) => {
                 if keep.complete && keep.registered_term == self.term {
-                    self.soft.registered.insert(session);
-                    let open = keep.open_inodes.iter();
-                    self.soft
-                        .readers
-                        .extend(open.map(|inode| (*inode, session)));
+                    let open = keep.open_inodes.iter().copied().map(Inode);
+                    let open: Vec<Inode> = open.collect();
+                    self.soft.readers.list(session, &open, order);
                 }
                 done(response::Reply::KeptAlive(mrc::KeptAlive {
                     term: self.term,
-                    register: !self.soft.registered.contains(&session),
+                    register: !self.soft.readers.has_listed(session),
                 }))
             }
             Some(request::Op::Release(release)) => {
-                self.soft.readers.remove(&(release.inode, session));
+                let inode = Inode(release.inode);
+                self.soft.readers.release(session, inode, order);
                 done(response::Reply::Done(mrc::Done {}))
             }
             Some(request::Op::Open(open)) => {
                 let stale = || Fault::surface(super::shell::ESTALE, "the file is gone");
-                if self.soft.reaping.contains(&open.inode) {
-                    return Err(stale());
-                }
-                let noted = self.soft.readers.insert((open.inode, session));
                 let inode = Inode(open.inode);
+                let noted = self.soft.readers.open(session, inode, order);
+                match noted {
+                    Noted::First | Noted::Again => {}
+                    Noted::Late => return Err(Fault::retry("closed since")),
+                    Noted::Reaped | Noted::NoSession => return Err(stale()),
+                }
                 let record = query::inode(&self.index, self.volume, inode);
                 let Ok(Some(record)) = record else {
-                    if noted {
-                        self.soft.readers.remove(&(open.inode, session));
+                    if noted == Noted::First {
+                        self.soft.readers.undo(session, inode, order);
                     }
                     return Err(stale());
                 };
@@ -349,7 +358,7 @@ impl Meta {
         }
         if let Origin::Reap(inodes) = &origin {
             for inode in inodes {
-                self.soft.reaping.remove(inode);
+                self.soft.readers.reaped(self.volume, Inode(*inode));
             }
         }
         self.compare()?;
@@ -419,17 +428,18 @@ impl Meta {
             since: now,
             ..Soft::default()
         };
+        for session in &self.sessions {
+            let session = SessionId(*session);
+            self.soft.readers.enter(session, self.volume, false);
+        }
     }
 
     // ---- housekeeping
 
     /// Files to remove.
     pub(crate) fn orphans(&mut self, now: TrueTime) -> Option<Command> {
-        let all = self.sessions.iter();
-        let complete = all
-            .into_iter()
-            .all(|one| self.soft.registered.contains(one))
-            || self.soft.since + SESSION_TIMEOUT < now;
+        let complete =
+            self.soft.readers.have_all_listed() || self.soft.since + SESSION_TIMEOUT < now;
         if !complete && self.edit != Some(Edit::RegistrationIgnored) {
             return None;
         }
@@ -440,10 +450,11 @@ impl Meta {
             let young = unix(now).0 - orphan.since.0 < unix(TrueTime(ORPHAN_GRACE.as_nanos())).0;
             let written =
                 mrc_core::janitor::is_open_for_writing(&self.index, self.volume, orphan.inode);
-            let mut readers = self.soft.readers.range((inode, 0)..=(inode, u64::MAX));
-            let read = readers.next().is_some() && self.edit != Some(Edit::ReadersIgnored);
-            if !young && !written.unwrap_or(true) && !read {
-                self.soft.reaping.insert(inode);
+            if young || written.unwrap_or(true) {
+                continue;
+            }
+            let unused_by_readers = self.soft.readers.reap(self.volume, orphan.inode);
+            if unused_by_readers || self.edit == Some(Edit::ReadersIgnored) {
                 unused.push(inode);
             }
         }
@@ -485,7 +496,9 @@ impl Meta {
             mrc_core::Index::apply(&again, overlay.into_batch())
                 .map_err(|error| error.to_string())?;
         }
-        if entries(&again) != entries(&self.index) {
+        // That wrong edit changes the index behind the log's back.
+        let behind = self.edit == Some(Edit::SlotsForgotten);
+        if !behind && entries(&again) != entries(&self.index) {
             return Err("the log gives another index the second time".to_owned());
         }
         let problems = mrc_core::check(&self.index).map_err(|error| error.to_string())?;

@@ -77,6 +77,8 @@ pub(crate) struct Mount {
     namer_at: TrueTime,
     naming: bool,
     keep_alive_at: TrueTime,
+    /// The last number drawn for what is said of open files.
+    order: u64,
 }
 
 impl Mount {
@@ -93,6 +95,7 @@ impl Mount {
             namer_at: TrueTime::default(),
             naming: false,
             keep_alive_at: TrueTime::default(),
+            order: 0,
         }
     }
 
@@ -252,7 +255,9 @@ impl World {
         let id = self.next_id;
         let state = &mut self.mounts[mount];
         let slot = changes.then(|| state.slots.take()).flatten();
+        state.order += 1;
         let request = mrc::Request {
+            order: state.order,
             session: state.session,
             slot: slot.map_or(0, |slot| slot.number),
             slot_seq: slot.map_or(0, |slot| slot.seq),
@@ -276,7 +281,12 @@ impl World {
 
     fn meta_due(&mut self, mount: usize, id: u64) {
         let now = self.schedule.now();
-        let Mount { metas, leader, .. } = &mut self.mounts[mount];
+        let Mount {
+            metas,
+            leader,
+            order,
+            ..
+        } = &mut self.mounts[mount];
         let Some(call) = metas.get_mut(&id) else {
             return;
         };
@@ -295,15 +305,21 @@ impl World {
         };
         let address = via.address.to_owned();
         call.request.forward = via.forward;
+        if client_core::is_ordered(&call.request) {
+            *order += 1;
+            call.request.order = *order;
+        }
         call.asked.clone_from(&address);
         call.sent = true;
         call.attempt += 1;
         call.at = now + METADATA_PATIENCE;
         let (attempt, change, request) = (call.attempt, call.change, call.request.clone());
-        let changes = call.slot.is_some();
+        let ordered = matches!(call.request.op, Some(request::Op::KeepAlive(_)))
+            || client_core::is_ordered(&call.request);
+        let repeatable = call.slot.is_some() || ordered;
         let member = (0..MEMBERS).find(|member| meta::address(*member) == address);
         let member = member.unwrap_or(0);
-        for at in self.meta_arrivals(mount_end(mount), meta_end(member), changes) {
+        for at in self.meta_arrivals(mount_end(mount), meta_end(member), repeatable) {
             let request = Box::new(request.clone());
             let asks = Happening::AsksMeta {
                 member,
@@ -318,7 +334,7 @@ impl World {
     }
 
     /// When the copies of a message from or to the metadata cluster arrive. It may be lost with its
-    /// connection; what is asked under a slot may come twice, the second time very late.
+    /// connection; what is asked under a slot or a number may come twice, the second time very late.
     fn meta_arrivals(&mut self, from: u64, to: u64, twice: bool) -> Vec<TrueTime> {
         let weather = self.network.weather;
         if !self.calm && percent(&mut self.rng, weather.loss_percent) {

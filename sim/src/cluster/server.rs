@@ -271,7 +271,7 @@ impl Server {
         let recovered = self.trusted || self.recovery.recovered.contains(&group);
         Some(Membership {
             view: 1,
-            members: members.as_slice().into(),
+            replicas: osd_core::ReplicaSet::new(members.as_slice()),
             incomplete: false,
             recovered,
             policy: Default::default(),

@@ -191,7 +191,7 @@ impl Server {
         }
         let membership = self
             .membership(key)
-            .filter(|membership| membership.members.contains(&self.me))
+            .filter(|membership| membership.replicas.is_current(self.me))
             .ok_or_else(|| Fault::refresh("not a replica of the group; ask for the set again"))?;
         let config = self.common.replica.clone();
         let opened = ObjectReplica::open(self.me, key, membership, config, &mut self.store);
@@ -320,10 +320,8 @@ impl Server {
                 };
                 let members = self.common.groups.get(&group_of(key));
                 let members = members.into_iter().flatten();
-                let membership = lease::Membership {
-                    view: 1,
-                    members: members.map(|osd| (*osd).into()).collect(),
-                };
+                let members: Vec<types::MemberId> = members.map(|osd| (*osd).into()).collect();
+                let membership = lease::Membership::new(1, members);
                 self.with_host(now, acts, |host, now, out| {
                     let asked = host.acquire(now, cell, &membership, floor, newborn, out);
                     if let Err(error) = asked {

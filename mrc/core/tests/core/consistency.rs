@@ -150,7 +150,9 @@ fn impossible_replica_sets_are_found() {
     let edit =
         |edit: fn(&mut PgRecord)| move |it: &Damaged| it.edit(keys::pg(VOLUME, PgId(3)), edit);
     assert_found(6, edit(|pg| pg.osds = vec![1, 1, 2]));
-    assert_found(6, edit(|pg| pg.osds = vec![1, 2]));
+    assert_found(6, edit(|pg| pg.osds = Vec::new()));
+    assert_found(6, edit(|pg| pg.previous = vec![9]));
+    assert_found(6, edit(|pg| pg.settling = vec![1]));
     assert_found(6, edit(|pg| pg.osds = vec![1, 2, 9]));
     assert_found(6, edit(|pg| pg.incomplete = vec![9]));
     assert_found(6, |it| it.delete(keys::pg(VOLUME, PgId(3))));

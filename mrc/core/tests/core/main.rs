@@ -11,6 +11,7 @@ mod cluster;
 mod consistency;
 mod draw;
 mod errnos;
+mod groups;
 mod housekeeping;
 mod leftovers;
 mod model;

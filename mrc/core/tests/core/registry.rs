@@ -202,8 +202,8 @@ fn impossible_changes_of_a_volume_are_refused_with_a_reason() {
         ),
         (
             set("default", "async", "", 7),
-            errno::EOPNOTSUPP,
-            "another volume with --replicas",
+            errno::EINVAL,
+            "need as many object servers",
         ),
     ] {
         let before = cluster.entries();

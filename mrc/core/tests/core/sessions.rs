@@ -181,6 +181,7 @@ fn sessions_are_listed_without_their_slots_and_forgotten_with_them() {
 #[test]
 fn requests_become_commands_and_reads_do_not() {
     let request = |op| mrc::Request {
+        order: 0,
         session: 5,
         slot: 6,
         slot_seq: 7,

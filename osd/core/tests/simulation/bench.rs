@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use osd_core::{
     Call, CallKind, ChangeOrder, Config, Effect, Input, LeaseEvent, Membership, MemoryStore,
-    ObjectReplica, Op, Payload,
+    ObjectReplica, Op, Payload, ReplicaSet,
 };
 use proto::peer;
 use proto::peer::Refusal;
@@ -27,7 +27,7 @@ impl Bench {
         let mut store = MemoryStore::new();
         let membership = Membership {
             view: 1,
-            members: (0..members).map(osd).collect::<Vec<_>>().into(),
+            replicas: ReplicaSet::new((0..members).map(osd).collect::<Vec<_>>()),
             incomplete: false,
             recovered: true,
             policy: types::Policy::default(),

@@ -5,6 +5,7 @@ use proto::peer;
 use types::Instant;
 
 use crate::lease_model::MS;
+use crate::sets::Settling;
 use crate::world::{Event, World, node_of};
 
 impl World {
@@ -114,14 +115,19 @@ impl World {
             }
             Effect::Behind { replicas } => self.nodes[node].behind = replicas,
             Effect::Recovered { .. } => {
+                if self.nodes[node].settling == Settling::BringingUp {
+                    self.nodes[node].settling = Settling::Done;
+                }
                 self.nodes[node].recovered = true;
                 self.nodes[node].incomplete = false;
                 self.tell_membership(node);
             }
-            Effect::Deleted
-            | Effect::NotRecovered
-            | Effect::Damaged { .. }
-            | Effect::TakenAsFound { .. } => {}
+            Effect::NotRecovered => {
+                if self.nodes[node].settling == Settling::BringingUp {
+                    self.nodes[node].settling = Settling::Comparing;
+                }
+            }
+            Effect::Deleted | Effect::Damaged { .. } | Effect::TakenAsFound { .. } => {}
         }
     }
 

@@ -12,6 +12,8 @@ use crate::world::{Event, KEY, Target, World};
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) replicas: usize,
+    /// Further servers, which the replica set moves to.
+    pub(crate) spares: usize,
     pub(crate) appends: bool,
     pub(crate) crashes: bool,
     pub(crate) total_losses: bool,
@@ -22,6 +24,14 @@ pub(crate) struct Plan {
     pub(crate) damage: bool,
     pub(crate) wipes: bool,
     pub(crate) record_before_data: bool,
+    /// Wrong: servers declare without having compared.
+    pub(crate) declared_unseen: bool,
+    /// Wrong: servers compare with those that go by another view.
+    pub(crate) compared_across_views: bool,
+    /// Wrong: what a server that crashed has not is taken for never acknowledged.
+    pub(crate) suspects_vouch: bool,
+    /// Wrong: a change ends when the new members have declared.
+    pub(crate) ended_early: bool,
     pub(crate) sums_forgotten: bool,
     pub(crate) full: bool,
     pub(crate) faults_end: u64,
@@ -40,6 +50,7 @@ impl Plan {
         Self {
             seed,
             replicas,
+            spares: 0,
             appends,
             crashes: !damage && !rng.once_in(4),
             total_losses: rng.once_in(3),
@@ -49,6 +60,10 @@ impl Plan {
             wipes: !damage && rng.once_in(4),
             damage,
             record_before_data: false,
+            declared_unseen: false,
+            compared_across_views: false,
+            suspects_vouch: false,
+            ended_early: false,
             sums_forgotten: false,
             full: appends && rng.once_in(2),
             faults_end: 1_000 * MS + 20_000 * MS,
@@ -78,6 +93,19 @@ impl Plan {
         }
     }
 
+    /// The faults of a seed, while the replica set of this many servers changes.
+    pub(crate) fn moving(seed: u64, replicas: usize) -> Self {
+        let plan = Self::of(seed);
+        Self {
+            replicas,
+            spares: 2,
+            // Where there is damage nobody else may have a sound copy yet.
+            damage: false,
+            full: false,
+            ..plan
+        }
+    }
+
     /// What is acknowledged may be lost although a majority survives.
     pub(crate) fn loses(&self) -> bool {
         let mut policies = self.policies.iter();
@@ -94,9 +122,10 @@ impl Plan {
 impl Plan {
     pub(crate) fn new_store(&self) -> MemoryStore {
         let store = MemoryStore::new();
-        if self.damage || self.replicas == 1 {
+        if self.damage || self.replicas == 1 || self.spares > 0 {
             // A damaged block, and others taken for damaged, would be more than one fault; and nobody could
-            // tell a single replica which blocks are only torn.
+            // tell a single replica which blocks are only torn, nor one that a change of the set left alone
+            // with what it has.
             store.keep_notes();
         }
         if self.sums_forgotten {
@@ -121,6 +150,8 @@ pub(crate) enum Fault {
     Elected(usize),
     /// An administrator changes the policy.
     SetPolicy,
+    /// The replica set changes.
+    ChangeSet,
 }
 
 impl World {
@@ -135,6 +166,10 @@ impl World {
             Target::World,
             Event::Inject(Fault::Quiet),
         );
+        if self.plan.spares > 0 {
+            let at = self.now + 300 * MS;
+            self.schedule(at, Target::World, Event::Inject(Fault::ChangeSet));
+        }
         if self.plan.policies.len() > 1 {
             self.schedule(self.now, Target::World, Event::Inject(Fault::SetPolicy));
         }
@@ -178,6 +213,7 @@ impl World {
                 }
             }
             Fault::SetPolicy => self.set_policy(),
+            Fault::ChangeSet => self.change_set(),
             Fault::Quiet => {
                 // Long enough for the object to be closed.
                 self.clients.quiet_until = self.now + 3_500 * MS;
@@ -249,17 +285,21 @@ impl World {
                     .as_ref()
                     .is_some_and(|replica| replica.status().trusted)
         };
-        let unsound = self.nodes.iter().filter(|node| !sound(node)).count();
-        let most = match self.plan.beyond_majority {
-            true => self.nodes.len() - 1,
-            false => (self.nodes.len() - 1) / 2,
+        let too_many = |set: &Vec<usize>| {
+            let unsound = set.iter().filter(|member| !sound(&self.nodes[**member]));
+            let most = match self.plan.beyond_majority {
+                true => set.len() - 1,
+                false => (set.len() - 1) / 2,
+            };
+            set.contains(&node) && unsound.count() + 1 > most
         };
-        if !self.nodes[node].up || unsound + 1 > most {
+        if !self.nodes[node].up || self.group.sets().any(too_many) {
             return;
         }
         let power = self.rng.once_in(2);
         self.crash(node, power);
-        if self.plan.wipes && self.rng.once_in(4) {
+        // A second disk is lost only when the first one's loss is made up for.
+        if self.plan.wipes && self.group.incomplete.is_empty() && self.rng.once_in(4) {
             self.wipe(node);
         }
         let at = self.now + self.rng.between(1, 4_000) * MS;
@@ -283,7 +323,8 @@ impl World {
         }
         // One disk may be gone with it: the others are a majority.
         let wiped = self.plan.wipes || self.rng.once_in(3);
-        if wiped && !self.plan.damage && self.nodes.len() > 2 {
+        let few = self.group.sets().any(|set| set.len() <= 2);
+        if wiped && !self.plan.damage && !few && self.group.incomplete.is_empty() {
             let any = self.rng.below(self.nodes.len() as u64) as usize;
             let wiped = match self.rng.once_in(2) {
                 true => primary.unwrap_or(any),

@@ -81,6 +81,7 @@ fn replica_says_how_far_its_zeros_reach() {
     let begin = PeerOp::BeginCatchUp(peer::BeginCatchUp {
         seq: 0,
         length_bytes: LENGTH,
+        ..peer::BeginCatchUp::default()
     });
     bench.settle(peer_request(1, request(1, EPOCH, 1, begin)));
 

@@ -39,12 +39,9 @@ impl LeaseModel {
         &mut self,
         now: u64,
         node: usize,
-        reachable: &[usize],
+        voters: &[usize],
         (newborn, floor, boot): (bool, u64, u64),
     ) -> Outcome {
-        if reachable.len() <= self.floors.len() / 2 {
-            return Outcome::NoQuorum;
-        }
         if let Some(holder) = self.holder.filter(|holder| holder.expires > now)
             && holder.node != node
         {
@@ -53,14 +50,14 @@ impl LeaseModel {
                 remaining: holder.expires - now,
             };
         }
-        let known = reachable.iter().map(|member| self.floors[*member]).max();
+        let known = voters.iter().map(|member| self.floors[*member]).max();
         let known = known.unwrap_or(0);
         let newborn = newborn && known == 0;
         let epoch = match newborn {
             true => boot,
             false => known.max(floor).max(1) + 1,
         };
-        for member in reachable {
+        for member in voters {
             self.floors[*member] = epoch;
         }
         self.holder = Some(Holder {
@@ -71,10 +68,9 @@ impl LeaseModel {
         Outcome::Granted { epoch, newborn }
     }
 
-    pub(crate) fn renew(&mut self, now: u64, node: usize, reachable: usize) -> Option<u64> {
-        let majority = reachable > self.floors.len() / 2;
+    pub(crate) fn renew(&mut self, now: u64, node: usize) -> Option<u64> {
         let holder = self.holder.as_mut()?;
-        let mine = holder.node == node && holder.expires > now && majority;
+        let mine = holder.node == node && holder.expires > now;
         mine.then(|| {
             holder.expires = now + TTL;
             holder.epoch

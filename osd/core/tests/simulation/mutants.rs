@@ -266,3 +266,67 @@ fn sync_of_one_under_fullsync_is_found() {
     let fullsync = policy(WritePolicy::Fullsync, Quorum::Majority);
     check_policies(Mutant::SyncOfOne, &[fullsync], 10);
 }
+
+/// The same while the replica set changes.
+fn check_moving(name: &str, mutate: impl Fn(&mut Plan, &mut Config), seeds: u64) {
+    check_moving_of(name, 3, mutate, 0..seeds);
+}
+
+fn check_moving_of(
+    name: &str,
+    replicas: usize,
+    mutate: impl Fn(&mut Plan, &mut Config),
+    mut seeds: std::ops::Range<u64>,
+) {
+    let seed = seeds.find(|seed| {
+        let (mut plan, mut config) = (Plan::moving(*seed, replicas), config());
+        mutate(&mut plan, &mut config);
+        run(plan, config).is_err()
+    });
+    println!("{name}: found by seed {seed:?}");
+    assert!(seed.is_some(), "{name} survived");
+}
+
+#[test]
+fn new_set_that_decides_alone_is_found() {
+    let mutant = Mutant::PreviousSetIgnored;
+    check_moving(
+        "PreviousSetIgnored",
+        |_, config| config.mutant = Some(mutant),
+        100,
+    );
+}
+
+#[test]
+fn servers_that_declare_without_comparing_are_found() {
+    check_moving(
+        "declared unseen",
+        |plan, _| plan.declared_unseen = true,
+        100,
+    );
+}
+
+#[test]
+fn servers_that_compare_across_views_are_found() {
+    let wrong = |plan: &mut Plan, _: &mut Config| plan.compared_across_views = true;
+    check_moving("compared across views", wrong, 1000);
+}
+
+#[test]
+fn change_that_ends_early_is_found() {
+    check_moving("ended early", |plan, _| plan.ended_early = true, 300);
+}
+
+/// It takes a crash of all servers after a copy was brought up to a history that lacks what its record tells
+/// of.
+#[test]
+fn record_that_tells_of_replaced_changes_is_found() {
+    let wrong = |_: &mut Plan, config: &mut Config| config.mutant = Some(Mutant::RecordKept);
+    check_moving_of("RecordKept", 2, wrong, 1_000..2_000);
+}
+
+#[test]
+fn servers_that_crashed_and_vouch_are_found() {
+    let wrong = |plan: &mut Plan, _: &mut Config| plan.suspects_vouch = true;
+    check_moving_of("suspects vouch", 4, wrong, 1_000..2_000);
+}

@@ -98,6 +98,8 @@ fn odd_request(rng: &mut Rng) -> peer::Request {
             } else {
                 rng.below(1_000)
             },
+            base: None,
+            base_marks: Vec::new(),
         })),
         8 => Some(PeerOp::Repair(peer::Repair {
             seq: odd_number(rng),

@@ -1,7 +1,7 @@
 //! Write policies: what must be where when a change is acknowledged (O-10), with one to seven
 //! replicas, and while the policy changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use osd_core::{Effect, Op};
 use types::{Policy, Quorum, WritePolicy};
@@ -17,20 +17,24 @@ pub(crate) struct Placed {
     /// Newest change by epoch, its holder and node: in memory, and on disk.
     memory: BTreeMap<(u64, u64, usize), u64>,
     disk: BTreeMap<(u64, u64, usize), u64>,
-    /// Bytes of requests for changes that are under way.
-    asked: BTreeMap<u64, u64>,
+    /// Bytes of requests for changes that are under way, and which change it is, however often it is
+    /// asked for.
+    asked: BTreeMap<u64, (u64, (u64, u64))>,
+    /// Changes that were acknowledged.
+    answered: BTreeSet<(u64, u64)>,
     /// Bytes of acknowledged changes by epoch, node and number.
     acknowledged: BTreeMap<(u64, usize, u64), u64>,
 }
 
 impl Placed {
     pub(crate) fn asks(&mut self, request: u64, op: &Op) {
-        let bytes = match op {
-            Op::Write { data, .. } => data.bytes.len() as u64,
-            Op::Truncate { .. } => 0,
+        let (bytes, order) = match op {
+            Op::Write { data, order, .. } => (data.bytes.len() as u64, order),
+            Op::Truncate { order, .. } => (0, order),
             _ => return,
         };
-        self.asked.insert(request, bytes);
+        let change = (order.first_session.0, order.first_id);
+        self.asked.insert(request, (bytes, change));
     }
 
     pub(crate) fn note(&mut self, number: usize, node: &Node) {
@@ -74,15 +78,17 @@ impl World {
         else {
             return Ok(());
         };
-        let Some(bytes) = self.placed.asked.remove(request) else {
+        let Some((bytes, change)) = self.placed.asked.remove(request) else {
             return Ok(());
         };
         let placed = &mut self.placed;
-        placed
-            .acknowledged
-            .insert((done.epoch, node, done.seq), bytes);
+        // A repetition is answered with the number that the object has by then.
+        if placed.answered.insert(change) {
+            let number = (done.epoch, node, done.seq);
+            placed.acknowledged.entry(number).or_insert(bytes);
+        }
         let policy = self.nodes[node].policy;
-        let needed = policy.quorum.of(self.nodes.len());
+        let needed = policy.quorum.of(self.nodes[node].known.members.len());
         let history = (done.epoch, osd(node).0);
         let memory = placed.reached(&placed.memory, history, needed);
         let disk = placed.reached(&placed.disk, history, needed);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use osd_core::{
     CallKind, ChangeOrder, Config, Effect, Input, LeaseEvent, Membership, ObjectReplica, Op,
-    Payload, StoreError, deleted_response,
+    Payload, ReplicaSet, StoreError, deleted_response,
 };
 use proto::peer;
 use proto::peer::Refusal;
@@ -37,7 +37,7 @@ fn promise_is_answered_only_when_it_is_on_disk() {
             KEY,
             Membership {
                 view: 1,
-                members: (0..3).map(osd).collect::<Vec<_>>().into(),
+                replicas: ReplicaSet::new([0, 1, 2].map(osd)),
                 incomplete: false,
                 recovered: false,
                 policy: types::Policy::default(),

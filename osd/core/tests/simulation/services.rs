@@ -10,10 +10,13 @@ impl World {
     // ---- leases
 
     pub(crate) fn acquire(&mut self, node: usize, newborn: bool, floor: u64) {
-        let reachable = self.reachable(node);
+        let (reachable, enough) = self.voters(node);
         let boot = self.nodes[node].boot;
         let asked = (newborn, floor, boot);
-        let outcome = self.lease.acquire(self.now, node, &reachable, asked);
+        let outcome = match enough {
+            true => self.lease.acquire(self.now, node, &reachable, asked),
+            false => Outcome::NoQuorum,
+        };
         let target = self.for_node(node);
         let (at, event) = match outcome {
             Outcome::Granted { epoch, newborn } => {
@@ -41,7 +44,7 @@ impl World {
     }
 
     pub(crate) fn renew(&mut self, node: usize, epoch: u64) {
-        let reachable = self.reachable(node).len();
+        let (_, enough) = self.voters(node);
         let target = self.for_node(node);
         let Some(holder) = self.lease.holder else {
             return;
@@ -49,7 +52,7 @@ impl World {
         if holder.node != node || holder.epoch != epoch {
             return;
         }
-        if self.lease.renew(self.now, node, reachable).is_some() {
+        if enough && self.lease.renew(self.now, node).is_some() {
             let until = Instant::from_nanos(self.now + USED);
             let newborn = epoch == self.nodes[node].boot;
             let held = LeaseEvent::Held {
@@ -70,12 +73,15 @@ impl World {
     pub(crate) fn shell(&mut self, node: usize) -> Result<(), String> {
         let target = self.for_node(node);
         self.schedule(self.now + 100 * MS, target, Event::Shell);
-        let everybody = self.reachable(node).len() == self.nodes.len();
-        if !self.nodes[node].recovered && everybody {
-            let others = self.nodes.iter().enumerate();
-            let exists = others
-                .filter(|(other, _)| *other != node)
-                .any(|(_, other)| other.store.bytes(KEY).is_some());
+        if self.plan.spares > 0 {
+            self.settle(node)?;
+        }
+        let members = self.nodes[node].known.either();
+        let reachable = self.reachable(node);
+        let everybody = members.iter().all(|member| reachable.contains(member));
+        if !self.nodes[node].recovered && everybody && members.contains(&node) {
+            let mut others = members.iter().filter(|other| **other != node);
+            let exists = others.any(|other| self.nodes[*other].store.bytes(KEY).is_some());
             if exists || self.nodes[node].store.bytes(KEY).is_some() {
                 self.step(node, Input::Recover)?;
             } else {
@@ -99,19 +105,38 @@ impl World {
         Ok(())
     }
 
+    /// Who agrees to a lease in the view of a node, and whether they are enough.
+    fn voters(&self, node: usize) -> (Vec<usize>, bool) {
+        let known = &self.nodes[node].known;
+        let mut voters = self.reachable(node);
+        voters.retain(|other| {
+            known.either().contains(other) && self.nodes[*other].known.view <= known.view
+        });
+        let most = |set: &Vec<usize>| {
+            let votes = set.iter().filter(|member| voters.contains(member));
+            votes.count() > set.len() / 2
+        };
+        let enough = known.either().contains(&node) && known.sets().all(most);
+        (voters, enough)
+    }
+
     /// An idle replica may be dropped and opened again at any time.
     pub(crate) fn drop_if_idle(&mut self, node: usize) {
-        let membership = self.membership(node);
         let idle = self.nodes[node]
             .replica
             .as_ref()
             .is_some_and(ObjectReplica::is_idle);
         if idle && self.rng.once_in(3) {
-            let config = self.config.clone();
-            let state = &mut self.nodes[node];
-            let mut store = state.store.clone();
-            let replica = ObjectReplica::open(osd(node), KEY, membership, config, &mut store);
-            state.replica = Some(replica.expect("the store opens"));
+            self.reopen(node);
         }
+    }
+
+    pub(crate) fn reopen(&mut self, node: usize) {
+        let membership = self.membership(node);
+        let config = self.config.clone();
+        let state = &mut self.nodes[node];
+        let mut store = state.store.clone();
+        let replica = ObjectReplica::open(osd(node), KEY, membership, config, &mut store);
+        state.replica = Some(replica.expect("the store opens"));
     }
 }

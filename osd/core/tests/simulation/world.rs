@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use osd_core::{
-    Call, Config, Input, LeaseEvent, Membership, MemoryStore, ObjectKey, ObjectReplica, Payload,
-    PeerFailure, Role, SyncJob, expired,
+    Call, Config, Input, LeaseEvent, MemoryStore, ObjectKey, ObjectReplica, Payload, PeerFailure,
+    Role, SyncJob, expired,
 };
 use proto::peer;
 use types::{Fault, Inode, Instant, ObjectId, OsdId, PgId, Policy, VolumeId};
@@ -14,6 +14,7 @@ use crate::faults::{Fault as InjectedFault, Plan};
 use crate::lease_model::{LeaseModel, MS};
 use crate::policies::Placed;
 use crate::rng::Rng;
+use crate::sets::{Group, Settling};
 
 pub(crate) const KEY: ObjectKey = ObjectKey {
     pg: PgId(1),
@@ -36,6 +37,9 @@ pub(crate) struct Node {
     pub(crate) paused_until: u64,
     pub(crate) recovered: bool,
     pub(crate) incomplete: bool,
+    /// The replica sets, as far as it knows. Durable.
+    pub(crate) known: Group,
+    pub(crate) settling: Settling,
     /// As far as it knows.
     pub(crate) policy: Policy,
     pub(crate) behind: Vec<OsdId>,
@@ -116,6 +120,8 @@ pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) nodes: Vec<Node>,
     pub(crate) lease: LeaseModel,
+    /// What the metadata cluster has recorded.
+    pub(crate) group: Group,
     pub(crate) clients: Clients,
     pub(crate) config: Config,
     pub(crate) plan: Plan,
@@ -148,7 +154,8 @@ pub(crate) fn node_of(id: OsdId) -> usize {
 
 impl World {
     pub(crate) fn new(plan: Plan, config: Config) -> Self {
-        let nodes = (0..plan.replicas).map(|_| Node {
+        let count = plan.replicas + plan.spares;
+        let nodes = (0..count).map(|_| Node {
             replica: None,
             store: plan.new_store(),
             incarnation: 0,
@@ -158,6 +165,8 @@ impl World {
             recovered: true,
             policy: plan.policies[0],
             incomplete: false,
+            known: Group::new(plan.replicas),
+            settling: Settling::default(),
             behind: Vec::new(),
             primary: false,
             clock_read: None,
@@ -170,7 +179,8 @@ impl World {
             now: 1_000 * MS,
             rng: Rng::new(plan.seed),
             nodes: nodes.collect(),
-            lease: LeaseModel::new(plan.replicas),
+            lease: LeaseModel::new(count),
+            group: Group::new(plan.replicas),
             clients: Clients::new(&plan),
             config,
             faults_end: plan.faults_end,
@@ -265,16 +275,6 @@ impl World {
 
     // ---- servers
 
-    pub(crate) fn membership(&self, node: usize) -> Membership {
-        Membership {
-            view: 1,
-            members: (0..self.nodes.len()).map(osd).collect::<Vec<_>>().into(),
-            incomplete: self.nodes[node].incomplete,
-            recovered: self.nodes[node].recovered,
-            policy: self.nodes[node].policy,
-        }
-    }
-
     pub(crate) fn start(&mut self, node: usize) {
         let membership = self.membership(node);
         let config = self.config.clone();
@@ -304,6 +304,7 @@ impl World {
         state.replica = None;
         state.recovered = false;
         state.behind.clear();
+        state.settling = Settling::default();
         state.wake = None;
         // A job that was under way may have got anywhere.
         for (_, mut job) in std::mem::take(&mut state.jobs) {
@@ -330,6 +331,7 @@ impl World {
     pub(crate) fn wipe(&mut self, node: usize) {
         self.nodes[node].store = self.plan.new_store();
         self.nodes[node].incomplete = true;
+        self.mark_incomplete(node);
     }
 
     fn node_event(&mut self, node: usize, event: Event) -> Result<(), String> {

@@ -1,0 +1,183 @@
+//! Keeps every placement group at the replicas it should have: the leader asks the planner what to do
+//! next and proposes it. What runs is in the replicated records, so the next leader goes on with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mrc_core::{IndexError, IndexRead, query};
+use planner::{Act, Group, Limits, Picture, Report, Server, State, Wish};
+use proto::index::command::Op;
+use proto::index::{ChangePg, EndPgChange};
+use shell::clock::boottime;
+use types::{Instant, OsdId, PgId, PgKey, VolumeId};
+
+use crate::config::{PLAN_AFTER_ACT, PLAN_INTERVAL, PLANNED_ACTS_MAX};
+use crate::door::Service;
+
+/// Runs for ever; does something only while this server leads.
+pub(crate) async fn run(service: Arc<Service>) {
+    loop {
+        let busy = match round(&service).await {
+            Ok(busy) => busy,
+            Err(error) => {
+                tracing::error!(%error, "the redundancy of the replicas can't be looked after");
+                false
+            }
+        };
+        tokio::time::sleep(match busy {
+            true => PLAN_AFTER_ACT,
+            false => PLAN_INTERVAL,
+        })
+        .await;
+    }
+}
+
+/// Plans once and does it; returns whether there is more to come soon.
+async fn round(service: &Service) -> Result<bool, IndexError> {
+    let Ok(leader) = service.node.leading() else {
+        service.set_redundancy(None);
+        return Ok(false);
+    };
+    let since = service.osds.leads_since(leader);
+    // Before that nobody can be told from a server that has not reported yet.
+    if since.elapsed() < service.config.osd_timeout() {
+        return Ok(false);
+    }
+    let index = Arc::clone(service.node.index());
+    let picture = picture(service, &*index, since)?;
+    let plan = planner::plan(&picture, boottime(), &service.config.limits());
+    let busy = plan.report.changing_count > 0 || !plan.acts.is_empty();
+    service.set_redundancy(Some(plan.report));
+    for act in plan.acts.into_iter().take(PLANNED_ACTS_MAX) {
+        perform(service, &act).await?;
+    }
+    Ok(busy)
+}
+
+async fn perform(service: &Service, act: &Act) -> Result<(), IndexError> {
+    let op = match act {
+        Act::Begin {
+            group,
+            view,
+            members,
+            reason,
+        }
+        | Act::Retarget {
+            group,
+            view,
+            members,
+            reason,
+        } => {
+            let members: Vec<u64> = members.iter().map(|osd| osd.0).collect();
+            tracing::info!(%group, %reason, ?members, "the replica set is to change");
+            Op::ChangePg(ChangePg {
+                volume: group.volume.0,
+                pg: group.pg.0,
+                view: *view,
+                osds: members,
+            })
+        }
+        Act::End { group, view } => {
+            let index = &**service.node.index();
+            let record = query::pg(index, group.volume, group.pg)?;
+            if !record.is_some_and(|record| mrc_core::change_may_end(&record)) {
+                // Servers of the set before have not said yet that they know of the change.
+                return Ok(());
+            }
+            tracing::info!(%group, "the replica set has changed");
+            Op::EndPgChange(EndPgChange {
+                volume: group.volume.0,
+                pg: group.pg.0,
+                view: *view,
+            })
+        }
+    };
+    if let Err(fault) = service.node.propose_internal(op).await {
+        tracing::debug!(?act, %fault, "planned, but not so any more");
+    }
+    Ok(())
+}
+
+fn picture(
+    service: &Service,
+    index: &dyn IndexRead,
+    since: std::time::Instant,
+) -> Result<Picture, IndexError> {
+    let now = boottime();
+    let timeout = service.config.osd_timeout();
+    let mut picture = Picture::default();
+    for (osd, record) in query::osds(index)? {
+        let heard = service.osds.get(osd, timeout);
+        let silent = heard.map_or_else(|| since.elapsed(), |heard| heard.age);
+        let server = Server {
+            location: record.location,
+            capacity_bytes: record.capacity_bytes,
+            free_bytes: heard.map_or(0, |heard| heard.free_bytes),
+            state: match heard {
+                Some(heard) if heard.up => State::Up,
+                Some(_) | None => State::Down {
+                    since: before(now, silent),
+                },
+            },
+            wish: match record.draining {
+                true => Wish::Drain,
+                false => Wish::Keep,
+            },
+        };
+        picture.servers.insert(osd, server);
+    }
+    let mut volumes: BTreeMap<u64, (usize, u64)> = BTreeMap::new();
+    for volume in query::volumes(index)? {
+        let share = volume.size_bytes / u64::from(volume.pgs.max(1));
+        volumes.insert(volume.volume, (volume.replicas as usize, share));
+    }
+    for pg in query::pgs(index, None)? {
+        // Those of deleted volumes are left as they are.
+        let Some((replicas, bytes)) = volumes.get(&pg.volume).copied() else {
+            continue;
+        };
+        let key = PgKey {
+            volume: VolumeId(pg.volume),
+            pg: PgId(pg.pg),
+        };
+        let group = Group {
+            view: pg.view,
+            members: pg.osds.into_iter().map(OsdId).collect(),
+            previous: pg.previous.into_iter().map(OsdId).collect(),
+            settling: pg.settling.into_iter().map(OsdId).collect(),
+            incomplete: pg.incomplete.into_iter().map(OsdId).collect(),
+            bytes,
+            replicas,
+        };
+        picture.groups.insert(key, group);
+    }
+    Ok(picture)
+}
+
+fn before(now: Instant, silent: Duration) -> Instant {
+    let silent = u64::try_from(silent.as_nanos()).unwrap_or(u64::MAX);
+    Instant::from_nanos(now.as_nanos().saturating_sub(silent))
+}
+
+impl Service {
+    /// What the newest plan found; none if this server does not lead, or leads for too short a time.
+    pub(crate) fn redundancy(&self) -> Option<Arc<Report>> {
+        crate::log_writer::lock(&self.redundancy).clone()
+    }
+
+    fn set_redundancy(&self, report: Option<Report>) {
+        *crate::log_writer::lock(&self.redundancy) = report.map(Arc::new);
+    }
+}
+
+impl crate::config::Config {
+    /// What the planner keeps to.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            grace: types::Duration::from_millis(self.rescue_grace_ms),
+            rebalance: self.rebalance,
+            ..Limits::default()
+        }
+    }
+}
