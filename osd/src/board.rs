@@ -315,6 +315,9 @@ mod tests {
         board.done(key(7));
         assert_eq!(state().state(), mrc::PgState::PgRecovering);
         assert!(board.note_recovered(group_of(key(1))));
+        board.note_seen(group_of(key(1)), 2);
+        assert_eq!(state().state(), mrc::PgState::PgRecovering, "an older view");
+        assert!(board.note_seen(group_of(key(1)), 3));
         assert_eq!(state().state(), mrc::PgState::PgFull);
         board.want([key(9)]);
         assert_eq!(state().state(), mrc::PgState::PgRecovering);

@@ -5,10 +5,10 @@ use sim::cluster::{Edit, Options, run};
 
 /// A wrong edit, words of the finding that must notice it, and the number of seeds it may take.
 const EDITS: [(Edit, &str, u64); 11] = [
-    (Edit::SlotsForgotten, "and repeated", 20),
+    (Edit::SlotsForgotten, "and repeated", 100),
     (Edit::AnsweredWhenProposed, "but the log did", 20),
     (Edit::ReadersIgnored, "has it open", 50),
-    (Edit::ReadersUnordered, "has it open", 1000),
+    (Edit::ReadersUnordered, "has no name and is not removed", 20),
     (Edit::RegistrationIgnored, "has it open", 300),
     (Edit::DeletionBelieved, "of a removed file", 50),
     (Edit::TombstonesIgnored, "of a removed file", 50),

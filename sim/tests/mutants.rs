@@ -12,7 +12,7 @@ const MUTANTS: [(Mutant, &str, u64); 14] = [
     (Mutant::HolderTimerLonger, "L-1", 200),
     (Mutant::HolderCountsFromAnswer, "L-1", 100),
     (Mutant::DuplicatesCount, "L-1", 100),
-    (Mutant::OldAnswersCount, "L-1", 300),
+    (Mutant::OldAnswersCount, "L-1", 1000),
     (Mutant::ShortcutForAnybody, "L-1", 100),
     (Mutant::ViewIgnored, "L-1", 1000),
     (Mutant::PreviousSetIgnored, "L-1", 1000),

@@ -22,7 +22,7 @@ use types::{
 
 use crate::board::Board;
 use crate::config::{Config, Limits};
-use crate::map::Map;
+use crate::map::{self, Map};
 use crate::server::{Error, MapSource, run_with};
 use crate::store_dir::DirectoryStore;
 use crate::store_root::Root;
@@ -105,7 +105,13 @@ impl Bed {
         for id in 1..=count {
             bed.start(id).await;
         }
-        // After the stores were made, as in a new cluster.
+        // After the stores were made and their servers registered, as in a new cluster: a new store takes
+        // for older than itself what is in the first map.
+        until("all servers to follow the map", || async {
+            let follows = |node: &Node| map::load(&node.dir).is_some();
+            bed.nodes.iter().all(follows)
+        })
+        .await;
         bed.map.pgs.push(mrc::Pg {
             volume: PG.volume.0,
             pg: PG.pg.0,

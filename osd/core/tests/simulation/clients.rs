@@ -414,7 +414,7 @@ impl World {
         let lost = write.known.losses != oracle.losses || self.plan.loses();
         match write.register {
             SHARED if lost => {}
-            SHARED => oracle.shared.took_effect(write.value, self.now),
+            SHARED => oracle.shared.answered(write.value, self.now),
             register => {
                 if followed {
                     oracle.registers[register].owed = write.value;

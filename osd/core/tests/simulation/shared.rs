@@ -11,6 +11,11 @@ struct Written {
     begun_at: u64,
     /// When it is known to have taken effect; none if it is not.
     effective_at: Option<u64>,
+    /// Its client has the answer: it is not asked for any more.
+    answered: bool,
+    /// Power was lost before: its bytes may have survived and what says that it was done not, so that it is
+    /// done once more.
+    may_come_again: bool,
 }
 
 /// What is known of it.
@@ -27,6 +32,8 @@ impl Default for SharedRegister {
         let nothing = Written {
             begun_at: 0,
             effective_at: Some(0),
+            answered: true,
+            may_come_again: false,
         };
         Self {
             written: vec![nothing],
@@ -41,11 +48,21 @@ impl SharedRegister {
         self.written.push(Written {
             begun_at: now,
             effective_at: None,
+            answered: false,
+            may_come_again: false,
         });
         self.written.len() as u64 - 1
     }
 
-    pub(crate) fn took_effect(&mut self, value: u64, now: u64) {
+    /// The write of a value is answered.
+    pub(crate) fn answered(&mut self, value: u64, now: u64) {
+        self.took_effect(value, now);
+        if let Some(written) = self.written.get_mut(value as usize) {
+            written.answered = true;
+        }
+    }
+
+    fn took_effect(&mut self, value: u64, now: u64) {
         if let Some(written) = self.written.get_mut(value as usize) {
             written.effective_at.get_or_insert(now);
         }
@@ -76,7 +93,7 @@ impl SharedRegister {
                 "the shared register has {word:#x}, which nobody wrote"
             ));
         };
-        if lost {
+        if lost || read.may_come_again {
             return Ok(());
         }
         let later = self.written.iter().find(|other| {
@@ -98,6 +115,7 @@ impl SharedRegister {
         self.lost = true;
         for written in &mut self.written {
             written.effective_at = None;
+            written.may_come_again |= !written.answered;
         }
     }
 }
