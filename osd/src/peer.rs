@@ -1,8 +1,7 @@
 //! Between object servers: the called end, and the links to the others.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use osd_core::{ObjectKey, Payload, PeerFailure};
@@ -142,28 +141,66 @@ const fn failure(error: &CallError) -> PeerFailure {
 }
 
 /// Tells everybody concerned when a link to a peer comes or goes.
+#[derive(Debug)]
 struct Watch {
     osd: OsdId,
-    up: AtomicBool,
+    standing: Mutex<Standing>,
     shards: Shards,
     recovery: Arc<Recovery>,
 }
 
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Standing {
+    Down,
+    Up,
+    /// Another link took its place: what becomes of this one is no news of the peer.
+    Replaced,
+}
+
+impl Watch {
+    /// Whatever is told of one link comes before what is told of the one after it.
+    fn replace(&self) {
+        let mut standing = self.lock();
+        if *standing == Standing::Up {
+            self.lost("its address changed");
+        }
+        *standing = Standing::Replaced;
+    }
+
+    fn lost(&self, reason: &str) {
+        tracing::warn!(osd = %self.osd, reason, "peer lost");
+        self.shards.tell_all(|| Item::PeerLost(self.osd));
+        self.recovery.peer_lost(self.osd);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Listener for Watch {
     fn connected(&self) {
-        self.up.store(true, Ordering::Relaxed);
+        let mut standing = self.lock();
+        if *standing == Standing::Replaced {
+            return;
+        }
+        *standing = Standing::Up;
         tracing::info!(osd = %self.osd, "peer connected");
         self.shards.tell_all(|| Item::PeerUp(self.osd));
         self.recovery.peer_up(self.osd);
     }
 
     fn disconnected(&self, reason: &str) {
-        // Failed attempts to connect are no news.
-        if self.up.swap(false, Ordering::Relaxed) {
-            tracing::warn!(osd = %self.osd, reason, "peer lost");
-            self.shards.tell_all(|| Item::PeerLost(self.osd));
+        let mut standing = self.lock();
+        match *standing {
+            Standing::Up => {
+                *standing = Standing::Down;
+                self.lost(reason);
+            }
+            // Failed attempts to connect are no news to the shards.
+            Standing::Down => self.recovery.peer_lost(self.osd),
+            Standing::Replaced => {}
         }
-        self.recovery.peer_lost(self.osd);
     }
 }
 
@@ -175,6 +212,8 @@ pub(crate) struct Peers {
     shards: Shards,
     recovery: Arc<Recovery>,
     data: BTreeMap<OsdId, Arc<Link>>,
+    /// Of the links for data.
+    watches: BTreeMap<OsdId, Arc<Watch>>,
     leases: BTreeMap<OsdId, Arc<Link>>,
 }
 
@@ -191,6 +230,7 @@ impl Peers {
             shards,
             recovery,
             data: BTreeMap::new(),
+            watches: BTreeMap::new(),
             leases: BTreeMap::new(),
         }
     }
@@ -204,6 +244,14 @@ impl Peers {
                     .is_some_and(|address| address == link.address())
             });
         }
+        let data = &self.data;
+        self.watches.retain(|osd, watch| {
+            let kept = data.contains_key(osd);
+            if !kept {
+                watch.replace();
+            }
+            kept
+        });
         for (osd, address) in addresses {
             if *osd == self.me || self.data.contains_key(osd) {
                 continue;
@@ -234,13 +282,14 @@ impl Peers {
             .collect()
     }
 
-    fn open_data(&self, osd: OsdId, address: &str) -> Arc<Link> {
-        let watch = Watch {
+    fn open_data(&mut self, osd: OsdId, address: &str) -> Arc<Link> {
+        let watch = Arc::new(Watch {
             osd,
-            up: AtomicBool::new(false),
+            standing: Mutex::new(Standing::Down),
             shards: self.shards.clone(),
             recovery: Arc::clone(&self.recovery),
-        };
+        });
+        self.watches.insert(osd, Arc::clone(&watch));
         let options = LinkOptions {
             in_flight_max: PEER_IN_FLIGHT_MAX,
             queue_bytes_max: PEER_QUEUE_BYTES_MAX,
@@ -251,7 +300,7 @@ impl Peers {
             ServiceKind::Peer,
             address.to_owned(),
             options,
-            Arc::new(watch),
+            watch,
         );
         // Links connect with their first message; this one says nothing and is ignored.
         link.push(&peer::Request::default());
@@ -265,5 +314,36 @@ pub(crate) const fn any_object(volume: VolumeId) -> peer::ObjectRef {
         volume: volume.0,
         inode: 0,
         column: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use types::Duration;
+
+    const PEER: OsdId = OsdId(2);
+
+    #[test]
+    fn late_end_of_a_link_that_was_replaced_is_no_news_of_the_peer() {
+        let recovery = Recovery::new(OsdId(1), Duration::from_secs(1), Arc::default());
+        let watch = || Watch {
+            osd: PEER,
+            standing: Mutex::new(Standing::Down),
+            shards: Shards::new(1),
+            recovery: Arc::clone(&recovery),
+        };
+        let (before, after) = (watch(), watch());
+        before.connected();
+        assert!(recovery.is_up(PEER));
+
+        before.replace();
+        assert!(!recovery.is_up(PEER));
+        after.connected();
+        before.disconnected("closed");
+        assert!(recovery.is_up(PEER));
+
+        after.disconnected("broken");
+        assert!(!recovery.is_up(PEER));
     }
 }

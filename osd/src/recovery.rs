@@ -171,6 +171,11 @@ impl Recovery {
         state.silent.entry(osd).or_insert_with(boottime);
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_up(&self, osd: OsdId) -> bool {
+        self.lock().up.contains(&osd)
+    }
+
     /// Compares what is due and has copies brought up, for ever. `on_recovered` is called when a
     /// group's absent objects can be trusted from now on, `on_full` when it has everything.
     pub(crate) async fn run(
