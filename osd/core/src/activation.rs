@@ -77,10 +77,7 @@ impl ObjectReplica {
         let activate = peer::Activate {
             newborn: false,
             reading,
-            position: self
-                .copy
-                .is_trusted(&self.membership)
-                .then(|| self.copy.position.into()),
+            position: self.copy.known_position(&self.membership).map(Into::into),
         };
         for index in 0..tenure.peers.len() {
             tenure.attempt(step.now, index, activate, &self.config, step.effects);
@@ -201,10 +198,14 @@ impl ObjectReplica {
         marks: Option<Marks>,
         reading: bool,
     ) {
+        let trusted = self.copy.is_trusted(&self.membership);
+        if !trusted && self.copy.fall_back(&mut *step.store).is_err() {
+            self.fail(step);
+            return;
+        }
         let Some(tenure) = self.tenure.as_mut() else {
             return;
         };
-        let trusted = self.copy.is_trusted(&self.membership);
         // A copy that was being brought up has heard of changes beyond what it is taken for.
         self.copy.marks = marks.unwrap_or_else(|| self.copy.vouched_marks(trusted));
         tenure.base = newest;

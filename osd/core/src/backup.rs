@@ -8,7 +8,7 @@ use types::{BLOCK_BYTES, OsdId, SUM_BYTES};
 use crate::config::{
     DURABLE_WAITING_MAX, MARKS_MAX, OBJECT_BYTES_MAX, READ_BYTES_MAX, SUMS_WINDOW,
 };
-use crate::copy::{Change, Trust};
+use crate::copy::Change;
 use crate::durable::{Need, Who};
 use crate::event::{AnswerId, Payload};
 use crate::marks::Marks;
@@ -288,7 +288,7 @@ impl ObjectReplica {
             };
             if !untouched {
                 // Half a change may be there.
-                self.lose_trust(step);
+                self.lose_trust(step, true);
             }
             return Err(error.into());
         }
@@ -299,8 +299,8 @@ impl ObjectReplica {
 
     /// Stops vouching for the bytes. Nobody may go on waiting for them to become stable: they can't,
     /// until the copy was brought up.
-    fn lose_trust(&mut self, step: &mut Step<'_>) {
-        self.copy.trust = Trust::CatchingUp;
+    fn lose_trust(&mut self, step: &mut Step<'_>, extends: bool) {
+        self.copy.lose_trust(&self.config, extends);
         for who in self.durable.take_peers() {
             self.refuse_durable(step, who, Refusal::Gap);
         }
@@ -384,13 +384,13 @@ impl ObjectReplica {
             return Err(Refused(Refusal::Gap));
         }
         self.following.leave();
-        self.lose_trust(step);
+        self.lose_trust(step, message.extends);
         if self.tells_too_much(&message) {
             // The next attempt finds that done.
             return Err(Refused(Refusal::Gap));
         }
         self.copy
-            .begin_catch_up(message.length_bytes, &mut *step.store)?;
+            .make_room_for(message.length_bytes, &mut *step.store)?;
         self.copy.position = self.promised_position(message.seq);
         self.following.mode = Mode::CatchingUp;
         plain(Reply::CaughtUp(peer::CaughtUp { seq: message.seq }))

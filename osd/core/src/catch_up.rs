@@ -30,10 +30,9 @@ impl ObjectReplica {
         let Some(tenure) = self.tenure.as_mut() else {
             return;
         };
-        let missed = match answer.is_trusted() {
-            true => self.copy.recent.since(answer.position),
-            false => None,
-        };
+        let since = self.copy.recent.since(answer.position);
+        let extends = since.is_some();
+        let missed = since.filter(|_| answer.is_trusted());
         let other_history = answer.is_trusted()
             && answer.position.epoch != tenure.promise.epoch
             && answer.position != Position::default();
@@ -57,10 +56,16 @@ impl ObjectReplica {
             self.ask(step, false);
             return;
         }
-        self.begin_peer(step, index, missed);
+        self.begin_peer(step, index, missed, extends);
     }
 
-    fn begin_peer(&mut self, step: &mut Step<'_>, index: usize, missed: Option<Vec<Span>>) {
+    fn begin_peer(
+        &mut self,
+        step: &mut Step<'_>,
+        index: usize,
+        missed: Option<Vec<Span>>,
+        extends: bool,
+    ) {
         let length_bytes = self.copy.length_bytes;
         let plan = match &missed {
             _ if self.config.has(Mutant::CatchUpSkipped) => BlockPlan::default(),
@@ -91,6 +96,7 @@ impl ObjectReplica {
             length_bytes,
             base: Some(tenure.base.into()),
             base_marks: marks.map(Into::into).collect(),
+            extends,
         };
         if let Some(peer) = tenure.peers.get(index) {
             let call = (CallKind::Begin, Op::BeginCatchUp(begin));

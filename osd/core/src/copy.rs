@@ -65,6 +65,14 @@ impl Change {
     }
 }
 
+/// What a copy was at a position.
+#[derive(Clone, Debug)]
+struct Kept {
+    position: Position,
+    marks: Marks,
+    length_bytes: u64,
+}
+
 /// The copy.
 #[derive(Debug)]
 pub(crate) struct LocalCopy {
@@ -79,6 +87,9 @@ pub(crate) struct LocalCopy {
     pub(crate) trust: Trust,
     pub(crate) marks: Marks,
     pub(crate) recent: Recent,
+    /// What it was when its bytes began to be replaced by those of later changes. Until it is where it is
+    /// brought to, it still has everything up to there.
+    kept: Option<Kept>,
     /// What the record is to tell at most, when it is taken back.
     pub(crate) taken_back: Option<(Position, Marks)>,
     /// The store failed: no changes, no votes.
@@ -111,6 +122,7 @@ impl LocalCopy {
             },
             marks: Marks::from(record.marks.clone()),
             recent,
+            kept: None,
             taken_back: None,
             failed: false,
             record,
@@ -125,19 +137,29 @@ impl LocalCopy {
         }
     }
 
+    /// Where the copy is or was in memory, so that others can tell what has changed since.
+    pub(crate) fn known_position(&self, membership: &Membership) -> Option<Position> {
+        match self.is_trusted(membership) {
+            true => Some(self.position),
+            false => self.kept.as_ref().map(|kept| kept.position),
+        }
+    }
+
     /// The newest change this copy vouches for.
     pub(crate) fn vouched(&self, membership: &Membership) -> Position {
-        match self.is_trusted(membership) {
-            true => self.position,
-            false => self.record.position,
+        match (self.is_trusted(membership), &self.kept) {
+            (true, _) => self.position,
+            (false, Some(kept)) => kept.position.max(self.record.position),
+            (false, None) => self.record.position,
         }
     }
 
     /// The newest changes up to the position that the copy vouches for.
     pub(crate) fn vouched_marks(&self, trusted: bool) -> Marks {
-        match trusted {
-            true => self.marks.clone(),
-            false => Marks::from(self.record.marks.clone()),
+        match (trusted, &self.kept) {
+            (true, _) => self.marks.clone(),
+            (false, Some(kept)) if kept.position >= self.record.position => kept.marks.clone(),
+            (false, _) => Marks::from(self.record.marks.clone()),
         }
     }
 
@@ -150,11 +172,12 @@ impl LocalCopy {
     /// What a new primary learns of this copy.
     pub(crate) fn answer(&self, membership: &Membership, asker: Option<Position>) -> Answer {
         let trusted = self.is_trusted(membership);
-        let never_adopted = !trusted && self.record.position == Position::default();
+        let position = self.vouched(membership);
+        let never_adopted = !trusted && position == Position::default();
         let incomplete = membership.incomplete && never_adopted;
         let changed = asker.filter(|_| trusted);
         Answer {
-            position: self.vouched(membership),
+            position,
             suspect: !trusted && !incomplete,
             incomplete,
             exists: self.exists,
@@ -199,17 +222,52 @@ impl LocalCopy {
             self.recent.push(position, (0, 0));
         }
         self.position = position;
-        self.trust = Trust::Trusted;
+        self.trust_again();
     }
 
-    /// Stops vouching for the bytes: they are being replaced.
-    pub(crate) fn begin_catch_up(
+    /// The bytes are the history up to the position.
+    pub(crate) fn trust_again(&mut self) {
+        self.trust = Trust::Trusted;
+        self.kept = None;
+    }
+
+    /// Stops vouching for the bytes: they are being replaced, or half a change is there. What it vouched for goes
+    /// on to count if what comes `extends` that, if only like a copy that crashed: it may hold parts of later
+    /// changes.
+    pub(crate) fn lose_trust(&mut self, config: &Config, extends: bool) {
+        let extends =
+            (extends || config.has(Mutant::KeptOfAnyHistory)) && !config.has(Mutant::KeptForgotten);
+        let kept = match self.trust {
+            Trust::Trusted => Some(Kept {
+                position: self.position,
+                marks: self.marks.clone(),
+                length_bytes: self.length_bytes,
+            }),
+            Trust::CatchingUp => self.kept.take(),
+            Trust::Absent | Trust::Suspect => None,
+        };
+        self.kept = kept.filter(|_| extends);
+        self.trust = Trust::CatchingUp;
+    }
+
+    /// Makes the object so long as it is to become, but cuts nothing off that the copy still vouches for.
+    pub(crate) fn make_room_for(
         &mut self,
         length_bytes: u64,
         store: &mut dyn ObjectStore,
     ) -> Result<(), StoreError> {
-        self.trust = Trust::CatchingUp;
-        self.set_length(length_bytes, store)
+        let kept_bytes = self.kept.as_ref().map_or(0, |kept| kept.length_bytes);
+        self.set_length(length_bytes.max(kept_bytes.min(self.length_bytes)), store)
+    }
+
+    /// Takes the copy as it was when it began to be replaced, with what came since in its bytes.
+    pub(crate) fn fall_back(&mut self, store: &mut dyn ObjectStore) -> Result<(), StoreError> {
+        match &self.kept {
+            Some(kept) if kept.position > self.record.position => {
+                self.set_length(self.length_bytes.min(kept.length_bytes), store)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Applies the next change of the history.

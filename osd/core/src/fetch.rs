@@ -37,6 +37,8 @@ pub(crate) struct Fetching {
     current: Option<Source>,
     /// Spans that are all this copy lacks; none if it is compared as a whole.
     spans: Option<Vec<Span>>,
+    /// The sources are known to have all that this copy had.
+    extends: bool,
     plan: BlockPlan,
     comparing: bool,
     differing: VecDeque<u64>,
@@ -53,6 +55,7 @@ impl Fetching {
             sources: sources.into(),
             current: None,
             spans: None,
+            extends: false,
             plan: BlockPlan::default(),
             comparing: false,
             differing: VecDeque::new(),
@@ -76,6 +79,7 @@ impl ObjectReplica {
     /// Begins with the best source left; starts the activation over if there is none.
     pub(crate) fn fetch_from_next_source(&mut self, step: &mut Step<'_>) {
         let trusted = self.copy.is_trusted(&self.membership);
+        let known = self.copy.known_position(&self.membership);
         let Some(fetching) = self.fetching() else {
             return;
         };
@@ -83,7 +87,13 @@ impl ObjectReplica {
             self.ask(step, false);
             return;
         };
-        let spans = source.changed.take().filter(|_| trusted);
+        let spans = source.changed.take();
+        let newest = fetching.newest;
+        let of_its_tenure =
+            known.is_some_and(|at| (at.epoch, at.holder) == (newest.epoch, newest.holder));
+        fetching.extends |= spans.is_some() || of_its_tenure;
+        let extends = fetching.extends;
+        let spans = spans.filter(|_| trusted);
         fetching.plan = match &spans {
             Some(spans) => BlockPlan::of_spans(spans, source.length_bytes),
             None => BlockPlan::whole(source.length_bytes),
@@ -95,7 +105,8 @@ impl ObjectReplica {
         fetching.fetches = 0;
         let length_bytes = source.length_bytes;
         fetching.current = Some(source);
-        let begun = self.copy.begin_catch_up(length_bytes, &mut *step.store);
+        self.copy.lose_trust(&self.config, extends);
+        let begun = self.copy.make_room_for(length_bytes, &mut *step.store);
         match begun {
             Ok(()) => self.pump_fetching(step),
             Err(error) => self.fetching_failed(step, &error),
@@ -170,7 +181,7 @@ impl ObjectReplica {
         match spans {
             // What was known of earlier changes stays known.
             Some(spans) => {
-                self.copy.trust = crate::copy::Trust::Trusted;
+                self.copy.trust_again();
                 for span in spans {
                     self.copy.recent.push(newest, span);
                 }

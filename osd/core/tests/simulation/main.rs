@@ -19,6 +19,7 @@ mod faults;
 mod full_disks;
 mod hand_over;
 mod holes;
+mod kept;
 mod lease_model;
 #[cfg(feature = "mutants")]
 mod mutants;

@@ -330,3 +330,17 @@ fn servers_that_crashed_and_vouch_are_found() {
     let wrong = |plan: &mut Plan, _: &mut Config| plan.suspects_vouch = true;
     check_moving_of("suspects vouch", 4, wrong, 1_000..2_000);
 }
+
+#[test]
+fn copies_that_forget_what_they_had_are_found() {
+    let mut config = config();
+    config.mutant = Some(Mutant::KeptForgotten);
+    assert_ne!(crate::kept::counts_for(config, true), 1);
+}
+
+#[test]
+fn copies_that_count_for_what_is_no_history_are_found() {
+    let mut config = config();
+    config.mutant = Some(Mutant::KeptOfAnyHistory);
+    assert_ne!(crate::kept::counts_for(config, false), 0);
+}

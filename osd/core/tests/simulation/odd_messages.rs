@@ -100,6 +100,7 @@ fn odd_request(rng: &mut Rng) -> peer::Request {
             },
             base: None,
             base_marks: Vec::new(),
+            extends: rng.once_in(2),
         })),
         8 => Some(PeerOp::Repair(peer::Repair {
             seq: odd_number(rng),

@@ -17,6 +17,8 @@ pub(crate) struct Placed {
     /// Newest change by epoch, its holder and node: in memory, and on disk.
     memory: BTreeMap<(u64, u64, usize), u64>,
     disk: BTreeMap<(u64, u64, usize), u64>,
+    /// Where the history was that a primary took over, by epoch and node.
+    taken_over: BTreeMap<(u64, usize), u64>,
     /// Bytes of requests for changes that are under way, and which change it is, however often it is
     /// asked for.
     asked: BTreeMap<u64, (u64, (u64, u64))>,
@@ -44,6 +46,12 @@ impl Placed {
         let status = replica.status();
         let trusted = status.trusted.then_some(status.position);
         let stable = node.store.stable_record(KEY).map(|record| record.position);
+        if let Some(position) = trusted
+            && position.holder == osd(number)
+        {
+            let of_epoch = self.taken_over.entry((position.epoch, number));
+            of_epoch.or_insert(position.seq);
+        }
         for (position, newest) in [(trusted, &mut self.memory), (stable, &mut self.disk)] {
             if let Some(position) = position {
                 let key = (position.epoch, position.holder.0, number);
@@ -92,9 +100,13 @@ impl World {
         let history = (done.epoch, osd(node).0);
         let memory = placed.reached(&placed.memory, history, needed);
         let disk = placed.reached(&placed.disk, history, needed);
+        // What was taken over is at a majority. A primary knows of each of the others only what it lacks of
+        // the changes since.
+        let taken_over = placed.taken_over.get(&(done.epoch, node)).copied();
+        let had = memory.max(taken_over.unwrap_or(0)).min(done.seq);
         let lag: u64 = placed
             .acknowledged
-            .range((done.epoch, node, memory.min(done.seq) + 1)..(done.epoch, node, done.seq + 1))
+            .range((done.epoch, node, had + 1)..(done.epoch, node, done.seq + 1))
             .map(|(_, bytes)| *bytes)
             .sum();
         let kept = match policy.write {
