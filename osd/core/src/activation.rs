@@ -24,6 +24,8 @@ impl ObjectReplica {
         self.promise(step, promise);
         self.following.leave();
         self.tenure = Some(tenure);
+        // The shell has forgotten by whom it was told.
+        self.behind_reported.clear();
         if newborn {
             self.begin_newborn(step);
             return;

@@ -411,7 +411,7 @@ impl ObjectReplica {
         }
         let marks: Vec<_> = message.base_marks.iter().cloned().map(Into::into).collect();
         if !self.durable.wants(Need::TakenBack(base)) {
-            self.copy.taken_back = Some((base, Marks::from(marks)));
+            self.copy.take_back(&self.config, base, &Marks::from(marks));
             self.durable.want(Need::TakenBack(base), Who::Own);
         }
         true

@@ -250,6 +250,17 @@ impl LocalCopy {
         self.trust = Trust::CatchingUp;
     }
 
+    /// Has the record tell of nothing that the history of `base` has not: of the newest position until there where
+    /// this copy was, and of the changes that either has. The copy need not have all that is there at `base`.
+    pub(crate) fn take_back(&mut self, config: &Config, base: Position, base_marks: &Marks) {
+        let mut position = self.recent.newest_until(base).unwrap_or_default();
+        let mut marks = Marks::from(self.record.marks.clone()).common(base_marks);
+        if config.has(Mutant::TakenBackToBase) {
+            (position, marks) = (base, base_marks.clone());
+        }
+        self.taken_back = Some((position, marks));
+    }
+
     /// Makes the object so long as it is to become, but cuts nothing off that the copy still vouches for.
     pub(crate) fn make_room_for(
         &mut self,

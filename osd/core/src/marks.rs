@@ -53,6 +53,25 @@ impl Marks {
         }
     }
 
+    /// The changes that both know as done. Of a session that only one knows, the other may have forgotten it if it
+    /// knows as many as it can.
+    pub(crate) fn common(&self, other: &Self) -> Self {
+        let known =
+            |marks: &Self, session| marks.0.iter().find(|mark| mark.session == session).copied();
+        let either = self
+            .0
+            .iter()
+            .filter_map(|mine| match known(other, mine.session) {
+                Some(theirs) if theirs.first_id < mine.first_id => Some(theirs),
+                None if other.0.len() < MARKS_MAX => None,
+                _ => Some(*mine),
+            });
+        let full = self.0.len() >= MARKS_MAX;
+        let theirs = other.0.iter().copied();
+        let forgotten = theirs.filter(|mark| full && known(self, mark.session).is_none());
+        Self::from(forgotten.chain(either).collect::<Vec<_>>())
+    }
+
     pub(crate) fn to_vec(&self) -> Vec<Mark> {
         self.0.clone()
     }
@@ -85,6 +104,35 @@ mod tests {
         assert!(!marks.lack(SessionId(1), 5));
         assert!(marks.lack(SessionId(1), 6));
         assert!(marks.lack(SessionId(2), 1));
+    }
+
+    #[test]
+    fn common_changes_are_those_that_both_have() {
+        let mark = |session, first_id| Mark {
+            session: SessionId(session),
+            change_id: first_id,
+            first_id,
+            ..Mark::default()
+        };
+        let marks = |marks: &[Mark]| Marks::from(marks.to_vec());
+        let one = marks(&[mark(1, 5), mark(2, 9), mark(3, 4)]);
+        let other = marks(&[mark(2, 7), mark(3, 8), mark(4, 1)]);
+
+        assert_eq!(one.common(&other), marks(&[mark(2, 7), mark(3, 4)]));
+        assert_eq!(other.common(&one), marks(&[mark(2, 7), mark(3, 4)]));
+
+        let many = (100..100 + MARKS_MAX as u64).map(|session| mark(session, 1));
+        let full = marks(&many.collect::<Vec<_>>());
+        assert_eq!(
+            full.common(&marks(&[mark(1, 5)])),
+            marks(&[mark(1, 5)]),
+            "it may be forgotten"
+        );
+        assert_eq!(
+            marks(&[mark(1, 5)]).common(&full),
+            marks(&[mark(1, 5)]),
+            "it may be forgotten"
+        );
     }
 
     #[test]

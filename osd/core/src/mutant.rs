@@ -57,6 +57,8 @@ pub enum Mutant {
     PolicyKept,
     /// The record of a copy goes on to tell of changes that are being replaced.
     RecordKept,
+    /// A record that is taken back tells of all that the primary began with.
+    TakenBackToBase,
     /// A copy that is being brought up no longer counts for what it had.
     KeptForgotten,
     /// A copy that is being brought up counts for what it had, although what it is brought to has it not.

@@ -33,6 +33,12 @@ impl Recent {
         self.changes.push_back((position, span));
     }
 
+    /// The newest position not after this one at which the replica is known to have been.
+    pub(crate) fn newest_until(&self, position: Position) -> Option<Position> {
+        let known = self.changes.iter().rev().map(|(at, _)| *at);
+        known.chain([self.base]).find(|at| *at <= position)
+    }
+
     /// What was touched after `position`; none if that is too long ago or of another history.
     pub(crate) fn since(&self, position: Position) -> Option<Vec<Span>> {
         let known = self.changes.iter().rposition(|(at, _)| *at == position);
@@ -72,6 +78,19 @@ mod tests {
         assert_eq!(recent.since(at(2, 7)), Some(vec![]));
         assert_eq!(recent.since(at(1, 4)), None);
         assert_eq!(recent.since(at(1, 7)), None);
+    }
+
+    #[test]
+    fn newest_position_until_another_is_one_where_the_replica_was() {
+        let mut recent = Recent::default();
+        recent.reset(at(1, 5));
+        recent.push(at(1, 6), (0, 10));
+        recent.push(at(3, 6), (0, 0));
+
+        assert_eq!(recent.newest_until(at(1, 4)), None);
+        assert_eq!(recent.newest_until(at(1, 5)), Some(at(1, 5)));
+        assert_eq!(recent.newest_until(at(2, 9)), Some(at(1, 6)));
+        assert_eq!(recent.newest_until(at(3, 7)), Some(at(3, 6)));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::durable::{Need, Who};
 use crate::event::{Call, CallKind, Effect, Payload, PeerFailure};
 use crate::mutant::Mutant;
 use crate::replica::{ObjectReplica, Step};
+use crate::tenure::Tenure;
 use proto::peer;
 use proto::peer::Refusal;
 use proto::peer::request::Op;
@@ -36,6 +37,11 @@ impl ObjectReplica {
             primary: None,
             settling: false,
         });
+        let serving = |tenure: &Tenure| tenure.is_serving() && step.now < tenure.until;
+        if self.tenure.as_ref().is_some_and(serving) {
+            // Whatever was acknowledged, this primary has.
+            self.recovered(step);
+        }
         self.ask_for_catch_up(step);
     }
 

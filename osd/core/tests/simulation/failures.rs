@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use osd_core::{
-    CallKind, ChangeOrder, Config, Effect, Input, ObjectKey, ObjectStore, Op, Payload, PeerFailure,
-    Record,
+    CallKind, ChangeOrder, Config, Effect, Input, LeaseEvent, ObjectKey, ObjectStore, Op, Payload,
+    PeerFailure, Record,
 };
 use proto::peer;
 use proto::peer::Refusal;
 use proto::peer::request::Op as PeerOp;
 use proto::peer::response::Reply;
-use types::{Duration, Fault, Inode, ObjectId, Remedy, SessionId};
+use types::{Duration, Fault, Inode, ObjectId, OsdId, Remedy, SessionId};
 
 use crate::bench::*;
 use crate::world::{KEY, osd};
@@ -59,13 +59,32 @@ fn store_that_makes_no_object_is_not_called_full() {
 }
 
 #[test]
+fn serving_primary_that_is_to_recover_only_has_to_reach_its_disk() {
+    let recovered = |effect: &Effect| matches!(effect, Effect::Recovered { .. });
+    let (mut bench, _) = serving();
+    bench.client(1, write(1, b"one"));
+
+    let effects = bench.step(Input::Recover);
+
+    assert_eq!(count(&effects, recovered), 0, "what it has is in memory");
+    let syncs = effects.into_iter().filter_map(|effect| match effect {
+        Effect::Sync { ticket, job, .. } => Some((ticket, job)),
+        _ => None,
+    });
+    let [(ticket, mut job)] = <[_; 1]>::try_from(syncs.collect::<Vec<_>>()).unwrap();
+    let result = job.run();
+    let effects = bench.step(Input::StoreDone { ticket, result });
+    assert_eq!(count(&effects, recovered), 1);
+}
+
+#[test]
 fn recovery_that_can_not_go_on_is_given_back() {
     let not_recovered = |effect: &Effect| matches!(effect, Effect::NotRecovered);
     let (mut bench, _) = serving();
-    bench.settle(Input::Recover);
+    bench.client(1, write(1, b"one"));
     bench.store.fail_syncs();
 
-    let effects = bench.client(2, Op::Sync { follows: 0 });
+    let effects = bench.settle(Input::Recover);
 
     assert_eq!(count(&effects, not_recovered), 1);
     let effects = bench.settle(Input::Recover);
@@ -276,4 +295,35 @@ fn damaged_block_is_reported_with_the_replica_that_replaced_it() {
     });
     assert_eq!(reports.collect::<Vec<_>>(), [(0, Some(osd(source)))]);
     assert_eq!(replies(&effects), [(2, Ok(Bytes::from_static(b"one")))]);
+}
+
+/// Whom the last of these effects says to be behind.
+fn behind(effects: &[Effect]) -> Option<Vec<OsdId>> {
+    let mut told = effects.iter().rev().filter_map(|effect| match effect {
+        Effect::Behind { replicas } => Some(replicas.clone()),
+        _ => None,
+    });
+    told.next()
+}
+
+#[test]
+fn replica_that_is_still_behind_is_told_of_in_each_tenure() {
+    let (mut bench, _) = serving();
+    let sent = bench.client(2, write(2, b"two"));
+    let changes = calls(&sent, |kind| matches!(kind, CallKind::Replicate { .. }));
+    let reply = Reply::Replicated(peer::Replicated { seq: 2 });
+    bench.reply(1, changes[0].1, reply);
+    bench.now += Duration::from_secs(2);
+    assert_eq!(behind(&bench.settle(Input::Tick)), Some(vec![OsdId(3)]));
+
+    bench.settle(Input::Lease(LeaseEvent::Lost { epoch: 1 }));
+    bench.client(3, read());
+    let asked = calls(&bench.hold(false, EPOCH), is_activate);
+    let effects = bench.reply(1, asked[0].1, activated(1, 1, 2));
+
+    assert_eq!(behind(&effects), None, "not serving yet");
+    let adopts = calls(&effects, |kind| kind == CallKind::Adopt);
+    let reply = Reply::CaughtUp(peer::CaughtUp { seq: 2 });
+    let told = behind(&bench.reply(1, adopts[0].1, reply));
+    assert_eq!(told, Some(vec![OsdId(3)]));
 }

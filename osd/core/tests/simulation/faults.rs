@@ -14,6 +14,8 @@ pub(crate) struct Plan {
     pub(crate) replicas: usize,
     /// Further servers, which the replica set moves to.
     pub(crate) spares: usize,
+    /// The object is made when the set has been changed, perhaps while servers go by different views.
+    pub(crate) born_late: bool,
     pub(crate) appends: bool,
     pub(crate) crashes: bool,
     pub(crate) total_losses: bool,
@@ -26,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) record_before_data: bool,
     /// Wrong: servers declare without having compared.
     pub(crate) declared_unseen: bool,
+    /// Wrong: servers declare what they have in memory only.
+    pub(crate) declared_in_memory: bool,
     /// Wrong: servers compare with those that go by another view.
     pub(crate) compared_across_views: bool,
     /// Wrong: what a server that crashed has not is taken for never acknowledged.
@@ -51,6 +55,7 @@ impl Plan {
             seed,
             replicas,
             spares: 0,
+            born_late: false,
             appends,
             crashes: !damage && !rng.once_in(4),
             total_losses: rng.once_in(3),
@@ -61,6 +66,7 @@ impl Plan {
             damage,
             record_before_data: false,
             declared_unseen: false,
+            declared_in_memory: false,
             compared_across_views: false,
             suspects_vouch: false,
             ended_early: false,
@@ -99,6 +105,7 @@ impl Plan {
         Self {
             replicas,
             spares: 2,
+            born_late: seed.is_multiple_of(2),
             // Where there is damage nobody else may have a sound copy yet.
             damage: false,
             full: false,
@@ -168,6 +175,9 @@ impl World {
         );
         if self.plan.spares > 0 {
             let at = self.now + 300 * MS;
+            if self.plan.born_late {
+                self.clients.quiet_until = at + self.rng.below(4_000) * MS;
+            }
             self.schedule(at, Target::World, Event::Inject(Fault::ChangeSet));
         }
         if self.plan.policies.len() > 1 {

@@ -1,7 +1,7 @@
 //! What a copy counts for while its bytes are being replaced by those of later changes.
 
 use bytes::Bytes;
-use osd_core::Config;
+use osd_core::{Config, Position};
 use proto::peer;
 use proto::peer::request::Op as PeerOp;
 use proto::peer::response::Reply;
@@ -13,8 +13,8 @@ const HAD: &[u8] = b"had";
 /// Length of what it is brought to.
 const LATER_BYTES: u64 = 100;
 
-/// A backup that has a change in memory only, and which the next primary begins to bring up.
-fn bringing_up(config: Config, extends: bool, length_bytes: u64) -> Bench {
+/// A backup that has a change in memory only.
+fn having(config: Config) -> Bench {
     let mut bench = Bench::new(3, config);
     bench.settle(peer_request(1, request(1, EPOCH, 1, activate())));
     let adopt = PeerOp::Adopt(peer::Adopt::default());
@@ -28,6 +28,12 @@ fn bringing_up(config: Config, extends: bool, length_bytes: u64) -> Bench {
         *payload = osd_core::Payload::of(Bytes::from_static(HAD));
     }
     bench.settle(write);
+    bench
+}
+
+/// The same, and the next primary begins to bring it up.
+fn bringing_up(config: Config, extends: bool, length_bytes: u64) -> Bench {
+    let mut bench = having(config);
     bench.settle(peer_request(2, request(2, EPOCH + 1, 1, activate())));
     let begin = PeerOp::BeginCatchUp(peer::BeginCatchUp {
         seq: 5,
@@ -42,6 +48,52 @@ fn bringing_up(config: Config, extends: bool, length_bytes: u64) -> Bench {
     });
     bench.settle(peer_request(2, request(2, EPOCH + 1, 1, begin)));
     bench
+}
+
+/// The last change that the disk tells of, once a primary has begun to bring the copy up to a history that lacks
+/// the change recorded there.
+pub(crate) fn told_by_disk(config: Config) -> u64 {
+    taken_back(config, EPOCH, 0).seq
+}
+
+/// The same with another beginning of that history.
+pub(crate) fn taken_back(config: Config, base_epoch: u64, base_seq: u64) -> Position {
+    let mut bench = having(config);
+    let sync = PeerOp::Sync(peer::Sync {
+        seq: 1,
+        clean: false,
+    });
+    bench.settle(peer_request(1, request(1, EPOCH, 1, sync)));
+    let told = |bench: &Bench| bench.store.stable_record(crate::world::KEY).unwrap();
+    assert_eq!(told(&bench).position.seq, 1);
+    for attempt in 1..=2 {
+        let message = request(2, EPOCH + 1, attempt, activate());
+        bench.settle(peer_request(2, message));
+        let begin = PeerOp::BeginCatchUp(peer::BeginCatchUp {
+            base: Some(peer::Position {
+                epoch: base_epoch,
+                holder: 2,
+                seq: base_seq,
+            }),
+            ..peer::BeginCatchUp::default()
+        });
+        bench.settle(peer_request(2, request(2, EPOCH + 1, attempt, begin)));
+    }
+    assert_eq!(bench.store.sound_bytes(crate::world::KEY).unwrap(), b"");
+    told(&bench).position
+}
+
+#[test]
+fn record_is_taken_back_before_what_it_tells_of_is_replaced() {
+    assert_eq!(told_by_disk(Config::default()), 0);
+}
+
+#[test]
+fn record_that_is_taken_back_tells_of_no_change_that_the_copy_never_had() {
+    assert_eq!(
+        taken_back(Config::default(), EPOCH - 1, 9),
+        Position::default()
+    );
 }
 
 /// What the copy says of itself to a third primary.

@@ -309,7 +309,17 @@ fn servers_that_declare_without_comparing_are_found() {
 #[test]
 fn servers_that_compare_across_views_are_found() {
     let wrong = |plan: &mut Plan, _: &mut Config| plan.compared_across_views = true;
-    check_moving("compared across views", wrong, 1000);
+    check_moving_of("compared across views", 2, wrong, 1_000..1_300);
+}
+
+#[test]
+fn servers_that_declare_what_is_in_memory_are_found() {
+    let wrong = |plan: &mut Plan, _: &mut Config| {
+        plan.declared_in_memory = true;
+        plan.total_losses = true;
+        plan.policies = vec![policy(WritePolicy::Fullsync, Quorum::Majority)];
+    };
+    check_moving_of("declared in memory", 1, wrong, 1_000..2_000);
 }
 
 #[test]
@@ -317,18 +327,25 @@ fn change_that_ends_early_is_found() {
     check_moving("ended early", |plan, _| plan.ended_early = true, 300);
 }
 
-/// It takes a crash of all servers after a copy was brought up to a history that lacks what its record tells
-/// of.
 #[test]
 fn record_that_tells_of_replaced_changes_is_found() {
-    let wrong = |_: &mut Plan, config: &mut Config| config.mutant = Some(Mutant::RecordKept);
-    check_moving_of("RecordKept", 2, wrong, 1_000..2_000);
+    let mut config = config();
+    config.mutant = Some(Mutant::RecordKept);
+    assert_ne!(crate::kept::told_by_disk(config), 0);
 }
 
 #[test]
 fn servers_that_crashed_and_vouch_are_found() {
     let wrong = |plan: &mut Plan, _: &mut Config| plan.suspects_vouch = true;
-    check_moving_of("suspects vouch", 4, wrong, 1_000..2_000);
+    check_moving_of("suspects vouch", 1, wrong, 3_000..3_300);
+}
+
+#[test]
+fn record_taken_back_to_what_the_copy_never_had_is_found() {
+    let mut config = config();
+    config.mutant = Some(Mutant::TakenBackToBase);
+    let told = crate::kept::taken_back(config, crate::bench::EPOCH - 1, 9);
+    assert_eq!(told.seq, 9, "changes 2 to 9 never came here");
 }
 
 #[test]

@@ -181,10 +181,13 @@ impl World {
         };
         let mine = self.position(node);
         let newest = compared.iter().map(|other| self.position(*other)).max();
-        let doubtful = self.nodes[node]
-            .replica
-            .as_ref()
-            .is_some_and(|replica| !replica.status().trusted);
+        // What is in memory only, the loss of power would take away after the others have deleted theirs.
+        let doubtful = self.nodes[node].replica.as_ref().is_some_and(|replica| {
+            match self.plan.declared_in_memory {
+                true => !replica.status().trusted,
+                false => !replica.status().clean,
+            }
+        });
         let exists = self.nodes[node].store.bytes(KEY).is_some();
         if newest > Some(mine) || exists && doubtful {
             self.nodes[node].settling = Settling::BringingUp;
