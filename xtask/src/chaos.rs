@@ -1,12 +1,10 @@
 //! `cargo xtask chaos`, `images` and `steps`: builds the programs and lets the chaos program break a
 //! cluster of them.
 
-use std::process::{Command, ExitStatus};
-
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::packages;
-use crate::run::{cargo, programs_dir};
+use crate::run::{cargo, run_program};
 
 /// # Errors
 ///
@@ -24,7 +22,7 @@ pub(crate) fn chaos(words: &[&str]) -> Result<()> {
         "chaos",
         "--bins",
     ])?;
-    let status = run(words)?;
+    let status = run_program("chaos", words)?;
     if !status.success() {
         bail!("chaos: {status}");
     }
@@ -37,12 +35,3 @@ pub(crate) const TESTS: [&[&str]; 3] = [
     &["images", "--count", "4", "--seed", "1"],
     &["steps", "--quick", "--seed", "1"],
 ];
-
-/// Not through cargo, whose lock on the build directory others wait for.
-pub(crate) fn run(words: &[&str]) -> Result<ExitStatus> {
-    let program = programs_dir()?.join("chaos");
-    Command::new(&program)
-        .args(words)
-        .status()
-        .with_context(|| program.display().to_string())
-}

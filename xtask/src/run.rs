@@ -1,7 +1,7 @@
 //! Running other programs and saying which one failed.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result, bail};
 
@@ -22,6 +22,20 @@ pub(crate) fn programs_dir() -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let target = target.unwrap_or_else(|| PathBuf::from("target"));
     Ok(workspace_root()?.join(target).join("debug"))
+}
+
+/// Runs a program that the workspace builds, with inherited output. Not through cargo, whose lock on the build
+/// directory others wait for.
+///
+/// # Errors
+///
+/// If it can't be started.
+pub(crate) fn run_program(name: &str, words: &[&str]) -> Result<ExitStatus> {
+    let program = programs_dir()?.join(name);
+    Command::new(&program)
+        .args(words)
+        .status()
+        .with_context(|| program.display().to_string())
 }
 
 /// Runs a program with inherited output.

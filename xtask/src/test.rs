@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{cargo, cargo_program};
+use crate::run::{cargo, cargo_program, run_program, workspace_root};
 use crate::{chaos, check, packages};
 
 /// Seeds of the bounded simulator sweep; more of them are a matter of `cargo xtask sim`.
@@ -21,64 +21,36 @@ pub(crate) fn test() -> Result<()> {
     packages::ensure(packages::TEST)?;
     packages::ensure(packages::CHAOS)?;
     check::check()?;
-    cargo(&["build", "-q", "--workspace", "--bins"])?;
+    // Always the whole workspace: with other packages selected, cargo builds what they depend on once more, with
+    // other features.
+    cargo(&["build", "-q", "--workspace", "--all-targets"])?;
     let mut total = Tally::default();
     // The crates' own tests first; they need no mount.
-    total.add(counted(&["test", "--workspace", "--exclude", "tests"])?);
+    total.add(counted(&["--workspace", "--exclude", "tests"])?);
+    // Mounted tests share two cores and the FUSE device: one after the other.
+    let mut mounted = vec!["--workspace".to_owned()];
+    for name in mounted_tests()? {
+        mounted.extend(["--test".to_owned(), name]);
+    }
+    mounted.extend(["--", "--test-threads", "1", "--nocapture"].map(str::to_owned));
+    total.add(counted(&mounted)?);
+    // Each of these has several minutes of work behind it and counts as one.
+    for words in chaos::TESTS {
+        total.add(program("chaos", words)?);
+    }
+    total.add(program("sim", &["sweep", "--seeds", SIM_SEEDS])?);
+    let cluster = ["sweep", "--seeds", CLUSTER_SEEDS, "--world", "cluster"];
+    total.add(program("sim", &cluster)?);
     // Wrong edits on purpose, which the simulation has to find. The feature is off otherwise: what
     // the mounted tests run must not have them.
     total.add(counted(&[
-        "test",
-        "-p",
-        "osd-core",
+        "--workspace",
         "--features",
-        "mutants",
+        "osd-core/mutants,planner/mutants",
         "--test",
         "simulation",
         "mutants",
     ])?);
-    total.add(counted(&[
-        "test",
-        "-p",
-        "planner",
-        "--features",
-        "mutants",
-        "--test",
-        "simulation",
-        "mutants",
-    ])?);
-    // Mounted tests share two cores and the FUSE device: one after the other.
-    total.add(counted(&[
-        "test",
-        "-p",
-        "tests",
-        "--",
-        "--test-threads",
-        "1",
-        "--nocapture",
-    ])?);
-    // Each of these has several minutes of work behind it and counts as one.
-    for words in chaos::TESTS {
-        println!("$ chaos {}", words.join(" "));
-        let kept = chaos::run(words)?.success();
-        total.passed += u64::from(kept);
-        total.failed += u64::from(!kept);
-    }
-    cargo(&[
-        "run", "-q", "-p", "sim", "--", "sweep", "--seeds", SIM_SEEDS,
-    ])?;
-    cargo(&[
-        "run",
-        "-q",
-        "-p",
-        "sim",
-        "--",
-        "sweep",
-        "--seeds",
-        CLUSTER_SEEDS,
-        "--world",
-        "cluster",
-    ])?;
     println!(
         "{} passed, {} failed, {} skipped",
         total.passed, total.failed, total.skipped
@@ -129,11 +101,41 @@ impl Tally {
     }
 }
 
-fn counted(args: &[&str]) -> Result<Tally> {
-    println!("$ cargo {}", args.join(" "));
+/// The mounted tests by name: the files of `tests/tests`.
+fn mounted_tests() -> Result<Vec<String>> {
+    let dir = workspace_root()?.join("tests/tests");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(
+                path.file_stem()
+                    .and_then(|name| name.to_str())
+                    .map(str::to_owned),
+            );
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Runs a program of the workspace, which counts as one test.
+fn program(name: &str, words: &[&str]) -> Result<Tally> {
+    println!("$ {name} {}", words.join(" "));
+    let kept = run_program(name, words)?.success();
+    Ok(Tally {
+        passed: u64::from(kept),
+        failed: u64::from(!kept),
+        ..Tally::default()
+    })
+}
+
+fn counted<S: AsRef<str>>(args: &[S]) -> Result<Tally> {
+    let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
+    println!("$ cargo test {}", args.join(" "));
     let mut child = Command::new(cargo_program())
         .args(["--quiet", "test", "--no-fail-fast"])
-        .args(args.iter().skip(1))
+        .args(args)
         .stdout(Stdio::piped())
         .spawn()
         .context("cargo test")?;
