@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use osd_core::ObjectKey;
+use osd_core::{ObjectKey, Position};
 use proto::mrc;
 use shell::clock::boottime;
 use shell::metrics::Metric;
@@ -32,7 +32,8 @@ struct Notes {
     lagging: Lagging,
     /// Copies here that are to be brought up: waiting and under way.
     waiting: VecDeque<ObjectKey>,
-    wanted: HashSet<ObjectKey>,
+    /// And the change each of them must have at least.
+    wanted: HashMap<ObjectKey, Position>,
     under_way: HashSet<ObjectKey>,
     /// Number of wanted copies per group; none is not listed.
     lacking: HashMap<PgKey, u64>,
@@ -81,23 +82,41 @@ impl Board {
         self.changed.notify_one();
     }
 
-    /// These copies here have to be brought up.
-    pub(crate) fn want(&self, keys: impl IntoIterator<Item = ObjectKey>) {
+    /// These copies here have to be brought up, to these changes at least.
+    pub(crate) fn want(&self, copies: impl IntoIterator<Item = (ObjectKey, Position)>) {
         let mut notes = self.lock();
-        for key in keys {
-            if notes.wanted.insert(key) {
-                notes.waiting.push_back(key);
-                *notes.lacking.entry(group_of(key)).or_default() += 1;
+        for (key, newest) in copies {
+            match notes.wanted.get_mut(&key) {
+                Some(known) => *known = newest.max(*known),
+                None => {
+                    notes.wanted.insert(key, newest);
+                    notes.waiting.push_back(key);
+                    *notes.lacking.entry(group_of(key)).or_default() += 1;
+                }
             }
         }
         drop(notes);
         self.changed.notify_one();
     }
 
+    /// A copy here was brought up to a change. It may be wanted to have a newer one by now.
+    pub(crate) fn brought_up(&self, key: ObjectKey, position: Position) {
+        let mut notes = self.lock();
+        let newest = notes.wanted.get(&key).copied();
+        if newest.is_none_or(|newest| newest <= position) {
+            drop(notes);
+            self.done(key);
+        } else if notes.under_way.remove(&key) {
+            notes.waiting.push_back(key);
+            drop(notes);
+            self.changed.notify_one();
+        }
+    }
+
     /// A copy here was brought up, or there is none any more.
     pub(crate) fn done(&self, key: ObjectKey) {
         let mut notes = self.lock();
-        if notes.wanted.remove(&key) {
+        if notes.wanted.remove(&key).is_some() {
             notes.under_way.remove(&key);
             if let Some(lacking) = notes.lacking.get_mut(&group_of(key)) {
                 *lacking -= 1;
@@ -143,22 +162,22 @@ impl Board {
         full.retain(|group, _| is_ours(*group));
         lagging.retain_members(is_member);
         waiting.retain(|key| is_ours(group_of(*key)));
-        wanted.retain(|key| is_ours(group_of(*key)));
+        wanted.retain(|key, _| is_ours(group_of(*key)));
         under_way.retain(|key| is_ours(group_of(*key)));
         lacking.retain(|group, _| is_ours(*group));
     }
 
     /// Takes the next copies to bring up, as many as may be under way.
-    pub(crate) fn next_recoveries(&self) -> Vec<ObjectKey> {
+    pub(crate) fn next_recoveries(&self) -> Vec<(ObjectKey, Position)> {
         let mut notes = self.lock();
         let mut next = Vec::new();
         while notes.under_way.len() < RECOVERIES_MAX
             && let Some(key) = notes.waiting.pop_front()
         {
             // It may have been deleted meanwhile.
-            if notes.wanted.contains(&key) {
+            if let Some(newest) = notes.wanted.get(&key).copied() {
                 notes.under_way.insert(key);
-                next.push(key);
+                next.push((key, newest));
             }
         }
         next
@@ -268,17 +287,29 @@ mod tests {
         }
     }
 
+    fn at(seq: u64) -> Position {
+        Position {
+            epoch: 1,
+            seq,
+            holder: OsdId(1),
+        }
+    }
+
+    fn wanted(inode: u64) -> (ObjectKey, Position) {
+        (key(inode), at(inode))
+    }
+
     #[test]
     fn recoveries_under_way_are_bounded_and_asked_for_once() {
         let board = Board::default();
         let total = RECOVERIES_MAX as u64 + 5;
 
-        board.want((0..total).map(key));
-        board.want((0..total).map(key));
+        board.want((0..total).map(wanted));
+        board.want((0..total).map(wanted));
         let first = board.next_recoveries();
         assert_eq!(first.len(), RECOVERIES_MAX);
         assert_eq!(board.next_recoveries(), []);
-        for key in first {
+        for (key, _) in first {
             board.done(key);
         }
 
@@ -286,17 +317,33 @@ mod tests {
     }
 
     #[test]
+    fn copy_brought_up_to_less_than_was_seen_meanwhile_has_another_turn() {
+        let board = Board::default();
+        board.want([(key(1), at(10))]);
+        assert_eq!(board.next_recoveries(), [(key(1), at(10))]);
+
+        board.want([(key(1), at(20))]);
+        board.want([(key(1), at(15))]);
+        board.brought_up(key(1), at(10));
+
+        assert!(!board.note_recovered(group_of(key(1))));
+        assert_eq!(board.next_recoveries(), [(key(1), at(20))]);
+        board.brought_up(key(1), at(20));
+        assert!(board.note_recovered(group_of(key(1))));
+    }
+
+    #[test]
     fn copy_that_can_not_be_brought_up_makes_room_for_others_and_stays_wanted() {
         let board = Board::default();
         let total = RECOVERIES_MAX as u64 + 1;
-        board.want((0..total).map(key));
+        board.want((0..total).map(wanted));
         let first = board.next_recoveries();
 
-        for key in &first {
+        for (key, _) in &first {
             board.put_back(*key);
         }
 
-        assert_eq!(board.next_recoveries()[0], key(RECOVERIES_MAX as u64));
+        assert_eq!(board.next_recoveries()[0], wanted(RECOVERIES_MAX as u64));
         assert!(!board.note_recovered(group_of(key(1))));
         board.retain_members(|_| false, |_, _| false);
         assert_eq!(board.next_recoveries(), []);
@@ -307,7 +354,7 @@ mod tests {
     fn group_is_full_once_compared_and_all_its_copies_are_brought_up() {
         let board = Board::default();
         let state = || board.reports(OsdId(1), &map())[0].clone();
-        board.want([key(7)]);
+        board.want([wanted(7)]);
 
         assert!(!board.note_recovered(group_of(key(1))));
         assert_eq!(state().state(), mrc::PgState::PgRecovering);
@@ -319,7 +366,7 @@ mod tests {
         assert_eq!(state().state(), mrc::PgState::PgRecovering, "an older view");
         assert!(board.note_seen(group_of(key(1)), 3));
         assert_eq!(state().state(), mrc::PgState::PgFull);
-        board.want([key(9)]);
+        board.want([wanted(9)]);
         assert_eq!(state().state(), mrc::PgState::PgRecovering);
         board.done(key(9));
 

@@ -74,6 +74,10 @@ impl Leftovers {
             if let Err(fault) = self.look(&mut found).await {
                 tracing::warn!(%fault, "can't find out which objects are of files that are gone");
             }
+            if !found.objects.is_empty() {
+                // There may be more than one round can take.
+                soon = soon.max(1);
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use osd_core::{Header, ObjectKey};
@@ -24,7 +25,16 @@ pub(crate) struct Lister {
     root: Arc<Root>,
     shards: Shards,
     /// Names of groups that are being listed.
-    names: Mutex<HashMap<PgKey, Arc<Vec<ObjectId>>>>,
+    names: Mutex<HashMap<PgKey, Names>>,
+    /// Numbers lists of names in the order in which they were begun.
+    begun: AtomicU64,
+}
+
+/// Names of all objects of a group.
+#[derive(Clone, Debug)]
+struct Names {
+    begun: u64,
+    names: Arc<Vec<ObjectId>>,
 }
 
 impl Lister {
@@ -33,6 +43,7 @@ impl Lister {
             root,
             shards,
             names: Mutex::default(),
+            begun: AtomicU64::new(0),
         })
     }
 
@@ -43,6 +54,16 @@ impl Lister {
         group: PgKey,
         after: Option<ObjectId>,
         limit: usize,
+    ) -> io::Result<peer::Objects> {
+        self.any_page(group, (after, limit), false).await
+    }
+
+    /// With `strict` objects whose newest changes are in memory only are suspect.
+    async fn any_page(
+        self: &Arc<Self>,
+        group: PgKey,
+        (after, limit): (Option<ObjectId>, usize),
+        strict: bool,
     ) -> io::Result<peer::Objects> {
         let limit = limit.clamp(1, LIST_PAGE_MAX);
         let mut after = after;
@@ -58,7 +79,7 @@ impl Lister {
                 object,
             };
             let keys: Vec<_> = names.into_iter().map(key).collect();
-            let live = self.live(&keys).await;
+            let live = self.live(&keys, strict).await;
             let this = Arc::clone(self);
             let objects = blocking(move || this.states(&keys, live)).await?;
             // A page of objects that were all deleted meanwhile must not look like the beginning.
@@ -72,12 +93,16 @@ impl Lister {
         }
     }
 
-    /// All objects of a group.
-    pub(crate) async fn all(self: &Arc<Self>, group: PgKey) -> io::Result<Vec<peer::ObjectState>> {
+    /// All objects of a group. With `strict` those whose newest changes are in memory only are suspect, too.
+    pub(crate) async fn all(
+        self: &Arc<Self>,
+        group: PgKey,
+        strict: bool,
+    ) -> io::Result<Vec<peer::ObjectState>> {
         let mut all = Vec::new();
         let mut after = None;
         loop {
-            let page = self.page(group, after, LIST_PAGE_MAX).await?;
+            let page = self.any_page(group, (after, LIST_PAGE_MAX), strict).await?;
             after = last_of(&page.objects);
             all.extend(page.objects);
             if page.end {
@@ -96,9 +121,12 @@ impl Lister {
             Some(_) => self.cache().get(&group).cloned(),
             None => None,
         };
-        let names = match known {
+        let Names { begun, names } = match known {
             Some(names) => names,
-            None => Arc::new(self.root.names(group)?),
+            None => Names {
+                begun: self.begun.fetch_add(1, Ordering::Relaxed),
+                names: Arc::new(self.root.names(group)?),
+            },
         };
         let start = match after {
             Some(after) => names.partition_point(|object| *object <= after),
@@ -110,7 +138,14 @@ impl Lister {
         if end {
             cache.remove(&group);
         } else if cache.len() < LISTINGS_MAX {
-            cache.insert(group, names);
+            // Where listings overlap, the names read last serve all: an older list may lack an object.
+            let listed = cache.entry(group).or_insert_with(|| Names {
+                begun,
+                names: Arc::clone(&names),
+            });
+            if listed.begun < begun {
+                *listed = Names { begun, names };
+            }
         }
         Ok((page, end))
     }
@@ -119,6 +154,7 @@ impl Lister {
     async fn wait_for_shards(&self) {
         let answers = self.shards.ask_all(|answer| Item::States {
             keys: Vec::new(),
+            strict: false,
             answer,
         });
         for answered in answers {
@@ -126,7 +162,7 @@ impl Lister {
         }
     }
 
-    async fn live(&self, keys: &[ObjectKey]) -> HashMap<ObjectId, peer::ObjectState> {
+    async fn live(&self, keys: &[ObjectKey], strict: bool) -> HashMap<ObjectId, peer::ObjectState> {
         let mut of_shard: Vec<Vec<ObjectKey>> = vec![Vec::new(); self.shards.count()];
         for key in keys {
             if let Some(keys) = of_shard.get_mut(self.shards.number_of(key.object)) {
@@ -137,8 +173,14 @@ impl Lister {
         for keys in of_shard {
             if let Some(first) = keys.first().copied() {
                 let (answer, answered) = oneshot::channel();
-                self.shards
-                    .deliver(first.object, Item::States { keys, answer });
+                self.shards.deliver(
+                    first.object,
+                    Item::States {
+                        keys,
+                        strict,
+                        answer,
+                    },
+                );
                 answers.push(answered);
             }
         }
@@ -185,7 +227,7 @@ impl Lister {
         Ok(states)
     }
 
-    fn cache(&self) -> std::sync::MutexGuard<'_, HashMap<PgKey, Arc<Vec<ObjectId>>>> {
+    fn cache(&self) -> std::sync::MutexGuard<'_, HashMap<PgKey, Names>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,7 +27,7 @@ use prost::Message as _;
 use proto::peer;
 use shell::clock::boottime;
 use shell::link::{Link, Payload};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use types::{Duration, Instant, ObjectId, OsdId, PgKey, Quorum};
 
 use crate::board::Board;
@@ -57,6 +57,8 @@ struct State {
     /// Of these, those whose groups the others have to compare, or have compared since.
     missed: BTreeSet<OsdId>,
     up: BTreeSet<OsdId>,
+    /// The group that was compared last: the next one has its turn.
+    last: Option<PgKey>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +72,8 @@ struct Group {
     vouching: BTreeSet<OsdId>,
     /// Members it has to be compared with (again).
     due: BTreeSet<OsdId>,
+    /// This server's own copies were looked at: what it has in memory only is to be written.
+    looked_at: bool,
     /// Comparing just now.
     busy: bool,
 }
@@ -189,8 +193,8 @@ impl Recovery {
         let on_recovered = Arc::new(on_recovered);
         let compares = Arc::new(Semaphore::new(COMPARES_MAX));
         loop {
-            for key in self.board.next_recoveries() {
-                shards.deliver(key.object, Item::Recover(key));
+            for (key, newest) in self.board.next_recoveries() {
+                shards.deliver(key.object, Item::Recover(key, newest));
             }
             let up = self.lock().up.clone();
             for key in self.board.next_left(boottime(), |osd| up.contains(&osd)) {
@@ -220,9 +224,8 @@ impl Recovery {
                 let (this, cluster) = (Arc::clone(&self), Arc::clone(&cluster));
                 let lister = Arc::clone(&lister);
                 tokio::spawn(async move {
-                    this.compare(&cluster, &lister, (group, view), members)
+                    this.compare(&cluster, &lister, (group, view), members, permit)
                         .await;
-                    drop(permit);
                     this.board.changed.notify_one();
                 });
             }
@@ -241,8 +244,12 @@ impl Recovery {
     /// The next group with members to compare with that are connected.
     fn take_due(&self, cluster: &Cluster) -> Option<(PgKey, u64, BTreeSet<OsdId>)> {
         let mut state = self.lock();
-        let State { groups, up, .. } = &mut *state;
-        for (key, group) in groups.iter_mut() {
+        let State {
+            groups, up, last, ..
+        } = &mut *state;
+        let turn = |key: &PgKey| last.is_none_or(|last| *key > last);
+        let (next, before): (Vec<_>, Vec<_>) = groups.iter_mut().partition(|(key, _)| turn(key));
+        for (key, group) in next.into_iter().chain(before) {
             let pg = cluster.group(*key).filter(|_| !group.busy);
             let Some(pg) = pg.filter(|pg| pg.view == group.view) else {
                 continue;
@@ -253,6 +260,7 @@ impl Recovery {
             if !ready.is_empty() {
                 group.busy = true;
                 group.due.retain(|osd| !ready.contains(osd));
+                *last = Some(*key);
                 return Some((*key, group.view, ready));
             }
         }
@@ -265,12 +273,18 @@ impl Recovery {
         lister: &Arc<Lister>,
         (group, view): (PgKey, u64),
         members: BTreeSet<OsdId>,
+        permit: OwnedSemaphorePermit,
     ) {
         let began = Clock::now();
+        let pg = cluster.group(group);
+        let changing = pg.is_some_and(|pg| !pg.replicas.previous().is_empty());
         let (mut compared, mut vouching) = (BTreeSet::new(), BTreeSet::new());
         for osd in &members {
             let outcome = match cluster.links.get(osd) {
-                Some(link) => self.compare_with((*osd, link), lister, (group, view)).await,
+                Some(link) => {
+                    self.compare_with((*osd, link), lister, (group, view), changing)
+                        .await
+                }
                 None => Err("no link".to_owned()),
             };
             match outcome {
@@ -283,6 +297,8 @@ impl Recovery {
                 }
             }
         }
+        // Other groups need not wait for those that can't answer.
+        drop(permit);
         if vouching.len() < members.len() {
             // Who can't answer, or lacks something itself, is not asked over and over.
             let pause = RECOVERY_LOOK.max(began.elapsed() * COMPARE_SHARE);
@@ -294,6 +310,7 @@ impl Recovery {
             state.busy = false;
             // One that lacks something has to be asked again when it does not any more.
             state.due.extend(members.difference(&vouching));
+            state.looked_at |= !compared.is_empty();
             state.compared.extend(compared);
             state.vouching.extend(vouching);
         }
@@ -305,11 +322,14 @@ impl Recovery {
         (osd, link): (OsdId, &Link),
         lister: &Arc<Lister>,
         (group, view): (PgKey, u64),
+        changing: bool,
     ) -> Result<bool, String> {
         // Theirs is a list of that view: what was acknowledged in an older one they knew before.
         let (theirs, vouches) = list(link, group, view).await?;
         // Ours afterwards: a change that reached us in between is not one we miss.
-        let ours = lister.all(group).await.map_err(|error| error.to_string())?;
+        // What this server declares while the set changes must be on its disk: copies elsewhere are deleted then.
+        let ours = lister.all(group, changing).await;
+        let ours = ours.map_err(|error| error.to_string())?;
         let missing = missing(group, &ours, &theirs);
         if !missing.is_empty() {
             tracing::info!(
@@ -348,7 +368,8 @@ impl Recovery {
                 news.0 |= self.board.note_recovered(*key);
             }
             let vouches = membership.recovered && !membership.incomplete;
-            if has_seen_all(self.me, pg, &group.vouching, vouches) {
+            let looked_at = group.looked_at || pg.replicas.previous().is_empty();
+            if looked_at && has_seen_all(self.me, pg, &group.vouching, vouches) {
                 news.1 |= self.board.note_seen(*key, group.view);
             }
         }
@@ -418,38 +439,45 @@ fn behind(
             ..*their
         })
         .collect();
-    missing(group, &known, &trusted)
+    missing(group, &known, &trusted).into_keys().collect()
 }
 
-/// Objects of which the other's copy is newer than ours, or ours can't be trusted.
+/// Objects of which the other's copy is newer than ours, or ours can't be trusted, and the newest change of either.
 fn missing(
     group: PgKey,
     ours: &[peer::ObjectState],
     theirs: &[peer::ObjectState],
-) -> Vec<ObjectKey> {
-    let position = |state: &peer::ObjectState| Position::from(state.position.unwrap_or_default());
-    let have: HashMap<ObjectId, &peer::ObjectState> = ours
+) -> BTreeMap<ObjectKey, Position> {
+    let positions = |states: &[peer::ObjectState]| -> HashMap<ObjectId, Position> {
+        let states = states.iter();
+        let known = states.filter_map(|state| {
+            let position = state.position.unwrap_or_default();
+            Some((state.object?.into(), position.into()))
+        });
+        known.collect()
+    };
+    let (have, their) = (positions(ours), positions(theirs));
+    let behind = their
         .iter()
-        .filter_map(|state| Some((state.object?.into(), state)))
-        .collect();
-    let behind = theirs.iter().filter_map(|their| {
-        let object: ObjectId = their.object?.into();
-        match have.get(&object) {
-            Some(our) if position(our) >= position(their) => None,
-            Some(_) | None => Some(object),
-        }
-    });
+        .filter(|(object, position)| have.get(object).is_none_or(|have| have < position))
+        .map(|(object, position)| (*object, *position));
     let suspect = ours
         .iter()
         .filter(|our| our.suspect)
-        .filter_map(|our| our.object.map(Into::into));
-    let objects: BTreeSet<ObjectId> = behind.chain(suspect).collect();
-    objects
-        .into_iter()
-        .filter(|object| object.volume == group.volume)
-        .map(|object| ObjectKey {
-            pg: group.pg,
-            object,
+        .filter_map(|our| our.object.map(ObjectId::from))
+        .map(|object| {
+            let newest = have.get(&object).max(their.get(&object));
+            (object, newest.copied().unwrap_or_default())
+        });
+    behind
+        .chain(suspect)
+        .filter(|(object, _)| object.volume == group.volume)
+        .map(|(object, newest)| {
+            let key = ObjectKey {
+                pg: group.pg,
+                object,
+            };
+            (key, newest)
         })
         .collect()
 }
@@ -645,10 +673,10 @@ mod tests {
 
         let missing: Vec<_> = missing(GROUP, &ours, &theirs)
             .into_iter()
-            .map(|key| key.object.inode.0)
+            .map(|(key, newest)| (key.object.inode.0, newest.seq))
             .collect();
 
-        assert_eq!(missing, [2, 4, 5]);
+        assert_eq!(missing, [(2, 5), (4, 9), (5, 1)]);
         let behind: Vec<_> = behind(GROUP, &ours, &theirs)
             .into_iter()
             .map(|key| key.object.inode.0)

@@ -169,9 +169,11 @@ impl OsdDoor {
     fn check_view(&self, key: ObjectKey, view: u64) -> Result<(), Fault> {
         let group = group_of(key);
         let cluster = self.wall.newest();
-        let ours = cluster.group(group).map(|pg| pg.view);
+        let is_member = cluster.group(group).is_some();
+        // Also of one that has left this server the map knows the present set.
+        let ours = cluster.map.pgs.get(&group).map(|pg| pg.view);
         match ours {
-            Some(ours) if ours == view => Ok(()),
+            Some(ours) if ours == view && is_member => Ok(()),
             Some(ours) if ours > view => Err(Fault::refresh(format!(
                 "replica set {view} of placement group {group} is out of date, {ours} is current; \
                  ask for it again"

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lease_shell::LeaseShell;
 use osd_core::{
     AnswerId, Config as ReplicaConfig, Effect, Input, LeaseEvent, Membership, ObjectKey,
-    ObjectReplica, ObjectStore, RequestId, Role, deleted_response,
+    ObjectReplica, ObjectStore, Position, RequestId, Role, deleted_response,
 };
 use proto::peer;
 use shell::clock::boottime;
@@ -203,16 +203,23 @@ impl Shard {
                 result,
             } => self.step(object, Input::StoreDone { ticket, result }),
             Item::Cluster(cluster) => self.set_cluster(cluster),
-            Item::Recover(key) => self.recover(key),
+            Item::Recover(key, newest) => self.recover(key, newest),
             Item::BringUp(key) => self.bring_up(key),
-            Item::States { keys, answer } => {
+            Item::States {
+                keys,
+                strict,
+                answer,
+            } => {
                 let states = keys
                     .iter()
                     .filter_map(|key| self.replicas.get(&key.object))
-                    .map(|slot| peer::ObjectState {
-                        // In use is not suspect; what is not known to be the history is.
-                        suspect: !slot.replica.status().trusted,
-                        ..slot.replica.object_state()
+                    .map(|slot| {
+                        let status = slot.replica.status();
+                        peer::ObjectState {
+                            // In use is not suspect; what is not known to be the history is.
+                            suspect: !status.trusted || strict && !status.clean,
+                            ..slot.replica.object_state()
+                        }
                     })
                     .collect();
                 // Whoever asked may have given up.
@@ -252,11 +259,11 @@ impl Shard {
         }
     }
 
-    fn recover(&mut self, key: ObjectKey) {
+    fn recover(&mut self, key: ObjectKey, newest: Position) {
         if self.tombstones.contains(key.object, boottime()) {
             return self.around.board.done(key);
         }
-        if let Err(fault) = self.step_opened(key, Input::Recover) {
+        if let Err(fault) = self.step_opened(key, Input::Recover { newest }) {
             tracing::warn!(%key, %fault, "copy can't be brought up now");
             match fault.remedy {
                 // It is not this server's to keep any more.

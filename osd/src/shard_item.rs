@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use osd_core::{Call, LeaseEvent, ObjectKey, Op, Payload, PeerFailure, StoreError};
+use osd_core::{Call, LeaseEvent, ObjectKey, Op, Payload, PeerFailure, Position, StoreError};
 use proto::{osd, peer};
 use shell::link::{self, Responder};
 use tokio::sync::oneshot;
@@ -63,13 +63,15 @@ pub(crate) enum Item {
     },
     /// A new picture of the cluster.
     Cluster(Arc<Cluster>),
-    /// The copy here may be behind: bring it up.
-    Recover(ObjectKey),
+    /// The copy here may be behind: bring it up to this change at least.
+    Recover(ObjectKey, Position),
     /// Other copies are behind: become primary and bring them up.
     BringUp(ObjectKey),
     /// Which of these objects are in memory, and in what state.
     States {
         keys: Vec<ObjectKey>,
+        /// Those that are in memory only count as suspect.
+        strict: bool,
         answer: oneshot::Sender<Vec<peer::ObjectState>>,
     },
     /// What waits here.

@@ -14,6 +14,10 @@ pub const ROUTE_BACKOFF_MAX: Duration = Duration::from_millis(200);
 /// waits some 300 ms, longer than any server that makes progress needs.
 pub const ROUTE_TRIES_SAME_SERVER: u32 = 4;
 
+/// Failures in a row after which a replica set is asked for anew. 30: some 6 s, longer than a primary's fail-over
+/// takes, during which the metadata cluster need not be reached.
+pub(crate) const ROUTE_RENEW_AFTER: u32 = 30;
+
 /// How long a server may be silent that others say is the primary, until it is asked through them.
 /// 2 s: longer than the default lease (1.5 s), which a server that is frozen or dead does not renew;
 /// so it lives and only this mount does not reach it.

@@ -2,7 +2,9 @@
 
 use types::{Duration, OsdId};
 
-use crate::config::{ROUTE_BACKOFF_MAX, ROUTE_BACKOFF_MIN, ROUTE_TRIES_SAME_SERVER};
+use crate::config::{
+    ROUTE_BACKOFF_MAX, ROUTE_BACKOFF_MIN, ROUTE_RENEW_AFTER, ROUTE_TRIES_SAME_SERVER,
+};
 
 /// Why a request was not done, as far as routing cares.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -155,11 +157,14 @@ impl Route {
         self.target_failures = self.target_failures.saturating_add(1);
         let asked = self.target();
         let hinted_by = self.hinted_by.take();
+        let in_vain = self.failures.is_multiple_of(ROUTE_RENEW_AFTER);
         match failure {
             Failure::Surface(errno) => return Next::GiveUp(errno),
             // 5: EIO, for whoever did not ask after earlier changes.
             Failure::Lost => return Next::GiveUp(5),
             Failure::Refresh => return Next::Renew,
+            // All of them may have been replaced, and be gone.
+            _ if in_vain => return Next::Renew,
             Failure::Redirect(Some(primary)) => {
                 let repeated = Some(primary) == asked;
                 if !self.found(primary) {
@@ -266,6 +271,19 @@ mod tests {
         assert_eq!(route.failed(Failure::Redirect(Some(OsdId(9)))), Next::Renew);
         route.replace(vec![OsdId(9), OsdId(1)]);
         assert_eq!(route.target(), Some(OsdId(1)));
+    }
+
+    #[test]
+    fn members_that_are_all_gone_may_have_been_replaced() {
+        let mut route = route();
+        let renewals = |route: &mut Route, failures| {
+            let next = (0..failures).map(|_| route.failed(Failure::Gone));
+            next.filter(|next| *next == Next::Renew).count()
+        };
+
+        assert_eq!(renewals(&mut route, ROUTE_RENEW_AFTER - 1), 0);
+        assert_eq!(renewals(&mut route, 1), 1);
+        assert_eq!(renewals(&mut route, ROUTE_RENEW_AFTER), 1);
     }
 
     #[test]

@@ -468,6 +468,11 @@ impl ObjectReplica {
         self.copy.marks = Marks::from(marks);
         self.copy.relabel(self.promised_position(message.seq));
         self.following.mode = Mode::Joined;
+        if self.copy.taken_back.take().is_some() {
+            // The record tells of less than the disk had: it may be counted on.
+            let position = self.copy.position;
+            self.durable.want(Need::BroughtUp(position), Who::Own);
+        }
         self.recovered(step);
         plain(Reply::CaughtUp(peer::CaughtUp { seq: message.seq }))
     }

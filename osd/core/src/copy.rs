@@ -173,6 +173,14 @@ impl LocalCopy {
     pub(crate) fn answer(&self, membership: &Membership, asker: Option<Position>) -> Answer {
         let trusted = self.is_trusted(membership);
         let position = self.vouched(membership);
+        let beyond = self
+            .kept
+            .as_ref()
+            .filter(|kept| !trusted && kept.position > self.record.position);
+        // What the copy has beyond is of the later history.
+        let length_bytes = beyond.map_or(self.length_bytes, |kept| {
+            kept.length_bytes.min(self.length_bytes)
+        });
         let never_adopted = !trusted && position == Position::default();
         let incomplete = membership.incomplete && never_adopted;
         let changed = asker.filter(|_| trusted);
@@ -181,7 +189,7 @@ impl LocalCopy {
             suspect: !trusted && !incomplete,
             incomplete,
             exists: self.exists,
-            length_bytes: self.length_bytes,
+            length_bytes,
             marks: self.vouched_marks(trusted).to_vec(),
             changed: changed.and_then(|position| self.recent.since(position)),
         }
@@ -253,7 +261,12 @@ impl LocalCopy {
     /// Has the record tell of nothing that the history of `base` has not: of the newest position until there where
     /// this copy was, and of the changes that either has. The copy need not have all that is there at `base`.
     pub(crate) fn take_back(&mut self, config: &Config, base: Position, base_marks: &Marks) {
-        let mut position = self.recent.newest_until(base).unwrap_or_default();
+        let recorded = self.record.position;
+        let mut position = match (recorded.epoch, recorded.holder) == (base.epoch, base.holder) {
+            // One primary's changes are one history.
+            true => base,
+            false => self.recent.newest_until(base).unwrap_or_default(),
+        };
         let mut marks = Marks::from(self.record.marks.clone()).common(base_marks);
         if config.has(Mutant::TakenBackToBase) {
             (position, marks) = (base, base_marks.clone());

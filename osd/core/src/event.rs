@@ -311,8 +311,12 @@ pub enum Input {
     },
     /// The replica set or this server's place in it changed.
     Membership(Membership),
-    /// This copy may be behind or suspect: ask the others until it was brought up.
-    Recover,
+    /// This copy may be behind, suspect, or in memory only: ask the others, if need be, until it was brought up, and
+    /// have it written to disk.
+    Recover {
+        /// The newest change that another replica was seen to have.
+        newest: Position,
+    },
     /// Bring all other replicas up, as if a client had asked.
     BringUp,
     /// An administrator wants another server to be primary.

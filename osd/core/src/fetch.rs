@@ -89,8 +89,9 @@ impl ObjectReplica {
         };
         let spans = source.changed.take();
         let newest = fetching.newest;
-        let of_its_tenure =
-            known.is_some_and(|at| (at.epoch, at.holder) == (newest.epoch, newest.holder));
+        let of_its_tenure = known.is_some_and(|at| {
+            (at.epoch, at.holder) == (newest.epoch, newest.holder) && at <= newest
+        });
         fetching.extends |= spans.is_some() || of_its_tenure;
         let extends = fetching.extends;
         let spans = spans.filter(|_| trusted);

@@ -7,6 +7,7 @@ use crate::copy::Trust;
 use crate::durable::{Need, Who};
 use crate::event::{Call, CallKind, Effect, Payload, PeerFailure};
 use crate::mutant::Mutant;
+use crate::position::Position;
 use crate::replica::{ObjectReplica, Step};
 use crate::tenure::Tenure;
 use proto::peer;
@@ -17,6 +18,8 @@ use proto::peer::response::Reply;
 /// Asking the others in turn.
 #[derive(Debug)]
 pub(crate) struct Recovery {
+    /// The newest change that another replica was seen to have.
+    newest: Position,
     pub(crate) ask_at: Instant,
     turn: usize,
     /// Who was said to be primary.
@@ -26,20 +29,26 @@ pub(crate) struct Recovery {
 }
 
 impl ObjectReplica {
-    pub(crate) fn start_recovery(&mut self, step: &mut Step<'_>) {
+    /// Has this copy brought up to `newest` at least.
+    pub(crate) fn start_recovery(&mut self, step: &mut Step<'_>, newest: Position) {
         if self.is_out_of_service() {
             step.effects.push(Effect::NotRecovered);
             return;
         }
-        self.recovery.get_or_insert(Recovery {
+        let recovery = self.recovery.get_or_insert(Recovery {
+            newest,
             ask_at: step.now,
             turn: 0,
             primary: None,
             settling: false,
         });
+        recovery.newest = recovery.newest.max(newest);
+        let there = self.copy.position >= recovery.newest;
         let serving = |tenure: &Tenure| tenure.is_serving() && step.now < tenure.until;
-        if self.tenure.as_ref().is_some_and(serving) {
-            // Whatever was acknowledged, this primary has.
+        // A primary that serves has whatever was acknowledged.
+        if self.copy.is_trusted(&self.membership) && there
+            || self.tenure.as_ref().is_some_and(serving)
+        {
             self.recovered(step);
         }
         self.ask_for_catch_up(step);
@@ -58,7 +67,7 @@ impl ObjectReplica {
 
     pub(crate) fn recover_if_abandoned(&mut self, step: &mut Step<'_>) {
         if self.recovers_itself_at().is_some_and(|at| at <= step.now) {
-            self.start_recovery(step);
+            self.start_recovery(step, Position::default());
         }
     }
 

@@ -163,7 +163,7 @@ impl ObjectReplica {
             Input::PeerUp(peer) => self.peer_up(step, peer),
             Input::StoreDone { ticket, result } => self.store_done(step, ticket, result),
             Input::Membership(membership) => self.membership_changed(step, membership),
-            Input::Recover => self.start_recovery(step),
+            Input::Recover { newest } => self.start_recovery(step, newest),
             Input::BringUp => self.bring_up |= !self.is_out_of_service(),
             Input::HandOver { request, to } => self.hand_over(step, request, to),
             Input::Shutdown => self.shut_down(step),

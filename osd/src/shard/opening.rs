@@ -48,7 +48,11 @@ impl Shard {
                 );
                 quarantine(&self.around.root, &mut self.store, key)
                     .and_then(|()| self.open_replica(key, membership))
-                    .inspect(|_| self.around.board.want([key]))
+                    .inspect(|_| {
+                        self.around
+                            .board
+                            .want([(key, osd_core::Position::default())])
+                    })
             }
             other => other,
         };

@@ -68,7 +68,7 @@ impl Shard {
             Effect::Behind { replicas } => self.note_behind(key, &replicas),
             Effect::Recovered { position } => {
                 tracing::debug!(%key, ?position, "copy brought up");
-                self.around.board.done(key);
+                self.around.board.brought_up(key, position);
             }
             Effect::NotRecovered => self.around.board.put_back(key),
             Effect::Damaged { block, mended_from } => {

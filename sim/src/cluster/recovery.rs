@@ -42,7 +42,7 @@ pub(crate) struct Recovery {
     silent: BTreeMap<OsdId, Instant>,
     /// Of these, those whose groups the others compare, or have compared since.
     missed: BTreeSet<OsdId>,
-    wanted: BTreeSet<ObjectKey>,
+    wanted: BTreeMap<ObjectKey, Position>,
     waiting: VecDeque<ObjectKey>,
     under_way: BTreeSet<ObjectKey>,
     behind: BTreeMap<ObjectKey, Behind>,
@@ -97,13 +97,15 @@ impl Recovery {
         }
     }
 
-    pub(crate) fn next_recoveries(&mut self) -> Vec<ObjectKey> {
+    pub(crate) fn next_recoveries(&mut self) -> Vec<(ObjectKey, Position)> {
         let mut next = Vec::new();
         while self.under_way.len() < RECOVERIES_MAX
             && let Some(key) = self.waiting.pop_front()
         {
-            if self.wanted.contains(&key) && self.under_way.insert(key) {
-                next.push(key);
+            if let Some(newest) = self.wanted.get(&key).copied()
+                && self.under_way.insert(key)
+            {
+                next.push((key, newest));
             }
         }
         next
@@ -160,11 +162,22 @@ impl Recovery {
         }
     }
 
-    pub(crate) fn want(&mut self, keys: impl IntoIterator<Item = ObjectKey>) {
-        for key in keys {
-            if self.wanted.insert(key) {
-                self.waiting.push_back(key);
+    pub(crate) fn want(&mut self, copies: impl IntoIterator<Item = (ObjectKey, Position)>) {
+        for (key, newest) in copies {
+            match self.wanted.get_mut(&key) {
+                Some(known) => *known = newest.max(*known),
+                None => {
+                    self.wanted.insert(key, newest);
+                    self.waiting.push_back(key);
+                }
             }
+        }
+    }
+
+    pub(crate) fn brought_up(&mut self, key: ObjectKey, position: Position) {
+        match self.wanted.get(&key) {
+            Some(newest) if *newest > position => self.put_back(key),
+            _ => self.done(key),
         }
     }
 
@@ -230,7 +243,7 @@ impl Recovery {
                 .partition(|osd| group.compared.contains(osd));
             let enough = unseen.is_empty()
                 || (seen.len() + 1 > members / 2 && unseen.into_iter().all(silent));
-            let lacking = self.wanted.iter().any(|wanted| group_of(*wanted) == *key);
+            let lacking = self.wanted.keys().any(|wanted| group_of(*wanted) == *key);
             if enough && !lacking {
                 news |= self.recovered.insert(*key);
             }
@@ -239,30 +252,42 @@ impl Recovery {
     }
 }
 
-/// Objects of which the other's copy is newer than ours, or ours can't be trusted.
+/// Objects of which the other's copy is newer than ours, or ours can't be trusted, and the newest change of either.
 fn missing(
     group: PgKey,
     ours: &[peer::ObjectState],
     theirs: &[peer::ObjectState],
-) -> Vec<ObjectKey> {
-    let position = |state: &peer::ObjectState| Position::from(state.position.unwrap_or_default());
-    let have: BTreeMap<ObjectId, &peer::ObjectState> = ours
-        .iter()
-        .filter_map(|state| Some((state.object?.into(), state)))
-        .collect();
-    let behind = theirs.iter().filter_map(|their| {
-        let object: ObjectId = their.object?.into();
-        match have.get(&object) {
-            Some(our) if position(our) >= position(their) => None,
-            Some(_) | None => Some(object),
-        }
-    });
-    let suspect = ours.iter().filter(|our| our.suspect);
-    let suspect = suspect.filter_map(|our| our.object.map(Into::into));
-    let objects: BTreeSet<ObjectId> = behind.chain(suspect).collect();
-    let key = |object| ObjectKey {
-        pg: group.pg,
-        object,
+) -> BTreeMap<ObjectKey, Position> {
+    let positions = |states: &[peer::ObjectState]| -> BTreeMap<ObjectId, Position> {
+        let states = states.iter();
+        let known = states.filter_map(|state| {
+            let position = state.position.unwrap_or_default();
+            Some((state.object?.into(), position.into()))
+        });
+        known.collect()
     };
-    objects.into_iter().map(key).collect()
+    let (have, their) = (positions(ours), positions(theirs));
+    let behind = their
+        .iter()
+        .filter(|(object, position)| have.get(object).is_none_or(|have| have < position))
+        .map(|(object, position)| (*object, *position));
+    let suspect = ours
+        .iter()
+        .filter(|our| our.suspect)
+        .filter_map(|our| our.object.map(ObjectId::from))
+        .map(|object| {
+            let newest = have.get(&object).max(their.get(&object));
+            (object, newest.copied().unwrap_or_default())
+        });
+    behind
+        .chain(suspect)
+        .filter(|(object, _)| object.volume == group.volume)
+        .map(|(object, newest)| {
+            let key = ObjectKey {
+                pg: group.pg,
+                object,
+            };
+            (key, newest)
+        })
+        .collect()
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use lease::{Host, Out, Saved};
 use osd_core::{
     AnswerId, Call, Input, LeaseEvent, Membership, MemoryStore, ObjectKey, ObjectReplica, Op,
-    Payload, PeerFailure, RequestId, Role, StoreError, SyncJob,
+    Payload, PeerFailure, Position, RequestId, Role, StoreError, SyncJob,
 };
 use proto::peer;
 use types::{CellId, Duration, Fault, Instant, ObjectId, OsdId, PgKey, SessionId};
@@ -55,7 +55,7 @@ pub(crate) enum Item {
         ticket: u64,
         result: Result<(), StoreError>,
     },
-    Recover(ObjectKey),
+    Recover(ObjectKey, Position),
     BringUp(ObjectKey),
     /// Absent objects of some group can be trusted from now on.
     Publish,

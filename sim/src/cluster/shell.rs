@@ -1,8 +1,8 @@
 //! What joins replicas, leases and disk of one server: the rules of `osd/src/shard`.
 
 use osd_core::{
-    Done, Effect, Input, LeaseEvent, ObjectKey, ObjectReplica, ObjectStore, PeerFailure, RequestId,
-    deleted_response,
+    Done, Effect, Input, LeaseEvent, ObjectKey, ObjectReplica, ObjectStore, PeerFailure, Position,
+    RequestId, deleted_response,
 };
 use proto::peer;
 use types::{Fault, Instant, ObjectId, OsdId, PgKey, Remedy};
@@ -101,7 +101,7 @@ impl Server {
                 ticket,
                 result,
             } => self.step(now, object, Input::StoreDone { ticket, result }, acts),
-            Item::Recover(key) => self.recover(now, key, acts),
+            Item::Recover(key, newest) => self.recover(now, (key, newest), acts),
             Item::BringUp(key) => {
                 if self.is_gone(key.object) {
                     self.recovery.forget(key);
@@ -131,11 +131,11 @@ impl Server {
         self.common.edit != Some(Edit::TombstonesIgnored) && self.tombstones.contains(&object)
     }
 
-    fn recover(&mut self, now: Instant, key: ObjectKey, acts: &mut Vec<Act>) {
+    fn recover(&mut self, now: Instant, (key, newest): (ObjectKey, Position), acts: &mut Vec<Act>) {
         if self.is_gone(key.object) {
             return self.recovery.done(key);
         }
-        if let Err(fault) = self.step_opened(now, key, Input::Recover, acts) {
+        if let Err(fault) = self.step_opened(now, key, Input::Recover { newest }, acts) {
             match fault.remedy {
                 Remedy::Refresh => self.recovery.done(key),
                 _ => self.recovery.put_back(key),
@@ -346,7 +346,7 @@ impl Server {
                     self.recovery.note_behind(key, &replicas);
                 }
             }
-            Effect::Recovered { .. } => self.recovery.done(key),
+            Effect::Recovered { position } => self.recovery.brought_up(key, position),
             Effect::NotRecovered => self.recovery.put_back(key),
             Effect::Damaged { .. } | Effect::TakenAsFound { .. } => {}
             Effect::Deleted => {
@@ -410,8 +410,8 @@ impl Server {
 
     /// Every now and then, and whenever something happened that recovery wants to know.
     pub(crate) fn look(&mut self, now: Instant, acts: &mut Vec<Act>) {
-        for key in self.recovery.next_recoveries() {
-            self.inbox.push_back(Item::Recover(key));
+        for (key, newest) in self.recovery.next_recoveries() {
+            self.inbox.push_back(Item::Recover(key, newest));
         }
         for key in self.recovery.next_left(now) {
             self.inbox.push_back(Item::BringUp(key));

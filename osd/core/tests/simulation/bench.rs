@@ -217,3 +217,10 @@ pub(crate) fn serving_with(config: Config) -> (Bench, Vec<(usize, Call)>) {
     assert_eq!(replies(&done), [(1, Ok(Bytes::new()))]);
     (bench, changes)
 }
+
+/// That the copy is to be brought up to what the others have, whatever that is.
+pub(crate) fn recover() -> Input {
+    Input::Recover {
+        newest: osd_core::Position::default(),
+    }
+}

@@ -114,9 +114,12 @@ impl World {
                 *floor = (*floor).max(epoch);
             }
             Effect::Behind { replicas } => self.nodes[node].behind = replicas,
-            Effect::Recovered { .. } => {
+            Effect::Recovered { position } => {
                 if self.nodes[node].settling == Settling::BringingUp {
-                    self.nodes[node].settling = Settling::Done;
+                    self.nodes[node].settling = match position >= self.nodes[node].wanted {
+                        true => Settling::Done,
+                        false => Settling::Comparing,
+                    };
                 }
                 self.nodes[node].recovered = true;
                 self.nodes[node].incomplete = false;

@@ -64,7 +64,7 @@ fn serving_primary_that_is_to_recover_only_has_to_reach_its_disk() {
     let (mut bench, _) = serving();
     bench.client(1, write(1, b"one"));
 
-    let effects = bench.step(Input::Recover);
+    let effects = bench.step(recover());
 
     assert_eq!(count(&effects, recovered), 0, "what it has is in memory");
     let syncs = effects.into_iter().filter_map(|effect| match effect {
@@ -84,14 +84,19 @@ fn recovery_that_can_not_go_on_is_given_back() {
     bench.client(1, write(1, b"one"));
     bench.store.fail_syncs();
 
-    let effects = bench.settle(Input::Recover);
+    let effects = bench.settle(recover());
 
     assert_eq!(count(&effects, not_recovered), 1);
-    let effects = bench.settle(Input::Recover);
+    let effects = bench.settle(recover());
     assert_eq!(count(&effects, not_recovered), 1);
 
     let mut bench = Bench::new(3, Config::default());
-    bench.settle(Input::Recover);
+    let newest = osd_core::Position {
+        epoch: EPOCH,
+        seq: 1,
+        holder: OsdId(2),
+    };
+    bench.settle(Input::Recover { newest });
     let effects = bench.settle(Input::Shutdown);
     assert_eq!(count(&effects, not_recovered), 1);
 }

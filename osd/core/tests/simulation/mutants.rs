@@ -126,7 +126,7 @@ fn repeated_changes_are_found() {
 
 #[test]
 fn changes_of_earlier_sessions_that_are_done_again_are_found() {
-    check(Mutant::EarlierSessionIgnored, 100);
+    check(Mutant::EarlierSessionIgnored, 1000);
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn servers_that_declare_without_comparing_are_found() {
 #[test]
 fn servers_that_compare_across_views_are_found() {
     let wrong = |plan: &mut Plan, _: &mut Config| plan.compared_across_views = true;
-    check_moving_of("compared across views", 2, wrong, 1_000..1_300);
+    check_moving_of("compared across views", 2, wrong, 0..300);
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn servers_that_declare_what_is_in_memory_are_found() {
         plan.total_losses = true;
         plan.policies = vec![policy(WritePolicy::Fullsync, Quorum::Majority)];
     };
-    check_moving_of("declared in memory", 1, wrong, 1_000..2_000);
+    check_moving_of("declared in memory", 1, wrong, 2_000..4_000);
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn record_that_tells_of_replaced_changes_is_found() {
 #[test]
 fn servers_that_crashed_and_vouch_are_found() {
     let wrong = |plan: &mut Plan, _: &mut Config| plan.suspects_vouch = true;
-    check_moving_of("suspects vouch", 1, wrong, 3_000..3_300);
+    check_moving_of("suspects vouch", 2, wrong, 0..2_000);
 }
 
 #[test]

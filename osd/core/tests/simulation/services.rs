@@ -81,9 +81,11 @@ impl World {
         let everybody = members.iter().all(|member| reachable.contains(member));
         if !self.nodes[node].recovered && everybody && members.contains(&node) {
             let mut others = members.iter().filter(|other| **other != node);
+            let others_at = others.clone().map(|other| self.position(*other));
             let exists = others.any(|other| self.nodes[*other].store.bytes(KEY).is_some());
             if exists || self.nodes[node].store.bytes(KEY).is_some() {
-                self.step(node, Input::Recover)?;
+                let newest = others_at.max().unwrap_or_default();
+                self.step(node, Input::Recover { newest })?;
             } else {
                 self.nodes[node].recovered = true;
                 self.nodes[node].incomplete = false;

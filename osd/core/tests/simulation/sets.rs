@@ -191,7 +191,9 @@ impl World {
         let exists = self.nodes[node].store.bytes(KEY).is_some();
         if newest > Some(mine) || exists && doubtful {
             self.nodes[node].settling = Settling::BringingUp;
-            return self.step(node, Input::Recover);
+            let newest = newest.unwrap_or_default().max(mine);
+            self.nodes[node].wanted = newest;
+            return self.step(node, Input::Recover { newest });
         }
         self.nodes[node].settling = Settling::Done;
         self.declare(node)
@@ -229,7 +231,7 @@ impl World {
     }
 
     /// Where the copy of a server stands, as a list of its objects says.
-    fn position(&self, node: usize) -> osd_core::Position {
+    pub(crate) fn position(&self, node: usize) -> osd_core::Position {
         let replica = self.nodes[node].replica.as_ref();
         replica.map_or_else(Default::default, |replica| replica.status().position)
     }

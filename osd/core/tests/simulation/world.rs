@@ -43,6 +43,8 @@ pub(crate) struct Node {
     /// As far as it knows.
     pub(crate) policy: Policy,
     pub(crate) behind: Vec<OsdId>,
+    /// What it lacks in this view, up to where.
+    pub(crate) wanted: osd_core::Position,
     primary: bool,
     /// A look at the clock before a pause, used for what waited for its end.
     clock_read: Option<u64>,
@@ -168,6 +170,7 @@ impl World {
             known: Group::new(plan.replicas),
             settling: Settling::default(),
             behind: Vec::new(),
+            wanted: osd_core::Position::default(),
             primary: false,
             clock_read: None,
             jobs: BTreeMap::new(),
