@@ -94,6 +94,11 @@ impl Board {
         self.changed.notify_one();
     }
 
+    /// Whether a copy here has to be brought up.
+    pub(crate) fn is_wanted(&self, key: ObjectKey) -> bool {
+        self.lock().wanted.contains(&key)
+    }
+
     /// A copy here was brought up, or there is none any more.
     pub(crate) fn done(&self, key: ObjectKey) {
         let mut notes = self.lock();

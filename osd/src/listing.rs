@@ -86,6 +86,16 @@ impl Lister {
         }
     }
 
+    /// These objects as they are now, but for those that are gone.
+    pub(crate) async fn look(
+        self: &Arc<Self>,
+        keys: Vec<ObjectKey>,
+    ) -> io::Result<Vec<peer::ObjectState>> {
+        let live = self.live(&keys).await;
+        let this = Arc::clone(self);
+        blocking(move || this.states(&keys, live)).await
+    }
+
     fn names(
         &self,
         group: PgKey,

@@ -455,7 +455,7 @@ fn missing(
 }
 
 /// All objects of a group at a peer that goes by the same view, and whether there are no others there.
-async fn list(
+pub(crate) async fn list(
     link: &Link,
     group: PgKey,
     view: u64,

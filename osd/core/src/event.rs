@@ -313,6 +313,9 @@ pub enum Input {
     Membership(Membership),
     /// This copy may be behind or suspect: ask the others until it was brought up.
     Recover,
+    /// Another replica at rest is at this newer position, and nobody brought this copy there: its disk lost what it
+    /// vouches for. Comes before [`Input::Recover`].
+    Outdated(Position),
     /// Bring all other replicas up, as if a client had asked.
     BringUp,
     /// An administrator wants another server to be primary.

@@ -7,6 +7,7 @@ use crate::copy::Trust;
 use crate::durable::{Need, Who};
 use crate::event::{Call, CallKind, Effect, Payload, PeerFailure};
 use crate::mutant::Mutant;
+use crate::position::Position;
 use crate::replica::{ObjectReplica, Step};
 use proto::peer;
 use proto::peer::Refusal;
@@ -37,6 +38,20 @@ impl ObjectReplica {
             settling: false,
         });
         self.ask_for_catch_up(step);
+    }
+
+    /// A copy at rest that turns out to be older than another has lost what a majority may have counted on, so it vouches
+    /// for nothing any more. Otherwise two such copies could outvote the one that lost nothing.
+    pub(crate) fn distrust_outdated(&mut self, newest: Position) {
+        let unused = self.tenure.is_none() && !self.following.is_followed();
+        let at_rest = self.is_at_rest() || (!self.copy.exists && self.durable.is_idle());
+        if unused
+            && at_rest
+            && self.copy.position < newest
+            && !self.config.has(Mutant::OutdatedTrusted)
+        {
+            self.copy.trust = Trust::CatchingUp;
+        }
     }
 
     /// When a copy whose repair was broken off asks for it by itself: whoever began it may be gone.

@@ -1,0 +1,447 @@
+//! Damage made by hand to files of running servers, found and repaired by their scrubs.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use osd_core::{ObjectKey, ObjectStore};
+use proto::osd::request::Op;
+use proto::osd::{self, ScrubDamage, ScrubOutcome};
+use types::BLOCK_BYTES;
+
+use super::bed::{Bed, Client, PG, bytes, object, until};
+use super::leases::Admin;
+use crate::file_layout::{Group, HEADER_BYTES, place_of};
+use crate::store_dir::DirectoryStore;
+use crate::store_root::Root;
+
+/// More than the first two groups of checksums.
+const LENGTH: usize = 6 << 20;
+
+fn key(inode: u64) -> ObjectKey {
+    ObjectKey {
+        pg: PG.pg,
+        object: object(inode),
+    }
+}
+
+fn path(bed: &Bed, id: u64, inode: u64) -> PathBuf {
+    let root = Root::open(&bed.nodes[id as usize - 1].dir).unwrap();
+    root.path(key(inode))
+}
+
+fn open(bed: &Bed, id: u64, inode: u64) -> File {
+    let path = path(bed, id, inode);
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
+}
+
+/// Three servers with these objects of this length at rest, none of them in memory.
+async fn bed_with(inodes: std::ops::RangeInclusive<u64>, length: usize) -> Bed {
+    let mut bed = Bed::new(3).await;
+    let client = bed.client();
+    for inode in inodes {
+        write_whole(&client, inode, length).await;
+    }
+    restart(&mut bed).await;
+    bed
+}
+
+async fn write_whole(client: &Client, inode: u64, length: usize) {
+    let all = bytes(length, inode);
+    for at in (0..length).step_by(1 << 20) {
+        let chunk = all.slice(at..length.min(at + (1 << 20)));
+        client.write(inode, at as u64, &chunk).await;
+    }
+}
+
+async fn restart(bed: &mut Bed) {
+    bed.stop_all().await;
+    for id in 1..=bed.nodes.len() as u64 {
+        bed.start(id).await;
+    }
+    bed.until_full().await;
+}
+
+async fn ask(admin: &Admin, id: u64, op: Op) -> osd::Scrub {
+    admin.ask(id, 1, op).await.unwrap().scrub.unwrap()
+}
+
+/// Has all servers scrub, and waits until all that is being repaired is.
+async fn scrub(bed: &Bed) -> Vec<osd::Scrub> {
+    let admin = Admin::of(bed);
+    let ids = 1..=bed.nodes.len() as u64;
+    for id in ids.clone() {
+        let begun = ask(&admin, id, Op::ScrubStart(osd::ScrubStart {})).await;
+        assert!(begun.present.is_some());
+    }
+    let mut all = Vec::new();
+    for id in ids {
+        until("scrub to end", || async {
+            let status = ask(&admin, id, Op::ScrubStatus(osd::ScrubStatus {})).await;
+            let repairing = |found: &osd::ScrubFinding| found.outcome() == ScrubOutcome::ScrubRepairing;
+            status.present.is_none() && !status.findings.iter().any(repairing)
+        })
+        .await;
+        all.push(ask(&admin, id, Op::ScrubStatus(osd::ScrubStatus {})).await);
+    }
+    all
+}
+
+/// What a server found: inode, damage, outcome, by inode.
+fn found(status: &osd::Scrub) -> Vec<(u64, ScrubDamage, ScrubOutcome)> {
+    let mut found: Vec<_> = status
+        .findings
+        .iter()
+        .map(|one| (one.object.unwrap().inode, one.damage(), one.outcome()))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn repaired(inodes: &[u64], damage: ScrubDamage) -> Vec<(u64, ScrubDamage, ScrubOutcome)> {
+    let one = |inode: &u64| (*inode, damage, ScrubOutcome::ScrubRepaired);
+    inodes.iter().map(one).collect()
+}
+
+/// Stops the servers; all copies must be what was written.
+async fn assert_repaired(mut bed: Bed, inodes: std::ops::RangeInclusive<u64>, length: usize) {
+    bed.stop_all().await;
+    for inode in inodes {
+        for id in 1..=bed.nodes.len() as u64 {
+            let copy = bed.at_rest(id, inode).unwrap();
+            assert!(copy == bytes(length, inode), "{inode} at {id}");
+        }
+    }
+}
+
+fn flip(file: &File, offset: u64) {
+    let at = place_of(offset);
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+}
+
+fn zero(file: &File, block: u64) {
+    let zeros = [0; BLOCK_BYTES as usize];
+    file.write_all_at(&zeros, place_of(block * BLOCK_BYTES)).unwrap();
+}
+
+fn swap(file: &File, one: u64, other: u64) {
+    let places = [one, other].map(|block| place_of(block * BLOCK_BYTES));
+    let mut blocks = [[0; BLOCK_BYTES as usize]; 2];
+    for (block, at) in blocks.iter_mut().zip(places) {
+        file.read_exact_at(block, at).unwrap();
+    }
+    file.write_all_at(&blocks[0], places[1]).unwrap();
+    file.write_all_at(&blocks[1], places[0]).unwrap();
+}
+
+/// A checksum rots, not what it is of.
+fn flip_sum(file: &File, block: u64) {
+    let (group, index) = Group::of_block(block);
+    let at = group.sums_at() + 4 * index as u64;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotten_blocks_of_one_and_of_two_replicas_are_repaired_while_readers_notice_nothing() {
+    let bed = bed_with(1..=8, LENGTH).await;
+    for (inode, servers) in [(1, &[1][..]), (5, &[2, 3])] {
+        for id in servers {
+            flip(&open(&bed, *id, inode), 5_000_000);
+            zero(&open(&bed, *id, inode + 1), 7);
+            swap(&open(&bed, *id, inode + 2), 300, 1400);
+            flip_sum(&open(&bed, *id, inode + 3), 900);
+        }
+    }
+
+    let client = bed.client();
+    let reader = tokio::spawn(async move {
+        loop {
+            for inode in 1..=8 {
+                for at in [7 * BLOCK_BYTES, 300 * BLOCK_BYTES, 5_000_000 - 9] {
+                    let data = client.read(inode, at, 4096).await;
+                    let right = bytes(LENGTH, inode).slice(at as usize..at as usize + 4096);
+                    assert!(data == right, "{inode} at {at}");
+                }
+            }
+        }
+    });
+    let statuses = scrub(&bed).await;
+    reader.abort();
+    assert!(reader.await.unwrap_err().is_cancelled(), "it read something else");
+
+    // Readers may have been faster, with what they came across as primary.
+    for (status, bad) in statuses.iter().zip([1..=4, 5..=8, 5..=8]) {
+        for (inode, damage, outcome) in found(status) {
+            assert!(bad.contains(&inode), "{inode}");
+            assert_eq!((damage, outcome), (ScrubDamage::ScrubBlocks, ScrubOutcome::ScrubRepaired));
+        }
+    }
+    let backup = found(&statuses[2]);
+    assert_eq!(backup, repaired(&[5, 6, 7, 8], ScrubDamage::ScrubBlocks));
+    assert_repaired(bed, 1..=8, LENGTH).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_cut_are_no_zeros_and_are_made_whole() {
+    let bed = bed_with(1..=4, LENGTH).await;
+    // In the midst of a group, and where a table of checksums would begin: what is left fits what is left.
+    let cuts = [place_of(1_500_000), Group(1).begins_at()];
+    for (inode, servers) in [(1, &[1][..]), (3, &[1, 2])] {
+        for (inode, cut) in (inode..).zip(cuts) {
+            for id in servers {
+                open(&bed, *id, inode).set_len(cut).unwrap();
+            }
+        }
+    }
+    let client = bed.client();
+
+    // The damaged one becomes primary.
+    for inode in [1, 4] {
+        let data = client.read(inode, 2 << 20, 1 << 20).await;
+        assert!(data == bytes(LENGTH, inode).slice(2 << 20..3 << 20));
+    }
+    let statuses = scrub(&bed).await;
+
+    for (status, bad) in statuses.iter().zip([&[1, 2, 3, 4][..], &[3, 4], &[]]) {
+        assert_eq!(found(status), repaired(bad, ScrubDamage::ScrubBlocks));
+    }
+    for inode in 1..=4 {
+        let data = client.read(inode, 4 << 20, 1 << 20).await;
+        assert!(data == bytes(LENGTH, inode).slice(4 << 20..5 << 20));
+    }
+    assert_repaired(bed, 1..=4, LENGTH).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_files_are_brought_back_from_whoever_has_one() {
+    let bed = bed_with(1..=3, 100_000).await;
+    for (id, inode) in [(3, 1), (1, 2), (2, 2)] {
+        fs::remove_file(path(&bed, id, inode)).unwrap();
+    }
+
+    let statuses = scrub(&bed).await;
+
+    let missing = |inodes: &[u64]| repaired(inodes, ScrubDamage::ScrubMissing);
+    assert_eq!(found(&statuses[0]), missing(&[2]));
+    assert_eq!(found(&statuses[1]), missing(&[2]));
+    assert_eq!(found(&statuses[2]), missing(&[1]));
+    let client = bed.client();
+    for inode in 1..=3 {
+        assert_eq!(client.read(inode, 0, 100_000).await, bytes(100_000, inode));
+    }
+    assert_repaired(bed, 1..=3, 100_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn older_files_are_brought_to_the_newest_state_even_if_they_are_the_majority() {
+    let mut bed = bed_with(1..=2, 100_000).await;
+    let old = [(1, 1), (2, 2), (3, 2)];
+    for (id, inode) in old {
+        fs::copy(path(&bed, id, inode), bed.root.path().join(format!("{id}.{inode}"))).unwrap();
+    }
+    let client = bed.client();
+    for inode in 1..=2 {
+        client.write(inode, 50_000, &bytes(70_000, 9 + inode)).await;
+    }
+    restart(&mut bed).await;
+    for (id, inode) in old {
+        // The same file, as it was.
+        let before = fs::read(bed.root.path().join(format!("{id}.{inode}"))).unwrap();
+        fs::write(path(&bed, id, inode), before).unwrap();
+    }
+
+    let statuses = scrub(&bed).await;
+
+    let outdated = |inodes: &[u64]| repaired(inodes, ScrubDamage::ScrubOutdated);
+    assert_eq!(found(&statuses[0]), outdated(&[1]));
+    let others = [found(&statuses[1]), found(&statuses[2])];
+    // The first of the two may bring up the second.
+    assert!(others.contains(&outdated(&[2])), "{others:?}");
+    let client = bed.client();
+    for inode in 1..=2 {
+        let data = client.read(inode, 0, 200_000).await;
+        assert!(data.slice(..50_000) == bytes(100_000, inode).slice(..50_000));
+        assert!(data.slice(50_000..) == bytes(70_000, 9 + inode));
+    }
+    bed.stop_all().await;
+    bed.assert_all_equal(1..=2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_in_the_wrong_place_and_files_without_a_header_are_replaced() {
+    let bed = bed_with(1..=5, 100_000).await;
+    for id in [1, 2] {
+        let (one, other) = (path(&bed, id, 1), path(&bed, id, 2));
+        let aside = bed.root.path().join("aside");
+        fs::rename(&one, &aside).unwrap();
+        fs::rename(&other, &one).unwrap();
+        fs::rename(&aside, &other).unwrap();
+        open(&bed, id, 3).set_len(0).unwrap();
+    }
+    open(&bed, 3, 4)
+        .write_all_at(&[0; HEADER_BYTES as usize], 0)
+        .unwrap();
+
+    let statuses = scrub(&bed).await;
+
+    let unreadable = |inodes: &[u64]| repaired(inodes, ScrubDamage::ScrubUnreadable);
+    assert_eq!(found(&statuses[2]), unreadable(&[4]));
+    for status in &statuses[..2] {
+        // Whichever was looked at first may have had the other's brought up with its own.
+        let found = found(status);
+        assert!(found.iter().all(|one| unreadable(&[1, 2, 3]).contains(one)), "{found:?}");
+    }
+    assert!(!found(&statuses[0]).is_empty());
+    let client = bed.client();
+    for inode in 1..=5 {
+        assert_eq!(client.read(inode, 0, 100_000).await, bytes(100_000, inode));
+    }
+    assert_repaired(bed, 1..=5, 100_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn block_without_a_good_copy_is_an_error_and_is_reported_and_stays_as_it_is() {
+    let mut bed = bed_with(1..=2, 100_000).await;
+    for id in 1..=3 {
+        zero(&open(&bed, id, 1), 5);
+    }
+    // Another block of two of them, which the third has.
+    for id in 2..=3 {
+        flip(&open(&bed, id, 1), 9 * BLOCK_BYTES);
+    }
+
+    let statuses = scrub(&bed).await;
+
+    let lost = (1, ScrubDamage::ScrubBlocks, ScrubOutcome::ScrubNoGoodCopy);
+    for (status, (blocks, repaired)) in statuses.iter().zip([(1, 0), (2, 1), (2, 1)]) {
+        assert_eq!(found(status), [lost]);
+        let finding = status.findings[0];
+        assert_eq!((finding.blocks, finding.repaired), (blocks, repaired));
+    }
+    let client = bed.client();
+    let read = |offset| {
+        let op = Op::Read(osd::Read {
+            offset,
+            length_bytes: 4096,
+        });
+        client.ask(1, op, Bytes::new())
+    };
+    let fault = read(5 * BLOCK_BYTES).await.unwrap_err();
+    assert_eq!(fault.errno, libc::EIO);
+    assert!(fault.message.contains('5'), "{fault}");
+    let sound = read(9 * BLOCK_BYTES).await.unwrap().1;
+    assert!(sound == bytes(100_000, 1).slice(9 * 4096..10 * 4096));
+
+    // A report outlives the server, and ends when the block is written anew.
+    restart(&mut bed).await;
+    let admin = Admin::of(&bed);
+    let after = ask(&admin, 2, Op::ScrubStatus(osd::ScrubStatus {})).await;
+    assert_eq!(found(&after), [lost]);
+    let client = bed.client();
+    client.write(1, 5 * BLOCK_BYTES, &bytes(4096, 77)).await;
+    restart(&mut bed).await;
+    for status in scrub(&bed).await {
+        assert_eq!(found(&status), repaired_now(&[1]));
+    }
+    bed.stop_all().await;
+    bed.assert_all_equal(1..=2);
+}
+
+fn repaired_now(inodes: &[u64]) -> Vec<(u64, ScrubDamage, ScrubOutcome)> {
+    repaired(inodes, ScrubDamage::ScrubBlocks)
+}
+
+/// Puts other bytes in place of a block, with a checksum that fits.
+fn misdirect(bed: &Bed, id: u64, inode: u64, block: u64, seed: u64) {
+    let root = Root::open(&bed.nodes[id as usize - 1].dir).unwrap();
+    let mut store = DirectoryStore::new(std::sync::Arc::new(root));
+    let record = store.open(key(inode)).unwrap().unwrap().record;
+    assert!(record.clean);
+    let other = bytes(BLOCK_BYTES as usize, seed);
+    store.write(key(inode), block * BLOCK_BYTES, &other).unwrap();
+    store.sync(key(inode), true, &record).unwrap().run().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sound_bytes_of_another_place_give_way_to_the_majority_and_stay_where_there_is_none() {
+    let mut bed = bed_with(1..=2, LENGTH).await;
+    misdirect(&bed, 3, 1, 1000, 50);
+    misdirect(&bed, 1, 2, 3, 51);
+    misdirect(&bed, 2, 2, 3, 52);
+
+    let statuses = scrub(&bed).await;
+
+    let different = ScrubDamage::ScrubDifferent;
+    let undecided = (2, different, ScrubOutcome::ScrubUndecided);
+    assert_eq!(found(&statuses[0]), [undecided]);
+    assert_eq!(found(&statuses[1]), [undecided]);
+    let mut third = repaired(&[1], different);
+    third.push(undecided);
+    assert_eq!(found(&statuses[2]), third);
+    bed.stop_all().await;
+    bed.assert_all_equal(1..=1);
+    assert!(bed.at_rest(1, 1).unwrap() == bytes(LENGTH, 1));
+    for (id, seed) in [(1, 51), (2, 52)] {
+        let copy = bed.at_rest(id, 2).unwrap();
+        assert!(copy.slice(3 * 4096..4 * 4096) == bytes(4096, seed), "{id}");
+    }
+    assert!(bed.at_rest(3, 2).unwrap() == bytes(LENGTH, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn object_that_is_being_written_keeps_its_primary_and_its_writes() {
+    let bed = bed_with(1..=1, LENGTH).await;
+    let client = bed.client();
+    let first = client.write(1, 0, &bytes(100, 1)).await;
+    let writer = tokio::spawn(async move {
+        let mut written = 0_u64;
+        loop {
+            let at = (written * 40_961) % (LENGTH as u64 - 9_000);
+            let done = client.write(1, at, &bytes(9_000, written)).await;
+            assert_eq!(done.epoch, first.epoch);
+            written += 1;
+        }
+    });
+
+    for _ in 0..3 {
+        for status in scrub(&bed).await {
+            assert_eq!(found(&status), []);
+            let last = status.last.unwrap();
+            assert!(last.bytes >= LENGTH as u64, "{last:?}");
+            assert_eq!(last.uncompared, 1);
+        }
+    }
+
+    writer.abort();
+    assert!(writer.await.unwrap_err().is_cancelled());
+}
+
+/// A round of a server that is restarted goes on where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn round_goes_on_after_a_restart() {
+    let mut bed = bed_with(1..=2, 10_000).await;
+    let file = bed.nodes[1].dir.join("SCRUB");
+    bed.stop(2).await;
+    let mut ledger = osd_core::scrub::Ledger::decode(&fs::read(&file).unwrap()).unwrap();
+    ledger.begin(1_000, 0);
+    ledger.pass(PG, Some(object(1)));
+    fs::write(&file, ledger.encode()).unwrap();
+    flip(&open(&bed, 2, 1), 100);
+    flip(&open(&bed, 2, 2), 100);
+
+    bed.start(2).await;
+    let admin = Admin::of(&bed);
+    let status = || ask(&admin, 2, Op::ScrubStatus(osd::ScrubStatus {}));
+    until("the round to end", || async { status().await.last.is_some() }).await;
+
+    let status = status().await;
+    assert_eq!(status.last.unwrap().objects, 2, "one of them before the restart");
+    assert_eq!(found(&status), repaired_now(&[2]));
+    scrub(&bed).await;
+    assert_repaired(bed, 1..=2, 10_000).await;
+}

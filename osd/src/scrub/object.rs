@@ -1,0 +1,162 @@
+//! One object: read, verified and compared step by step.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use osd_core::scrub::Found;
+use osd_core::{ObjectKey, Position};
+use proto::osd::{ScrubDamage, ScrubOutcome};
+use proto::peer;
+use tokio::task::JoinSet;
+
+use super::copy_file::{BLOCKS_PER_SUM, CopyFile, Run};
+use super::group::Scene;
+use super::repair::Tally;
+use super::{Scrub, blocking, not_read, now_ms};
+use crate::config::{SCRUB_OBJECT_BYTES_MIN, SCRUB_STEP_BLOCKS};
+use crate::store_root::Root;
+
+/// What a step found here.
+#[derive(Debug)]
+struct Step {
+    at_rest: Option<Position>,
+    length_bytes: u64,
+    blocks: u64,
+    run: Run,
+    read_bytes: u64,
+}
+
+impl Scrub {
+    /// Reads an object's copy here, compares it, and repairs what is wrong with it.
+    pub(super) async fn object(&self, scene: &Arc<Scene>, key: ObjectKey) {
+        let mut tally = Tally::default();
+        let mut compared = true;
+        let (mut first, mut paid) = (0, 0);
+        loop {
+            self.wait_for_rate().await;
+            let root = Arc::clone(&self.around.root);
+            let step = match blocking(move || read_step(&root, key, first)).await {
+                Ok(Some(step)) => step,
+                // Deleted meanwhile, or missing, which others know.
+                Ok(None) => return,
+                Err(error) => {
+                    not_read(key, &error);
+                    return;
+                }
+            };
+            paid += step.read_bytes;
+            self.pay(step.read_bytes);
+            self.read_bytes.fetch_add(step.read_bytes, Ordering::Relaxed);
+            self.ledger().count_bytes(step.read_bytes);
+            let mut suspicious: BTreeSet<u64> = step.run.unfit.iter().copied().collect();
+            let same = self.compare(scene, key, (first, &step), &mut suspicious).await;
+            compared &= same.is_some();
+            for block in suspicious.iter().copied() {
+                self.examine(scene, key, block, &mut tally).await;
+            }
+            self.settle(key, &mut tally).await;
+            let sums_end = first / BLOCKS_PER_SUM + step.run.sums.len() as u64;
+            first = (sums_end + same.unwrap_or(step.run.zero_blocks)) * BLOCKS_PER_SUM;
+            if first >= step.blocks || step.run.sums.is_empty() {
+                break;
+            }
+        }
+        self.pay(SCRUB_OBJECT_BYTES_MIN.saturating_sub(paid));
+        self.conclude(key, &tally, compared);
+    }
+
+    /// Compares the sums of a step with those of the others and adds the blocks in which they may differ. Returns how
+    /// many blocks of sums behind them are zeros everywhere, if all could be compared.
+    async fn compare(
+        &self,
+        scene: &Arc<Scene>,
+        key: ObjectKey,
+        (first, step): (u64, &Step),
+        suspicious: &mut BTreeSet<u64>,
+    ) -> Option<u64> {
+        let position = step.at_rest?;
+        let first_sum = first / BLOCKS_PER_SUM;
+        let mut asked = JoinSet::new();
+        for osd in scene.others.iter().copied() {
+            let scene = Arc::clone(scene);
+            let inspect = peer::Inspect {
+                first_block: first_sum,
+                block_count: (SCRUB_STEP_BLOCKS / BLOCKS_PER_SUM) as u32,
+                ..peer::Inspect::default()
+            };
+            asked.spawn(async move { scene.ask(osd, key, inspect).await });
+        }
+        let mut zeros = Some(step.run.zero_blocks);
+        for answer in asked.join_all().await {
+            let same_state = |theirs: &peer::Inspected| {
+                theirs.at_rest
+                    && theirs.position.map(Position::from) == Some(position)
+                    && theirs.length_bytes == step.length_bytes
+            };
+            let Some((theirs, _)) = answer.filter(|(theirs, _)| same_state(theirs)) else {
+                zeros = None;
+                continue;
+            };
+            zeros = zeros.map(|zeros| zeros.min(theirs.zero_blocks));
+            for (index, sum) in step.run.sums.iter().enumerate() {
+                if theirs.sums.get(index) != Some(sum) {
+                    let block = (first_sum + index as u64) * BLOCKS_PER_SUM;
+                    suspicious.extend(block..(block + BLOCKS_PER_SUM).min(step.blocks));
+                }
+            }
+        }
+        zeros
+    }
+
+    /// Takes note of what was found.
+    fn conclude(&self, key: ObjectKey, tally: &Tally, compared: bool) {
+        let mut ledger = self.ledger();
+        if !compared {
+            ledger.count_uncompared();
+        }
+        let kinds = [
+            (ScrubDamage::ScrubBlocks, &tally.unfit),
+            (ScrubDamage::ScrubDifferent, &tally.different),
+        ];
+        for (damage, count) in kinds {
+            if count.blocks > 0 {
+                let found = Found {
+                    outcome: count.outcome(),
+                    now_ms: now_ms(),
+                    blocks: count.blocks,
+                    repaired: count.repaired,
+                };
+                ledger.note(key, damage, found);
+            } else if compared && is_open(ledger.outcome(key, damage)) {
+                ledger.note_repaired(key, damage);
+            }
+        }
+    }
+}
+
+const fn is_open(outcome: Option<ScrubOutcome>) -> bool {
+    matches!(
+        outcome,
+        Some(
+            ScrubOutcome::ScrubNoGoodCopy
+                | ScrubOutcome::ScrubUndecided
+                | ScrubOutcome::ScrubLater
+        )
+    )
+}
+
+fn read_step(root: &Root, key: ObjectKey, first: u64) -> io::Result<Option<Step>> {
+    let Some(mut copy) = CopyFile::open(root, key)? else {
+        return Ok(None);
+    };
+    let run = copy.verify(first, SCRUB_STEP_BLOCKS)?;
+    Ok(Some(Step {
+        at_rest: copy.at_rest(),
+        length_bytes: copy.length_bytes(),
+        blocks: copy.blocks(),
+        run,
+        read_bytes: copy.read_bytes(),
+    }))
+}
