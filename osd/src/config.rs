@@ -219,7 +219,12 @@ impl Config {
             ("idle_ms", self.idle_ms, 100, 3_600_000),
             ("leftovers_ms", self.leftovers_ms, 10, 604_800_000),
             ("scrub_days", self.scrub_days.into(), 0, 365),
-            ("scrub_bytes_per_s", self.scrub_bytes_per_s, 1 << 16, 1 << 40),
+            (
+                "scrub_bytes_per_s",
+                self.scrub_bytes_per_s,
+                1 << 16,
+                1 << 40,
+            ),
             ("shards", self.shards as u64, 1, 256),
             ("sync_threads", self.sync_threads as u64, 1, 256),
         ];

@@ -51,7 +51,9 @@ impl Handler for PeerDoor {
         };
         if let Some(Op::Inspect(ask)) = &message.op {
             return match self.membership(group_of(key), message.view) {
-                Ok(_) => self.scrub.give(&self.runtime, key, (message.view, *ask), responder),
+                Ok(_) => self
+                    .scrub
+                    .give(&self.runtime, key, (message.view, *ask), responder),
                 Err(fault) => responder.fault(fault),
             };
         }

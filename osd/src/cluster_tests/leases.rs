@@ -28,7 +28,12 @@ impl Admin {
         Self(bed.nodes.iter().map(open).collect())
     }
 
-    pub(super) async fn ask(&self, osd: u64, inode: u64, op: Op) -> Result<osd::Response, CallError> {
+    pub(super) async fn ask(
+        &self,
+        osd: u64,
+        inode: u64,
+        op: Op,
+    ) -> Result<osd::Response, CallError> {
         let request = osd::Request {
             object: Some(object(inode).into()),
             op: Some(op),

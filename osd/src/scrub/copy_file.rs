@@ -32,7 +32,6 @@ pub(super) struct CopyFile {
     /// The kernel's memory is left out.
     direct: bool,
     record: Record,
-    generation: u64,
     file_bytes: u64,
     /// No record in it can be believed.
     unreadable: bool,
@@ -66,7 +65,9 @@ impl CopyFile {
         options.read(true);
         let opened = options.clone().custom_flags(libc::O_DIRECT).open(&path);
         let (opened, direct) = match opened {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (options.open(&path), false),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                (options.open(&path), false)
+            }
             other => (other, true),
         };
         let file = match opened {
@@ -78,7 +79,6 @@ impl CopyFile {
             file,
             direct,
             record: Record::default(),
-            generation: 0,
             unreadable: false,
             doubted: BlockSet::default(),
             table: None,
@@ -96,7 +96,6 @@ impl CopyFile {
         match Header::decode(key.object, &header) {
             Header::Valid(slot) => match Record::decode(&slot.record) {
                 Ok(record) => {
-                    self.generation = slot.generation;
                     if let Some(end) = lost_from(self.file_bytes, &slot, &record) {
                         self.file_bytes = end;
                     }
@@ -139,10 +138,11 @@ impl CopyFile {
         self.read_bytes
     }
 
-    /// Whether the header is still what it was.
+    /// Whether the record is still what it was: then nobody has changed the object meanwhile, though a scrub may have
+    /// repaired it.
     pub(super) fn is_still(&self, root: &Root, key: ObjectKey) -> io::Result<bool> {
         let now = Self::open(root, key)?;
-        Ok(now.is_some_and(|now| now.generation == self.generation && now.record == self.record))
+        Ok(now.is_some_and(|now| now.record == self.record))
     }
 
     /// Reads and verifies so many blocks.
@@ -168,7 +168,9 @@ impl CopyFile {
         let mut unfit = Vec::new();
         for (index, block) in blocks.enumerate() {
             let doubted = self.doubted.covers(&(block..block + 1));
-            let bytes = data.as_ref().and_then(|data| data.get(index * BLOCK..(index + 1) * BLOCK));
+            let bytes = data
+                .as_ref()
+                .and_then(|data| data.get(index * BLOCK..(index + 1) * BLOCK));
             let fits = match bytes {
                 Some(bytes) => block_sum(0, bytes) == self.sum(block)?,
                 None => self.block(block)?.is_some(),
@@ -187,7 +189,10 @@ impl CopyFile {
             other => other?,
         };
         let fits = block_sum(0, &data) == self.sum(block)?;
-        let present = self.length_bytes().saturating_sub(block * BLOCK_BYTES).min(BLOCK_BYTES);
+        let present = self
+            .length_bytes()
+            .saturating_sub(block * BLOCK_BYTES)
+            .min(BLOCK_BYTES);
         Ok(fits.then(|| Bytes::from(data).slice(..present as usize)))
     }
 
@@ -246,7 +251,9 @@ impl CopyFile {
         let zeros_end = match seek_from(&self.file, next.begins_at(), false)? {
             Some(data) => Group::of_file_offset(data).blocks().start / BLOCKS_PER_SUM,
             // What lies behind the end of a file that was cut is not known to be zeros.
-            None if self.file.metadata()?.len() < self.file_bytes => next.blocks().start / BLOCKS_PER_SUM,
+            None if self.file.metadata()?.len() < self.file_bytes => {
+                next.blocks().start / BLOCKS_PER_SUM
+            }
             None => end,
         };
         Ok(zeros_end.min(end).saturating_sub(first))
@@ -283,7 +290,10 @@ impl CopyFile {
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Vec::new(),
             other => other?,
         };
-        Ok(Table::of_file(group, block.get(within..).unwrap_or_default()))
+        Ok(Table::of_file(
+            group,
+            block.get(within..).unwrap_or_default(),
+        ))
     }
 
     /// Whole blocks of data, zeros for holes and behind the end of the file.

@@ -111,11 +111,17 @@ impl Scrub {
             }
         };
         let confirm_at = boottime();
-        for object in ours.iter().filter_map(|state| state.object.map(ObjectId::from)) {
+        for object in ours
+            .iter()
+            .filter_map(|state| state.object.map(ObjectId::from))
+        {
             if matches!(passed, Passed::UpTo(last) if object <= last) {
                 continue;
             }
-            let key = ObjectKey { pg: group.pg, object };
+            let key = ObjectKey {
+                pg: group.pg,
+                object,
+            };
             self.object(&scene, key).await;
             self.ledger().pass(group, Some(object));
             self.save_now_and_then(saved_at).await;
@@ -158,14 +164,20 @@ impl Scrub {
                 ScrubDamage::ScrubUnreadable
             }
             (ours, Some((newest, osd))) => {
-                let position = |state: &peer::ObjectState| state.position.unwrap_or_default().into();
+                let position =
+                    |state: &peer::ObjectState| state.position.unwrap_or_default().into();
                 let here = ours.map_or_else(Position::default, position);
                 let changing = file.is_some_and(|file| file.at_rest().is_none());
-                if here >= newest || changing || !self.is_still_there(scene, key, (newest, osd)).await {
+                if here >= newest
+                    || changing
+                    || !self.is_still_there(scene, key, (newest, osd)).await
+                {
                     return;
                 }
                 let order = ScrubOrder::Outdated(newest);
-                self.around.shards.deliver(key.object, Item::Scrub { key, order });
+                self.around
+                    .shards
+                    .deliver(key.object, Item::Scrub { key, order });
                 match ours {
                     Some(_) => ScrubDamage::ScrubOutdated,
                     None => ScrubDamage::ScrubMissing,
@@ -264,7 +276,15 @@ fn doubts(
     }
     doubts
         .into_iter()
-        .map(|(object, doubt)| (ObjectKey { pg: group.pg, object }, doubt))
+        .map(|(object, doubt)| {
+            (
+                ObjectKey {
+                    pg: group.pg,
+                    object,
+                },
+                doubt,
+            )
+        })
         .collect()
 }
 

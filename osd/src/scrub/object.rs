@@ -48,10 +48,13 @@ impl Scrub {
             };
             paid += step.read_bytes;
             self.pay(step.read_bytes);
-            self.read_bytes.fetch_add(step.read_bytes, Ordering::Relaxed);
+            self.read_bytes
+                .fetch_add(step.read_bytes, Ordering::Relaxed);
             self.ledger().count_bytes(step.read_bytes);
             let mut suspicious: BTreeSet<u64> = step.run.unfit.iter().copied().collect();
-            let same = self.compare(scene, key, (first, &step), &mut suspicious).await;
+            let same = self
+                .compare(scene, key, (first, &step), &mut suspicious)
+                .await;
             compared &= same.is_some();
             for block in suspicious.iter().copied() {
                 self.examine(scene, key, block, &mut tally).await;
@@ -140,9 +143,7 @@ const fn is_open(outcome: Option<ScrubOutcome>) -> bool {
     matches!(
         outcome,
         Some(
-            ScrubOutcome::ScrubNoGoodCopy
-                | ScrubOutcome::ScrubUndecided
-                | ScrubOutcome::ScrubLater
+            ScrubOutcome::ScrubNoGoodCopy | ScrubOutcome::ScrubUndecided | ScrubOutcome::ScrubLater
         )
     )
 }

@@ -157,7 +157,9 @@ impl Scrub {
             candidates,
             answer,
         };
-        self.around.shards.deliver(key.object, Item::Scrub { key, order });
+        self.around
+            .shards
+            .deliver(key.object, Item::Scrub { key, order });
         match mended.await.unwrap_or(Mended::NotNow) {
             // Somebody has changed or mended it since. Else it is sound in memory only.
             Mended::Sound if mine.at_rest.is_none() => {}
@@ -213,13 +215,17 @@ impl Scrub {
             && !replacements.is_empty()
         {
             let (answer, replaced) = oneshot::channel();
-            let blocks = replacements.iter().map(|one| (one.block, one.bytes.clone()));
+            let blocks = replacements
+                .iter()
+                .map(|one| (one.block, one.bytes.clone()));
             let order = ScrubOrder::Replace {
                 position,
                 blocks: blocks.collect(),
                 answer,
             };
-            self.around.shards.deliver(key.object, Item::Scrub { key, order });
+            self.around
+                .shards
+                .deliver(key.object, Item::Scrub { key, order });
             let done = replaced.await.unwrap_or(false);
             for one in replacements {
                 match done {
@@ -239,7 +245,9 @@ impl Scrub {
                 return Ok(Vec::new());
             };
             copy.sync()?;
-            let sound = blocks.into_iter().map(|block| Ok(copy.block(block)?.is_some()));
+            let sound = blocks
+                .into_iter()
+                .map(|block| Ok(copy.block(block)?.is_some()));
             sound.collect()
         });
         let sound: Vec<bool> = sound.await.unwrap_or_else(|error| {

@@ -74,16 +74,27 @@ impl Shard {
 
     fn mend_block(&mut self, key: ObjectKey, block: u64, candidates: &[Bytes]) -> Mended {
         let in_memory = self.replicas.contains_key(&key.object);
-        let usable = in_memory
-            || matches!(self.store.open(key), Ok(Some(header)) if header.record.clean);
+        let usable =
+            in_memory || matches!(self.store.open(key), Ok(Some(header)) if header.record.clean);
         let mended = match usable {
             true => mend(&mut self.store, key, block, candidates),
             false => Mended::NotNow,
         };
+        if mended == Mended::Sound
+            && self.is_at_rest(key)
+            && let Err(error) = write_out(&mut self.store, key)
+        {
+            tracing::warn!(%key, %error, "checksums of an object at rest can't be written");
+        }
         if !in_memory {
             self.store.close(key);
         }
         mended
+    }
+
+    fn is_at_rest(&self, key: ObjectKey) -> bool {
+        let slot = self.replicas.get(&key.object);
+        slot.is_none_or(|slot| slot.key == key && slot.replica.is_at_rest())
     }
 
     /// Nothing else may be going on with the copy: it keeps its position and its record.
@@ -93,12 +104,10 @@ impl Shard {
         position: Position,
         blocks: &[(u64, Bytes)],
     ) -> bool {
-        let slot = self.replicas.get(&key.object);
-        let at_rest = slot.is_none_or(|slot| slot.key == key && slot.replica.is_at_rest());
-        if !at_rest {
+        if !self.is_at_rest(key) {
             return false;
         }
-        let in_memory = slot.is_some();
+        let in_memory = self.replicas.contains_key(&key.object);
         let replaced = replace(&mut self.store, key, position, blocks);
         if !in_memory {
             self.store.close(key);
@@ -110,12 +119,15 @@ impl Shard {
     }
 }
 
-fn mend(
-    store: &mut dyn ObjectStore,
-    key: ObjectKey,
-    block: u64,
-    candidates: &[Bytes],
-) -> Mended {
+/// A reader may have had a block mended whose checksum was damaged, too: the new one is in memory only then.
+fn write_out(store: &mut dyn ObjectStore, key: ObjectKey) -> Result<(), StoreError> {
+    match store.open(key)? {
+        Some(header) if header.record.clean => store.sync(key, true, &header.record)?.run(),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn mend(store: &mut dyn ObjectStore, key: ObjectKey, block: u64, candidates: &[Bytes]) -> Mended {
     match store.read(key, block * BLOCK_BYTES, BLOCK_BYTES as u32) {
         Ok(_) => return Mended::Sound,
         Err(StoreError::Corrupt { .. }) => {}

@@ -87,7 +87,10 @@ pub fn judge(config: &Config, mine: &Mine, theirs: &[(OsdId, Answer)], majority:
     for (osd, answer) in theirs {
         match answer {
             Answer::Copy(copy) if copy.has_a_say(config) && same(copy) => {
-                match groups.iter_mut().find(|group| group.copy.bytes == copy.bytes) {
+                match groups
+                    .iter_mut()
+                    .find(|group| group.copy.bytes == copy.bytes)
+                {
                     Some(group) => group.votes += 1,
                     None => groups.push(Group::of(copy, Some(*osd))),
                 }
@@ -194,7 +197,10 @@ mod tests {
         assert_eq!(judged(&damaged, &[bad(), good()]), replace(GOOD, 3));
         assert_eq!(judged(&damaged, &[good(), good()]), replace(GOOD, 2));
         assert_eq!(judged(&damaged, &[bad(), bad()]), Verdict::NoGoodCopy);
-        assert_eq!(judged(&damaged, &[Answer::Absent, bad()]), Verdict::NoGoodCopy);
+        assert_eq!(
+            judged(&damaged, &[Answer::Absent, bad()]),
+            Verdict::NoGoodCopy
+        );
         assert_eq!(judged(&sound(GOOD), &[bad(), bad()]), Verdict::Keep);
         assert_eq!(judged(&damaged, &[]), Verdict::NoGoodCopy);
     }
@@ -234,8 +240,14 @@ mod tests {
         for unknown in [Answer::None, changing, older] {
             let damaged = copy(ZEROS, false);
             assert_eq!(judged(&damaged, &[good(), unknown.clone()]), Verdict::Later);
-            assert_eq!(judged(&sound(GOOD), &[other(), unknown.clone()]), Verdict::Later);
-            assert_eq!(judged(&sound(GOOD), &[good(), unknown.clone()]), Verdict::Keep);
+            assert_eq!(
+                judged(&sound(GOOD), &[other(), unknown.clone()]),
+                Verdict::Later
+            );
+            assert_eq!(
+                judged(&sound(GOOD), &[good(), unknown.clone()]),
+                Verdict::Keep
+            );
             let five = [good(), good(), good(), unknown];
             assert_eq!(judged(&damaged, &five), replace(GOOD, 2));
         }
@@ -251,7 +263,14 @@ mod tests {
             copy(OTHER, false),
             sound(ZEROS),
         ];
-        let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+        let orders = [
+            [0, 1, 2],
+            [0, 2, 1],
+            [1, 0, 2],
+            [1, 2, 0],
+            [2, 0, 1],
+            [2, 1, 0],
+        ];
         for place in 0..kinds.len().pow(3) {
             let pick = |digit: u32| kinds[place / kinds.len().pow(digit) % kinds.len()].clone();
             let before = [pick(0), pick(1), pick(2)];

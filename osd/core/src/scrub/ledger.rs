@@ -162,9 +162,11 @@ impl Ledger {
 
     /// Takes note of damage, or of what has become of it: for an object and a kind of damage the newest counts.
     pub fn note(&mut self, key: ObjectKey, damage: ScrubDamage, found: Found) {
-        let known = self.0.findings.iter().position(|finding| {
-            finding.damage() == damage && key_of(finding) == Some(key)
-        });
+        let known = self
+            .0
+            .findings
+            .iter()
+            .position(|finding| finding.damage() == damage && key_of(finding) == Some(key));
         let known = known.map(|at| self.0.findings.remove(at));
         self.0.findings.push(ScrubFinding {
             object: Some(key.object.into()),
@@ -180,7 +182,8 @@ impl Ledger {
             repaired: found.repaired,
         });
         if self.0.findings.len() > SCRUB_FINDINGS_MAX {
-            let repaired = |finding: &ScrubFinding| finding.outcome() == ScrubOutcome::ScrubRepaired;
+            let repaired =
+                |finding: &ScrubFinding| finding.outcome() == ScrubOutcome::ScrubRepaired;
             let oldest = self.0.findings.iter().position(repaired).unwrap_or(0);
             self.0.findings.remove(oldest);
             self.0.dropped += 1;
@@ -208,9 +211,8 @@ impl Ledger {
     #[must_use]
     pub fn outcome(&self, key: ObjectKey, damage: ScrubDamage) -> Option<ScrubOutcome> {
         let mut findings = self.0.findings.iter();
-        let found = findings.find(|finding| {
-            finding.damage() == damage && key_of(finding) == Some(key)
-        });
+        let found =
+            findings.find(|finding| finding.damage() == damage && key_of(finding) == Some(key));
         found.map(ScrubFinding::outcome)
     }
 
@@ -316,7 +318,11 @@ mod tests {
         ledger.count_bytes(77);
         ledger.pass(group(1), None);
         ledger.pass(group(2), Some(key(5).object));
-        ledger.note(key(5), ScrubDamage::ScrubBlocks, found(ScrubOutcome::ScrubRepaired, 1_500));
+        ledger.note(
+            key(5),
+            ScrubDamage::ScrubBlocks,
+            found(ScrubOutcome::ScrubRepaired, 1_500),
+        );
 
         let mut again = Ledger::decode(&ledger.encode()).unwrap();
 
@@ -329,7 +335,10 @@ mod tests {
         again.end(3_000);
         let view = again.view();
         let last = view.last.unwrap();
-        assert_eq!((last.number, last.began_ms, last.ended_ms), (1, 1_000, 3_000));
+        assert_eq!(
+            (last.number, last.began_ms, last.ended_ms),
+            (1, 1_000, 3_000)
+        );
         assert_eq!((last.bytes, last.objects), (77, 1));
         again.begin(4_000, WEEK);
         assert_eq!(again.passed(group(1)), Passed::Nothing);
@@ -388,10 +397,16 @@ mod tests {
         assert_eq!(ledger.view().findings.len(), SCRUB_FINDINGS_MAX);
         assert_eq!(ledger.outcome(key(2), damage), None);
         assert_eq!(ledger.view().dropped, 1);
-        assert_eq!(ledger.outcome(key(1), damage), Some(ScrubOutcome::ScrubNoGoodCopy));
+        assert_eq!(
+            ledger.outcome(key(1), damage),
+            Some(ScrubOutcome::ScrubNoGoodCopy)
+        );
 
         ledger.note_repaired(key(1), damage);
-        assert_eq!(ledger.outcome(key(1), damage), Some(ScrubOutcome::ScrubRepaired));
+        assert_eq!(
+            ledger.outcome(key(1), damage),
+            Some(ScrubOutcome::ScrubRepaired)
+        );
         ledger.retain(|found| found == key(1));
         assert_eq!(ledger.view().findings.len(), 1);
     }

@@ -68,7 +68,10 @@ mod tests {
             for (last, to) in reads.iter().enumerate().skip(first).step_by(7) {
                 let read = (last - first) as u64 * STEP;
                 let allowed = to.since(*from).as_millis() * 8 * MIB / 1000 + STEP;
-                assert!(read <= allowed, "{read} > {allowed} from step {first} to {last}");
+                assert!(
+                    read <= allowed,
+                    "{read} > {allowed} from step {first} to {last}"
+                );
             }
         }
     }

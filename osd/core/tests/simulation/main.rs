@@ -25,6 +25,7 @@ mod mutants;
 mod network;
 mod odd_messages;
 mod oracle;
+mod outdated;
 mod policies;
 mod protocol;
 mod rng;
