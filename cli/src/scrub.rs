@@ -81,7 +81,10 @@ impl Row for Scrub {
             },
             took,
             render::bytes(self.bytes),
-            self.objects.to_string(),
+            match self.uncompared {
+                0 => self.objects.to_string(),
+                some => format!("{} ({some} in use or not compared)", self.objects),
+            },
             match self.next_ms {
                 0 => "when asked for".to_owned(),
                 next => format!("in {}", span(next - now)),

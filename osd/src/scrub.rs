@@ -179,11 +179,11 @@ impl Scrub {
     /// Scrubs what is not done yet of the round under way, group by group.
     async fn round(&self) {
         let cluster = self.around.wall.newest();
-        let mut groups: Vec<_> = cluster.memberships.keys().copied().collect();
-        if groups.is_empty() {
+        if cluster.map.version == 0 {
             // No map yet.
             return;
         }
+        let mut groups: Vec<_> = cluster.memberships.keys().copied().collect();
         tracing::info!(groups = groups.len(), "scrub begins, or goes on");
         groups.sort_unstable();
         let mut saved_at = boottime();

@@ -160,26 +160,41 @@ impl CopyFile {
         })
     }
 
+    /// Blocks in doubt are not even read: that would have the kernel write what was changed there.
     fn unfit(&mut self, blocks: Range<u64>) -> io::Result<Vec<u64>> {
+        let mut unfit = Vec::new();
+        let mut next = blocks.start;
+        let doubted: Vec<_> = self.doubted.within(&blocks).collect();
+        for part in doubted {
+            self.add_unfit(next..part.start, &mut unfit)?;
+            next = part.end;
+        }
+        self.add_unfit(next..blocks.end, &mut unfit)?;
+        Ok(unfit)
+    }
+
+    fn add_unfit(&mut self, blocks: Range<u64>, unfit: &mut Vec<u64>) -> io::Result<()> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
         let data = match self.read_blocks(blocks.clone()) {
             Err(error) if error.raw_os_error() == Some(libc::EIO) => None,
             other => Some(other?),
         };
-        let mut unfit = Vec::new();
         for (index, block) in blocks.enumerate() {
-            let doubted = self.doubted.covers(&(block..block + 1));
             let bytes = data
                 .as_ref()
                 .and_then(|data| data.get(index * BLOCK..(index + 1) * BLOCK));
             let fits = match bytes {
                 Some(bytes) => block_sum(0, bytes) == self.sum(block)?,
+                // Read one by one, those that can be read are sound.
                 None => self.block(block)?.is_some(),
             };
-            if !fits && !doubted {
+            if !fits {
                 unfit.push(block);
             }
         }
-        Ok(unfit)
+        Ok(())
     }
 
     /// A block up to the object's end; none if it does not fit its sum or can't be read.

@@ -185,9 +185,10 @@ impl Scrub {
             }
             _ => return,
         };
-        tracing::error!(
+        tracing::warn!(
             %key, ?damage,
-            "the copy here is not what other replicas have; it is brought up from them: check the disk"
+            "the copy here is not what other replicas have, and is brought up from them; unless this server was away, check \
+             its disk"
         );
         self.around.board.want([key]);
         self.note_whole(key, damage, ScrubOutcome::ScrubRepairing);

@@ -59,8 +59,8 @@ mod tests {
         for step in 0..2_000_u64 {
             // Now and then the disk or the network holds the scrub up.
             let held_up = if step % 97 == 0 { 700 } else { step % 3 };
-            now = now + Duration::from_millis(held_up);
-            now = now + rate.take(now, STEP);
+            now += Duration::from_millis(held_up);
+            now += rate.take(now, STEP);
             reads.push(now);
         }
 

@@ -29,6 +29,7 @@ mod outdated;
 mod policies;
 mod protocol;
 mod rng;
+mod scrubs;
 mod services;
 mod sets;
 mod shared;

@@ -330,3 +330,23 @@ fn servers_that_crashed_and_vouch_are_found() {
     let wrong = |plan: &mut Plan, _: &mut Config| plan.suspects_vouch = true;
     check_moving_of("suspects vouch", 4, wrong, 1_000..2_000);
 }
+
+#[test]
+fn scrubs_that_believe_damaged_copies_or_zeros_are_found() {
+    for mutant in [Mutant::ScrubBelievesDamaged, Mutant::ScrubBelievesZeros] {
+        let mut config = config();
+        config.mutant = Some(mutant);
+        assert!(crate::scrubs::spreads(&config).is_some(), "{mutant:?}");
+    }
+}
+
+#[test]
+fn older_copies_that_stay_trusted_are_found() {
+    let seed = (0..50).find(|seed| {
+        let mut config = config();
+        config.mutant = Some(Mutant::OutdatedTrusted);
+        !crate::outdated::newest_wins(*seed, config)
+    });
+    println!("OutdatedTrusted: found by seed {seed:?} of 50");
+    assert!(seed.is_some());
+}
