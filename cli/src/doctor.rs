@@ -237,7 +237,7 @@ fn damaged(server: &str, id: u64, metrics: &[osd::Metric]) -> Option<Finding> {
         server: server.to_owned(),
         waits_for: "damaged".to_owned(),
         text: format!(
-            "{} objects are damaged here and could not be repaired; `xfs-admin scrub status --osd {id}` says \
+            "damaged objects that could not be repaired: {}; `xfs-admin scrub status --osd {id}` says \
              which, and why",
             metric.value
         ),

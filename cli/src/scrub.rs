@@ -235,8 +235,9 @@ fn trouble(scrub: &Scrub) -> Option<String> {
         findings.filter(|one| one.outcome == outcome).count()
     };
     (scrub.unrepaired > 0).then(|| {
+        let objects = if scrub.unrepaired == 1 { "object" } else { "objects" };
         format!(
-            "osd-{} has {} damaged objects that could not be repaired ({} without a good copy anywhere): \
+            "osd-{} has {} damaged {objects} that could not be repaired ({} without a good copy anywhere): \
              `xfs-admin scrub status --osd {}` says which",
             scrub.osd,
             scrub.unrepaired,

@@ -10,7 +10,7 @@ use proto::peer;
 use shell::link::{Payload, Responder};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use types::{BLOCK_BYTES, Fault};
+use types::{BLOCK_BYTES, Fault, SUM_BYTES};
 
 use super::copy_file::CopyFile;
 use crate::config::INSPECTIONS_MAX;
@@ -66,7 +66,7 @@ fn inspect(
     ask: &peer::Inspect,
 ) -> io::Result<(peer::Inspected, Bytes)> {
     let (block, within) = (ask.offset / BLOCK_BYTES, ask.offset % BLOCK_BYTES);
-    let too_much = ask.block_count > SUMS_WINDOW || u64::from(ask.length_bytes) > BLOCK_BYTES;
+    let too_much = ask.block_count > SUMS_WINDOW || u64::from(ask.length_bytes) > SUM_BYTES;
     if too_much || within != 0 {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
@@ -79,11 +79,8 @@ fn inspect(
         0 => 0,
         _ => copy.zero_blocks(next)?,
     };
-    let wanted = ask.length_bytes > 0 && block < copy.blocks();
-    let bytes = match wanted {
-        true => copy.block(block)?,
-        false => Some(Bytes::new()),
-    };
+    let count = u64::from(ask.length_bytes).div_ceil(BLOCK_BYTES);
+    let bytes = copy.bytes(block..block.saturating_add(count))?;
     let position = copy.at_rest();
     let inspected = peer::Inspected {
         exists: true,

@@ -160,8 +160,8 @@ impl CopyFile {
         })
     }
 
-    /// Blocks in doubt are not even read: that would have the kernel write what was changed there.
-    fn unfit(&mut self, blocks: Range<u64>) -> io::Result<Vec<u64>> {
+    /// Those of some blocks that do not fit their sums. Blocks in doubt are not even read: that would have the kernel write what was changed there.
+    pub(super) fn unfit(&mut self, blocks: Range<u64>) -> io::Result<Vec<u64>> {
         let mut unfit = Vec::new();
         let mut next = blocks.start;
         let doubted: Vec<_> = self.doubted.within(&blocks).collect();
@@ -199,16 +199,27 @@ impl CopyFile {
 
     /// A block up to the object's end; none if it does not fit its sum or can't be read.
     pub(super) fn block(&mut self, block: u64) -> io::Result<Option<Bytes>> {
-        let data = match self.read_blocks(block..block + 1) {
+        self.bytes(block..block + 1)
+    }
+
+    /// Some blocks up to the object's end; none if one of them does not fit its sum or can't be read.
+    pub(super) fn bytes(&mut self, blocks: Range<u64>) -> io::Result<Option<Bytes>> {
+        let blocks = blocks.start..blocks.end.min(self.blocks());
+        if blocks.is_empty() {
+            return Ok(Some(Bytes::new()));
+        }
+        let data = match self.read_blocks(blocks.clone()) {
             Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(None),
             other => other?,
         };
-        let fits = block_sum(0, &data) == self.sum(block)?;
-        let present = self
-            .length_bytes()
-            .saturating_sub(block * BLOCK_BYTES)
-            .min(BLOCK_BYTES);
-        Ok(fits.then(|| Bytes::from(data).slice(..present as usize)))
+        for (block, bytes) in blocks.clone().zip(data.chunks(BLOCK)) {
+            if block_sum(0, bytes) != self.sum(block)? {
+                return Ok(None);
+            }
+        }
+        let end = self.length_bytes().min(blocks.end * BLOCK_BYTES);
+        let present = end.saturating_sub(blocks.start * BLOCK_BYTES);
+        Ok(Some(Bytes::from(data).slice(..present as usize)))
     }
 
     /// Has the next reads of a block, whosever they are, come from the disk.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -56,8 +57,8 @@ impl Scrub {
                 .compare(scene, key, (first, &step), &mut suspicious)
                 .await;
             compared &= same.is_some();
-            for block in suspicious.iter().copied() {
-                self.examine(scene, key, block, &mut tally).await;
+            for run in runs(&suspicious) {
+                self.examine(scene, key, run, &mut tally).await;
             }
             self.settle(key, &mut tally).await;
             let sums_end = first / BLOCKS_PER_SUM + step.run.sums.len() as u64;
@@ -92,6 +93,9 @@ impl Scrub {
             asked.spawn(async move { scene.ask(osd, key, inspect).await });
         }
         let mut zeros = Some(step.run.zero_blocks);
+        let sums = &step.run.sums;
+        // Members whose sum is the same as here, and whether one has another.
+        let mut votes = vec![(1_usize, false); sums.len()];
         for answer in asked.join_all().await {
             let same_state = |theirs: &peer::Inspected| {
                 theirs.at_rest
@@ -103,11 +107,19 @@ impl Scrub {
                 continue;
             };
             zeros = zeros.map(|zeros| zeros.min(theirs.zero_blocks));
-            for (index, sum) in step.run.sums.iter().enumerate() {
-                if theirs.sums.get(index) != Some(sum) {
-                    let block = (first_sum + index as u64) * BLOCKS_PER_SUM;
-                    suspicious.extend(block..(block + BLOCKS_PER_SUM).min(step.blocks));
+            for (index, (vote, sum)) in votes.iter_mut().zip(sums).enumerate() {
+                match theirs.sums.get(index) == Some(sum) {
+                    true => vote.0 += 1,
+                    false => vote.1 = true,
                 }
+            }
+        }
+        for (sum, (same, differs)) in (first_sum..).zip(votes) {
+            let blocks = sum * BLOCKS_PER_SUM..((sum + 1) * BLOCKS_PER_SUM).min(step.blocks);
+            let is_sound = suspicious.range(blocks.clone()).next().is_none();
+            // A sound copy in the majority is right: whoever differs finds that out by itself.
+            if differs && !(is_sound && same >= scene.majority) {
+                suspicious.extend(blocks);
             }
         }
         zeros
@@ -115,6 +127,7 @@ impl Scrub {
 
     /// Takes note of what was found.
     fn conclude(&self, key: ObjectKey, tally: &Tally, compared: bool) {
+        tally.log(key);
         let mut ledger = self.ledger();
         if !compared {
             ledger.count_uncompared();
@@ -139,6 +152,18 @@ impl Scrub {
     }
 }
 
+/// Blocks that lie together, none of them beyond a block of sums.
+fn runs(blocks: &BTreeSet<u64>) -> Vec<Range<u64>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for block in blocks.iter().copied() {
+        match runs.last_mut() {
+            Some(run) if run.end == block && !block.is_multiple_of(BLOCKS_PER_SUM) => run.end += 1,
+            _ => runs.push(block..block + 1),
+        }
+    }
+    runs
+}
+
 const fn is_open(outcome: Option<ScrubOutcome>) -> bool {
     matches!(
         outcome,
@@ -160,4 +185,16 @@ fn read_step(root: &Root, key: ObjectKey, first: u64) -> io::Result<Option<Step>
         run,
         read_bytes: copy.read_bytes(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_cut_at_gaps_and_between_blocks_of_sums() {
+        let blocks = BTreeSet::from([3, 4, 7, 15, 16, 17, 40]);
+
+        assert_eq!(runs(&blocks), [3..5, 7..8, 15..16, 16..18, 40..41]);
+    }
 }

@@ -1,5 +1,6 @@
 //! A block that looks wrong: judged by what every replica has there, and put right.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -44,6 +45,8 @@ struct Replacement {
 pub(super) struct Count {
     pub(super) blocks: u64,
     pub(super) repaired: u64,
+    /// Whose blocks took the place of the last ones.
+    from: Option<OsdId>,
     worst: Option<ScrubOutcome>,
 }
 
@@ -65,6 +68,36 @@ impl Count {
 }
 
 impl Tally {
+    /// Says what was found in an object, once for all of it.
+    pub(super) fn log(&self, key: ObjectKey) {
+        let kinds = [
+            (&self.unfit, "did not fit their checksums"),
+            (&self.different, "differed from the other replicas"),
+        ];
+        for (
+            Count {
+                blocks,
+                repaired,
+                from,
+                worst,
+            },
+            what,
+        ) in kinds
+        {
+            match (blocks, worst) {
+                (0, _) => {}
+                (_, None) => tracing::warn!(
+                    %key, blocks, ?from,
+                    "blocks on this server's disk {what}, and are replaced from another replica; check the disk"
+                ),
+                (_, Some(outcome)) => tracing::error!(
+                    %key, blocks, repaired, ?outcome,
+                    "blocks on this server's disk {what}, and not all could be replaced; check the disk"
+                ),
+            }
+        }
+    }
+
     const fn of(&mut self, unfit: bool) -> &mut Count {
         match unfit {
             true => &mut self.unfit,
@@ -74,66 +107,87 @@ impl Tally {
 }
 
 impl Scrub {
-    /// Finds out what is wrong with a block and mends it, or notes what is to take its place.
+    /// Finds out what is wrong with some blocks that lie together, and mends them or notes what is to take their place.
     pub(super) async fn examine(
         &self,
         scene: &Arc<Scene>,
         key: ObjectKey,
-        block: u64,
+        run: Range<u64>,
         tally: &mut Tally,
     ) {
         self.wait_for_rate().await;
-        let Some(mine) = self.look_at(key, block).await else {
-            return;
-        };
-        self.pay((scene.others.len() as u64 + 1) * BLOCK_BYTES);
+        let mine = self.look_at(key, run.clone()).await;
+        let members = scene.others.len() as u64 + 1;
+        self.pay(members * (run.end - run.start) * BLOCK_BYTES);
         let mut theirs = Vec::new();
         for osd in scene.others.iter().copied() {
-            let inspect = peer::Inspect {
-                offset: block * BLOCK_BYTES,
-                length_bytes: BLOCK_BYTES as u32,
-                ..peer::Inspect::default()
+            theirs.push((osd, answers(scene, osd, key, run.clone()).await));
+        }
+        for (index, (block, mine)) in run.zip(mine).enumerate() {
+            let of_block = |(osd, answers): &(OsdId, Vec<Answer>)| {
+                (*osd, answers.get(index).cloned().unwrap_or(Answer::None))
             };
-            theirs.push((osd, answer(scene.ask(osd, key, inspect).await)));
+            let theirs: Vec<_> = theirs.iter().map(of_block).collect();
+            if mine.fits {
+                self.decide(scene, (block, &mine), &theirs, tally);
+            } else {
+                self.mend(scene, key, (block, &mine), theirs, tally).await;
+            }
         }
-        if !mine.fits {
-            return self.mend(scene, key, (block, &mine), theirs, tally).await;
-        }
-        // Others may have gone on meanwhile.
+    }
+
+    /// Notes what is to be done about a block that fits its checksum and may not be what the others have.
+    fn decide(
+        &self,
+        scene: &Scene,
+        (block, mine): (u64, &Mine),
+        theirs: &[(OsdId, Answer)],
+        tally: &mut Tally,
+    ) {
         let differs = |theirs: &Answer| {
             matches!(theirs, Answer::Copy(copy)
                 if copy.fits && copy.at_rest == mine.at_rest && copy.length_bytes == mine.length_bytes
                     && copy.bytes != mine.bytes)
         };
-        if mine.at_rest.is_none() || !theirs.iter().any(|(_, theirs)| differs(theirs)) {
-            return;
+        // Else the others have gone on meanwhile.
+        if mine.at_rest.is_some() && theirs.iter().any(|(_, theirs)| differs(theirs)) {
+            let verdict = judge(&self.rules, mine, theirs, scene.majority);
+            self.carry_out((block, mine), verdict, tally);
         }
-        let verdict = judge(&self.rules, &mine, &theirs, scene.majority);
-        self.carry_out((block, &mine), verdict, tally);
     }
 
-    async fn look_at(&self, key: ObjectKey, block: u64) -> Option<Mine> {
+    /// The blocks as the disk has them; none if the copy is gone.
+    async fn look_at(&self, key: ObjectKey, run: Range<u64>) -> Vec<Mine> {
         let root = Arc::clone(&self.around.root);
         let look = blocking(move || {
             let Some(mut copy) = CopyFile::open(&root, key)? else {
-                return Ok(None);
+                return Ok(Vec::new());
             };
-            let bytes = copy.block(block)?;
-            if bytes.is_none() {
-                // Else the shard would see what the kernel remembers, not what the disk has.
-                copy.forget(block)?;
+            let mut blocks = Vec::new();
+            for block in run {
+                let bytes = copy.block(block)?;
+                if bytes.is_none() {
+                    // Else the shard would see what the kernel remembers, not what the disk has.
+                    copy.forget(block)?;
+                }
+                blocks.push(Copy {
+                    at_rest: copy.at_rest(),
+                    length_bytes: copy.length_bytes(),
+                    fits: bytes.is_some(),
+                    bytes: bytes.unwrap_or_default(),
+                });
             }
-            Ok(Some(Copy {
-                at_rest: copy.at_rest(),
-                length_bytes: copy.length_bytes(),
-                fits: bytes.is_some(),
-                bytes: bytes.unwrap_or_default(),
-            }))
+            Ok(blocks)
         });
         look.await.unwrap_or_else(|error| {
             not_read(key, &error);
-            None
+            Vec::new()
         })
+    }
+
+    async fn is_sound(&self, key: ObjectKey, block: u64) -> bool {
+        let look = self.look_at(key, block..block + 1).await;
+        look.first().is_some_and(|now| now.fits)
     }
 
     /// Whatever fits the checksum here is what was there, wherever it comes from. Only if nothing does, the checksum
@@ -163,7 +217,7 @@ impl Scrub {
         match mended.await.unwrap_or(Mended::NotNow) {
             // Somebody has changed or mended it since. Else it is sound in memory only.
             Mended::Sound if mine.at_rest.is_none() => {}
-            Mended::Sound if self.look_at(key, block).await.is_some_and(|now| now.fits) => {}
+            Mended::Sound if self.is_sound(key, block).await => {}
             Mended::By(index) => {
                 tally.unfit.blocks += 1;
                 if let Some(from) = sources.get(index) {
@@ -172,9 +226,6 @@ impl Scrub {
             }
             Mended::No => {
                 let verdict = judge(&self.rules, mine, &theirs, scene.majority);
-                if verdict == Verdict::NoGoodCopy {
-                    self.around.root.damage().note(key, block, None);
-                }
                 self.carry_out((block, mine), verdict, tally);
             }
             Mended::Sound | Mended::NotNow => {
@@ -238,32 +289,64 @@ impl Scrub {
         if written.is_empty() {
             return;
         }
-        let blocks: Vec<u64> = written.iter().map(|(block, ..)| *block).collect();
+        let first = written.iter().map(|(block, ..)| *block).min().unwrap_or(0);
+        let end = written
+            .iter()
+            .map(|(block, ..)| *block + 1)
+            .max()
+            .unwrap_or(0);
         let root = Arc::clone(&self.around.root);
-        let sound = blocking(move || {
-            let Some(mut copy) = CopyFile::open(&root, key)? else {
-                return Ok(Vec::new());
-            };
-            copy.sync()?;
-            let sound = blocks
-                .into_iter()
-                .map(|block| Ok(copy.block(block)?.is_some()));
-            sound.collect()
+        let unfit = blocking(move || match CopyFile::open(&root, key)? {
+            Some(mut copy) => {
+                copy.sync()?;
+                copy.unfit(first..end).map(Some)
+            }
+            None => Ok(None),
         });
-        let sound: Vec<bool> = sound.await.unwrap_or_else(|error| {
+        let unfit = unfit.await.unwrap_or_else(|error| {
             not_read(key, &error);
-            Vec::new()
+            None
         });
-        for (index, (block, unfit, from)) in written.into_iter().enumerate() {
-            if sound.get(index) == Some(&true) {
-                tally.of(unfit).repaired += 1;
-                self.repaired_blocks.fetch_add(1, Ordering::Relaxed);
-                self.around.root.damage().note(key, block, Some(from));
-            } else {
-                tally.of(unfit).left(ScrubOutcome::ScrubLater);
+        for (block, unfit_before, from) in written {
+            let count = tally.of(unfit_before);
+            match &unfit {
+                Some(unfit) if !unfit.contains(&block) => {
+                    count.repaired += 1;
+                    count.from = Some(from);
+                    self.repaired_blocks.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => count.left(ScrubOutcome::ScrubLater),
             }
         }
     }
+}
+
+/// What another member has of some blocks. Of those it can't give together, it is asked one by one.
+async fn answers(scene: &Scene, osd: OsdId, key: ObjectKey, run: Range<u64>) -> Vec<Answer> {
+    let ask = |blocks: Range<u64>| {
+        let inspect = peer::Inspect {
+            offset: blocks.start * BLOCK_BYTES,
+            length_bytes: ((blocks.end - blocks.start) * BLOCK_BYTES) as u32,
+            ..peer::Inspect::default()
+        };
+        scene.ask(osd, key, inspect)
+    };
+    let mut answers = Vec::new();
+    let whole = ask(run.clone()).await;
+    if whole.as_ref().is_some_and(|(theirs, _)| theirs.damaged) {
+        for block in run {
+            answers.push(answer(ask(block..block + 1).await));
+        }
+        return answers;
+    }
+    for index in 0..run.end - run.start {
+        let start = (index * BLOCK_BYTES) as usize;
+        answers.push(answer(whole.as_ref().map(|(theirs, bytes)| {
+            let end = bytes.len().min(start + BLOCK_BYTES as usize);
+            (theirs.clone(), bytes.slice(start.min(end)..end))
+        })));
+    }
+    answers
 }
 
 fn answer(answer: Option<(peer::Inspected, Bytes)>) -> Answer {
