@@ -439,8 +439,8 @@ pub(crate) const SCRUB_RETRY: Duration = Duration::from_secs(3600);
 pub(crate) const SCRUB_SAVE: Duration = Duration::from_secs(30);
 /// Time between looks at whether a round is due, or a copy was brought up. 500 ms.
 pub(crate) const SCRUB_LOOK: std::time::Duration = std::time::Duration::from_millis(500);
-/// Longest wait before the first scrub of a server, spread by its number so that servers that were set up together
-/// don't scrub together. 1 h for each number, up to 24.
+/// Wait before a server's first scrub, times its number (modulo 24). 1 h: servers that were set up together don't
+/// scrub together.
 pub(crate) const SCRUB_FIRST: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]

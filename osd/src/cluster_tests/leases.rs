@@ -50,7 +50,7 @@ impl Admin {
         answer.lease_detail.unwrap()
     }
 
-    async fn metrics(&self, osd: u64) -> BTreeMap<String, u64> {
+    pub(super) async fn metrics(&self, osd: u64) -> BTreeMap<String, u64> {
         let op = Op::LeaseStats(osd::LeaseStats {});
         let answer = self.ask(osd, 1, op).await.unwrap();
         let metrics = answer.metrics.into_iter();

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use bytes::Bytes;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 use osd_core::{ObjectKey, Position, Record};
 use types::{BLOCK_BYTES, SUM_BYTES, blocks_of};
 
@@ -357,6 +357,11 @@ impl CopyFile {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A file system whose blocks are larger than ours.
+                Err(error) if self.direct && error.raw_os_error() == Some(libc::EINVAL) => {
+                    fcntl(&self.file, FcntlArg::F_SETFL(OFlag::empty()))?;
+                    self.direct = false;
+                }
                 Err(error) => return Err(error),
             }
         }

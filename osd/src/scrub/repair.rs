@@ -239,6 +239,12 @@ impl Scrub {
         let unfit = !mine.fits;
         let outcome = match verdict {
             Verdict::Keep => return,
+            // What was judged by another state of the object is judged anew some other day.
+            Verdict::Replace { .. }
+                if !tally.replacements.is_empty() && tally.position != mine.at_rest =>
+            {
+                ScrubOutcome::ScrubLater
+            }
             Verdict::Replace { bytes, from } => {
                 tally.of(unfit).blocks += 1;
                 tally.position = mine.at_rest;
