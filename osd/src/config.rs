@@ -431,6 +431,9 @@ pub(crate) const SCRUB_STEP_BLOCKS: u64 = 256;
 pub(crate) const SCRUB_OBJECT_BYTES_MIN: u64 = 256 << 10;
 /// How long another server may take to answer a scrub. 10 s: it may be busy, and nobody waits.
 pub(crate) const SCRUB_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long other replicas are waited for before a copy is brought up without their answer. 1 s: longer than a busy disk
+/// takes, and a frozen server does not hold up much.
+pub(crate) const OUTVOTED_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 /// Looks of other servers' scrubs at copies here, at a time. 4: each reads 64 KiB at most.
 pub(crate) const INSPECTIONS_MAX: usize = 4;
 /// Time between two attempts at what could not be repaired. 1 h: whoever could not be asked may be back.

@@ -36,6 +36,11 @@ impl Lister {
         })
     }
 
+    /// Where the objects are.
+    pub(crate) fn root(&self) -> Arc<Root> {
+        Arc::clone(&self.root)
+    }
+
     /// At most `limit` objects of a group after `after`, ascending. Whatever shards were told before is
     /// in the list, at the latest.
     pub(crate) async fn page(

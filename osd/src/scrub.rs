@@ -13,6 +13,7 @@ mod answers;
 mod copy_file;
 mod group;
 mod object;
+mod outvoted;
 mod repair;
 
 use std::io;
@@ -38,6 +39,7 @@ use crate::store_root::Root;
 
 pub(crate) use answers::Answers;
 use group::Scene;
+pub(crate) use outvoted::Bringer;
 
 /// Name of the file in the state directory that keeps the ledger.
 const FILE: &str = "SCRUB";

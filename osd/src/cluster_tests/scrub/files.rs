@@ -164,3 +164,26 @@ async fn what_was_cut_off_everywhere_is_an_error_and_no_zeros() {
         assert_eq!(fault.errno, libc::EIO, "{offset}");
     }
 }
+
+/// A start compares placement groups before any scrub does.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_missing_at_two_servers_when_they_start_come_back_from_the_third() {
+    let mut bed = bed_with(1..=6, 100_000).await;
+    bed.stop_all().await;
+    for inode in 1..=6_u64 {
+        for id in (1..=3).filter(|id| *id != inode % 3 + 1) {
+            fs::remove_file(path(&bed, id, inode)).unwrap();
+        }
+    }
+    for id in 1..=3 {
+        bed.start(id).await;
+    }
+    bed.until_full().await;
+
+    let client = bed.client();
+    for inode in 1..=6 {
+        let data = client.read(inode, 0, 100_000).await;
+        assert!(data == bytes(100_000, inode), "{inode}: {}", data.len());
+    }
+    assert_repaired(bed, 1..=6, 100_000).await;
+}
