@@ -69,6 +69,8 @@ pub(crate) struct Scrub {
     patience: std::time::Duration,
     rate: Mutex<Rate>,
     ledger: Mutex<Ledger>,
+    /// When the ledger was written last.
+    saved_at: Mutex<Instant>,
     /// A round was asked for.
     asked: Notify,
     read_bytes: AtomicU64,
@@ -82,6 +84,7 @@ impl Scrub {
         Arc::new(Self {
             me: config.osd(),
             ledger: Mutex::new(load(&file)),
+            saved_at: Mutex::new(boottime()),
             file,
             around,
             days: config.scrub_days,
@@ -188,9 +191,8 @@ impl Scrub {
         let mut groups: Vec<_> = cluster.memberships.keys().copied().collect();
         tracing::info!(groups = groups.len(), "scrub begins, or goes on");
         groups.sort_unstable();
-        let mut saved_at = boottime();
         for group in groups {
-            self.group(group, &mut saved_at).await;
+            self.group(group).await;
         }
         self.forget_deleted().await;
         self.ledger().end(now_ms());
@@ -253,9 +255,16 @@ impl Scrub {
         self.rate().take(boottime(), bytes);
     }
 
-    async fn save_now_and_then(&self, saved_at: &mut Instant) {
-        if boottime().since(*saved_at) >= SCRUB_SAVE {
-            *saved_at = boottime();
+    async fn save_now_and_then(&self) {
+        let is_due = {
+            let mut saved_at = self.saved_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = boottime().since(*saved_at) >= SCRUB_SAVE;
+            if is_due {
+                *saved_at = boottime();
+            }
+            is_due
+        };
+        if is_due {
             self.save().await;
         }
     }

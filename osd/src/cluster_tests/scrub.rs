@@ -380,15 +380,17 @@ async fn object_that_is_being_written_keeps_its_primary_and_its_writes() {
 /// A round of a server that is restarted goes on where it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn round_goes_on_after_a_restart() {
-    let mut bed = bed_with(1..=2, 10_000).await;
+    let mut bed = bed_with(1..=2, LENGTH).await;
     let file = bed.nodes[1].dir.join("SCRUB");
     bed.stop(2).await;
     let mut ledger = osd_core::scrub::Ledger::decode(&fs::read(&file).unwrap()).unwrap();
     ledger.begin(1_000, 0);
     ledger.pass(PG, Some(object(1)));
+    ledger.reach(object(2), 512);
     fs::write(&file, ledger.encode()).unwrap();
     flip(&open(&bed, 2, 1), 100);
     flip(&open(&bed, 2, 2), 100);
+    flip(&open(&bed, 2, 2), 3 << 20);
 
     bed.start(2).await;
     let admin = Admin::of(&bed);
@@ -405,6 +407,7 @@ async fn round_goes_on_after_a_restart() {
         "one of them before the restart"
     );
     assert_eq!(found(&status), repaired_now(&[2]));
+    assert_eq!(status.findings[0].blocks, 1, "behind where it was");
     scrub(&bed).await;
-    assert_repaired(bed, 1..=2, 10_000).await;
+    assert_repaired(bed, 1..=2, LENGTH).await;
 }

@@ -10,7 +10,7 @@ use proto::osd::{ScrubDamage, ScrubOutcome};
 use proto::peer;
 use shell::clock::boottime;
 use shell::link::Payload;
-use types::{Instant, ObjectId, OsdId, PgKey, Quorum};
+use types::{ObjectId, OsdId, PgKey, Quorum};
 
 use super::copy_file::CopyFile;
 use super::{Scrub, blocking, not_read, now_ms};
@@ -83,7 +83,7 @@ struct Doubt {
 
 impl Scrub {
     /// Scrubs what is not done yet of a group.
-    pub(super) async fn group(&self, group: PgKey, saved_at: &mut Instant) {
+    pub(super) async fn group(&self, group: PgKey) {
         let passed = self.ledger().passed(group);
         let Some(scene) = Scene::of(&self.around.wall, self.me, group).map(Arc::new) else {
             return;
@@ -124,7 +124,7 @@ impl Scrub {
             };
             self.object(&scene, key).await;
             self.ledger().pass(group, Some(object));
-            self.save_now_and_then(saved_at).await;
+            self.save_now_and_then().await;
             self.look_after_repairs().await;
         }
         let doubts = doubts(group, &ours, &theirs);
@@ -136,7 +136,7 @@ impl Scrub {
             }
         }
         self.ledger().pass(group, None);
-        self.save_now_and_then(saved_at).await;
+        self.save_now_and_then().await;
     }
 
     /// Looks again at a copy that seemed to be wrong as a whole, and has it brought up if it is.

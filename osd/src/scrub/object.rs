@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use osd_core::scrub::Found;
 use osd_core::{ObjectKey, Position};
-use proto::osd::{ScrubDamage, ScrubOutcome};
+use proto::osd::ScrubOutcome;
 use proto::peer;
 use tokio::task::JoinSet;
 
@@ -30,21 +30,24 @@ struct Step {
 }
 
 impl Scrub {
-    /// Reads an object's copy here, compares it, and repairs what is wrong with it.
+    /// Reads an object's copy here, compares it, and repairs what is wrong with it. Goes on where it was before a restart,
+    /// since one object may take longer than servers run.
     pub(super) async fn object(&self, scene: &Arc<Scene>, key: ObjectKey) {
         let mut tally = Tally::default();
         let mut compared = true;
-        let (mut first, mut paid) = (0, 0);
+        let (mut first, mut paid) = (self.ledger().reached(key.object), 0);
+        let whole = first == 0;
         loop {
             self.wait_for_rate().await;
             let root = Arc::clone(&self.around.root);
             let step = match blocking(move || read_step(&root, key, first)).await {
                 Ok(Some(step)) => step,
                 // Deleted meanwhile, or missing, which others know.
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(error) => {
                     not_read(key, &error);
-                    return;
+                    compared = false;
+                    break;
                 }
             };
             paid += step.read_bytes;
@@ -63,12 +66,20 @@ impl Scrub {
             self.settle(key, &mut tally).await;
             let sums_end = first / BLOCKS_PER_SUM + step.run.sums.len() as u64;
             first = (sums_end + same.unwrap_or(step.run.zero_blocks)) * BLOCKS_PER_SUM;
+            self.note(key, &tally);
             if first >= step.blocks || step.run.sums.is_empty() {
                 break;
             }
+            self.ledger().reach(key.object, first);
+            self.save_now_and_then().await;
         }
         self.pay(SCRUB_OBJECT_BYTES_MIN.saturating_sub(paid));
-        self.conclude(key, &tally, compared);
+        tally.log(key);
+        if !compared {
+            self.ledger().count_uncompared();
+        } else if whole {
+            self.conclude(key, &tally);
+        }
     }
 
     /// Compares the sums of a step with those of the others and adds the blocks in which they may differ. Returns how
@@ -125,18 +136,9 @@ impl Scrub {
         zeros
     }
 
-    /// Takes note of what was found.
-    fn conclude(&self, key: ObjectKey, tally: &Tally, compared: bool) {
-        tally.log(key);
-        let mut ledger = self.ledger();
-        if !compared {
-            ledger.count_uncompared();
-        }
-        let kinds = [
-            (ScrubDamage::ScrubBlocks, &tally.unfit),
-            (ScrubDamage::ScrubDifferent, &tally.different),
-        ];
-        for (damage, count) in kinds {
+    /// Takes note of what was found so far.
+    fn note(&self, key: ObjectKey, tally: &Tally) {
+        for (damage, count) in tally.kinds() {
             if count.blocks > 0 {
                 let found = Found {
                     outcome: count.outcome(),
@@ -144,8 +146,16 @@ impl Scrub {
                     blocks: count.blocks,
                     repaired: count.repaired,
                 };
-                ledger.note(key, damage, found);
-            } else if compared && is_open(ledger.outcome(key, damage)) {
+                self.ledger().note(key, damage, found);
+            }
+        }
+    }
+
+    /// What an earlier look found and this one did not is repaired.
+    fn conclude(&self, key: ObjectKey, tally: &Tally) {
+        let mut ledger = self.ledger();
+        for (damage, count) in tally.kinds() {
+            if count.blocks == 0 && is_open(ledger.outcome(key, damage)) {
                 ledger.note_repaired(key, damage);
             }
         }

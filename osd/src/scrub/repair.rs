@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use osd_core::scrub::{Answer, Copy, Mine, Verdict, judge};
 use osd_core::{ObjectKey, Position};
-use proto::osd::ScrubOutcome;
+use proto::osd::{ScrubDamage, ScrubOutcome};
 use proto::peer;
 use tokio::sync::oneshot;
 use types::{BLOCK_BYTES, OsdId};
@@ -68,6 +68,13 @@ impl Count {
 }
 
 impl Tally {
+    pub(super) const fn kinds(&self) -> [(ScrubDamage, &Count); 2] {
+        [
+            (ScrubDamage::ScrubBlocks, &self.unfit),
+            (ScrubDamage::ScrubDifferent, &self.different),
+        ]
+    }
+
     /// Says what was found in an object, once for all of it.
     pub(super) fn log(&self, key: ObjectKey) {
         let kinds = [

@@ -118,6 +118,7 @@ impl Ledger {
         self.0.at_volume = 0;
         self.0.at_pg = 0;
         self.0.at_object = None;
+        self.0.in_object = None;
     }
 
     /// Whether a group was done in this round; of the one under way, up to which object.
@@ -141,8 +142,26 @@ impl Ledger {
         self.0.at_volume = group.volume.0;
         self.0.at_pg = group.pg.0;
         self.0.at_object = object.map(Into::into);
+        self.0.in_object = None;
         if let (Some(round), Some(_)) = (self.0.present.as_mut(), object) {
             round.objects += 1;
+        }
+    }
+
+    /// The blocks of an object before this one are done in the round under way.
+    pub fn reach(&mut self, object: ObjectId, block: u64) {
+        if self.is_running() {
+            self.0.in_object = Some(object.into());
+            self.0.in_block = block;
+        }
+    }
+
+    /// The first block of an object that is not done.
+    #[must_use]
+    pub fn reached(&self, object: ObjectId) -> u64 {
+        match self.0.in_object.map(ObjectId::from) {
+            Some(known) if known == object && self.is_running() => self.0.in_block,
+            Some(_) | None => 0,
         }
     }
 
@@ -318,6 +337,7 @@ mod tests {
         ledger.count_bytes(77);
         ledger.pass(group(1), None);
         ledger.pass(group(2), Some(key(5).object));
+        ledger.reach(key(6).object, 512);
         ledger.note(
             key(5),
             ScrubDamage::ScrubBlocks,
@@ -330,6 +350,8 @@ mod tests {
         assert_eq!(again.passed(group(1)), Passed::All);
         assert_eq!(again.passed(group(2)), Passed::UpTo(key(5).object));
         assert_eq!(again.passed(group(3)), Passed::Nothing);
+        assert_eq!(again.reached(key(6).object), 512);
+        assert_eq!(again.reached(key(7).object), 0);
         again.begin(2_000, WEEK);
         assert_eq!(again.passed(group(1)), Passed::All, "one round at a time");
         again.end(3_000);
@@ -340,6 +362,7 @@ mod tests {
             (1, 1_000, 3_000)
         );
         assert_eq!((last.bytes, last.objects), (77, 1));
+        assert_eq!(again.reached(key(6).object), 0);
         again.begin(4_000, WEEK);
         assert_eq!(again.passed(group(1)), Passed::Nothing);
         assert_eq!(again.view().present.unwrap().number, 2);
