@@ -72,6 +72,9 @@ pub(crate) enum Command {
     /// Leases of objects.
     #[command(subcommand)]
     Lease(LeaseVerb),
+    /// Reading and comparing everything that is stored, and repairing what is damaged.
+    #[command(subcommand)]
+    Scrub(ScrubVerb),
     /// Sessions of mounts.
     #[command(subcommand)]
     Session(SessionVerb),
@@ -258,6 +261,22 @@ pub(crate) enum LeaseVerb {
     },
     /// Numbers about leases, of each server.
     Stats,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScrubVerb {
+    /// Begin a round now; one that is under way goes on.
+    Start {
+        /// Only this object server.
+        #[arg(long)]
+        osd: Option<u64>,
+    },
+    /// How far each object server is, what it found, and what became of it.
+    Status {
+        /// Only this object server.
+        #[arg(long)]
+        osd: Option<u64>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -23,7 +23,7 @@ struct Finding {
     object: Option<String>,
     /// One word: `holder`, `lease`, `no_quorum`, `quarantine`, `old_view`, `too_many_leases`,
     /// `stopping`, `activation`, `catch_up`, `quorum`, `no_leader`, `unreachable`, `silent`,
-    /// `degraded`, `store_failed`.
+    /// `degraded`, `store_failed`, `damaged`.
     waits_for: String,
     /// Requests that wait.
     requests: u32,
@@ -181,6 +181,7 @@ fn of_osd(osd: &Osd, stats: &Answer, stalls: &Answer) -> Vec<Finding> {
         Ok(answer) => {
             findings.extend(quarantine(&server, &answer.metrics));
             findings.extend(failed_store(&server, &answer.metrics));
+            findings.extend(damaged(&server, osd.id, &answer.metrics));
         }
     }
     match stalls {
@@ -224,6 +225,22 @@ fn failed_store(server: &str, metrics: &[osd::Metric]) -> Option<Finding> {
             "a write to its disk failed, so it takes no changes: check the disk, then restart the \
                server, which is brought up from the others"
                 .to_owned(),
+        ..Finding::default()
+    })
+}
+
+fn damaged(server: &str, id: u64, metrics: &[osd::Metric]) -> Option<Finding> {
+    let metric = metrics.iter().find(|metric| {
+        metric.name == r#"oxfs_osd_scrub_findings{outcome="unrepaired"}"# && metric.value > 0
+    })?;
+    Some(Finding {
+        server: server.to_owned(),
+        waits_for: "damaged".to_owned(),
+        text: format!(
+            "damaged objects that could not be repaired: {}; `xfs-admin scrub status --osd {id}` says \
+             which, and why",
+            metric.value
+        ),
         ..Finding::default()
     })
 }
@@ -347,6 +364,17 @@ mod tests {
             });
             assert_eq!(words(&of_osd(&osd, &answer, &quiet())), expected);
         }
+        let damaged = Ok(osd::Response {
+            metrics: vec![osd::Metric {
+                name: "oxfs_osd_scrub_findings{outcome=\"unrepaired\"}".to_owned(),
+                value: 2,
+                ..osd::Metric::default()
+            }],
+            ..osd::Response::default()
+        });
+        let findings = of_osd(&osd, &damaged, &quiet());
+        assert_eq!(words(&findings), ["damaged"]);
+        assert!(findings[0].text.contains("scrub status --osd 2"));
         let findings = of_osd(&osd, &quiet(), &stalled);
         assert_eq!(findings[0].object.as_deref(), Some("1/42"));
         assert_eq!(findings[0].holder, Some(3));

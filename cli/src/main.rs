@@ -12,6 +12,7 @@ mod lists;
 mod osds;
 mod outcome;
 mod render;
+mod scrub;
 mod status;
 mod volumes;
 
@@ -21,8 +22,8 @@ use clap::Parser as _;
 use shell::admin::Admin;
 
 use arguments::{
-    Arguments, Command, ConfigVerb, JobVerb, LeaseVerb, MrcVerb, OsdVerb, PgVerb, SessionVerb,
-    VolumeVerb,
+    Arguments, Command, ConfigVerb, JobVerb, LeaseVerb, MrcVerb, OsdVerb, PgVerb, ScrubVerb,
+    SessionVerb, VolumeVerb,
 };
 use find::Found;
 use outcome::{Done, Failure};
@@ -69,6 +70,8 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
             hand_over::run(admin, object, *to).await
         }
         Command::Lease(LeaseVerb::Stats) => leases::stats(admin).await,
+        Command::Scrub(ScrubVerb::Start { osd }) => scrub::start(admin, *osd).await,
+        Command::Scrub(ScrubVerb::Status { osd }) => scrub::status(admin, *osd).await,
         Command::Session(SessionVerb::List) => lists::sessions(admin).await,
         Command::Config(ConfigVerb::Check { file }) => check::run(file),
     }

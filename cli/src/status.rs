@@ -13,8 +13,10 @@ use shell::link::CallError;
 use shell::local::LocalCluster;
 
 use crate::find::Found;
+use crate::osds::Osd;
 use crate::outcome::{Done, Failure};
 use crate::render::{self, Row};
+use crate::scrub;
 use crate::volumes::Volume;
 
 /// How long one metadata server may take to answer before it counts as down.
@@ -130,7 +132,8 @@ pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
         dir: found.local.as_ref().map(LocalCluster::dir),
         local: local.as_deref().unwrap_or_default(),
     };
-    let wrong = troubles::sentences(&status.servers, &pgs, known);
+    let mut wrong = troubles::sentences(&status.servers, &pgs, known);
+    wrong.extend(scrub::troubles(admin, &running_osds(&status)).await);
     let mut done = show(&status, &wrong);
     if !has_leader {
         done.missing.push(format!(
@@ -144,6 +147,17 @@ pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
         ));
     }
     Ok(done)
+}
+
+/// Object servers that can be asked.
+fn running_osds(status: &Status) -> Vec<Osd> {
+    let servers = status.servers.iter();
+    let up = servers.filter(|server| server.role == "osd" && server.state == "up");
+    up.map(|server| Osd {
+        id: server.id,
+        address: server.address.clone(),
+    })
+    .collect()
 }
 
 /// Placement groups, if some of them are degraded.

@@ -16,6 +16,8 @@ pub(crate) enum Administration {
     HandOver { object: ObjectId, to: OsdId },
     Stats,
     Stalls,
+    ScrubStart,
+    ScrubStatus,
 }
 
 /// What is asked, if it is an administrator's question.
@@ -39,6 +41,8 @@ pub(crate) fn administration(
         }),
         Wire::LeaseStats(osd::LeaseStats {}) => Ok(Administration::Stats),
         Wire::Stalls(osd::Stalls {}) => Ok(Administration::Stalls),
+        Wire::ScrubStart(osd::ScrubStart {}) => Ok(Administration::ScrubStart),
+        Wire::ScrubStatus(osd::ScrubStatus {}) => Ok(Administration::ScrubStatus),
         _ => return None,
     })
 }
@@ -58,6 +62,14 @@ impl OsdDoor {
             Administration::List { start, limit } => self.lease_list(start, limit),
             Administration::Show(object) => osd::Response {
                 lease_detail: Some(self.lease_detail(object)),
+                ..osd::Response::default()
+            },
+            Administration::ScrubStart => osd::Response {
+                scrub: Some(self.scrub.start()),
+                ..osd::Response::default()
+            },
+            Administration::ScrubStatus => osd::Response {
+                scrub: Some(self.scrub.status()),
                 ..osd::Response::default()
             },
             Administration::Stats => osd::Response {

@@ -113,6 +113,11 @@ impl Board {
         }
     }
 
+    /// Whether a copy here has to be brought up.
+    pub(crate) fn is_wanted(&self, key: ObjectKey) -> bool {
+        self.lock().wanted.contains_key(&key)
+    }
+
     /// A copy here was brought up, or there is none any more.
     pub(crate) fn done(&self, key: ObjectKey) {
         let mut notes = self.lock();

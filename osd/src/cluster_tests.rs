@@ -5,6 +5,7 @@ mod failures;
 mod forwarding;
 mod leases;
 mod policies;
+mod scrub;
 
 use std::sync::Arc;
 

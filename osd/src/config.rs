@@ -70,6 +70,15 @@ pub struct Config {
     /// 3,600,000, an hour: such objects are rare, and a round asks about all.
     #[serde(default = "defaults::leftovers_ms")]
     pub leftovers_ms: u64,
+    /// Days from the beginning of one scrub to that of the next, in which everything here is read, verified and compared
+    /// with the other replicas; 0: only when `xfs-admin scrub start` asks for it. Default 7: what rots on one disk is
+    /// found before its like on another is probable, and a round has the quiet hours of each day of the week.
+    #[serde(default = "defaults::scrub_days")]
+    pub scrub_days: u32,
+    /// Most that a scrub reads, in bytes per second. Default 33,554,432 (32 MiB/s): a fifth of what one hard disk gives,
+    /// and 18 TiB in a week.
+    #[serde(default = "defaults::scrub_bytes_per_s")]
+    pub scrub_bytes_per_s: u64,
     /// Threads that serve objects. Default 4: memory copies of two cores are saturated by two, the
     /// rest covers blocking reads.
     #[serde(default = "defaults::shards")]
@@ -118,6 +127,12 @@ mod defaults {
     }
     pub(super) const fn leftovers_ms() -> u64 {
         3_600_000
+    }
+    pub(super) const fn scrub_days() -> u32 {
+        7
+    }
+    pub(super) const fn scrub_bytes_per_s() -> u64 {
+        32 << 20
     }
     pub(super) const fn shards() -> usize {
         4
@@ -203,6 +218,13 @@ impl Config {
             ("backup_timeout_ms", self.backup_timeout_ms, 10, 60_000),
             ("idle_ms", self.idle_ms, 100, 3_600_000),
             ("leftovers_ms", self.leftovers_ms, 10, 604_800_000),
+            ("scrub_days", self.scrub_days.into(), 0, 365),
+            (
+                "scrub_bytes_per_s",
+                self.scrub_bytes_per_s,
+                1 << 16,
+                1 << 40,
+            ),
             ("shards", self.shards as u64, 1, 256),
             ("sync_threads", self.sync_threads as u64, 1, 256),
         ];
@@ -401,6 +423,28 @@ pub(crate) const LAG_NOTE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Lags in one report. 32,768: one of each placement group a cluster can have, 0.6 MiB.
 pub(crate) const LAGS_REPORTED_MAX: usize = 32_768;
+
+/// Blocks a scrub reads in one step. 256: 1 MiB, so that it never keeps a disk from others for more than some 10 ms.
+pub(crate) const SCRUB_STEP_BLOCKS: u64 = 256;
+/// What a scrub pays for an object at least, in bytes. 256 KiB: as long as a hard disk needs to find a file, at
+/// the default rate, so that small files don't take the disk for themselves.
+pub(crate) const SCRUB_OBJECT_BYTES_MIN: u64 = 256 << 10;
+/// How long another server may take to answer a scrub. 10 s: it may be busy, and nobody waits.
+pub(crate) const SCRUB_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long other replicas are waited for before a copy is brought up without their answer. 1 s: longer than a busy disk
+/// takes, and a frozen server does not hold up much.
+pub(crate) const OUTVOTED_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+/// Looks of other servers' scrubs at copies here, at a time. 4: each reads 64 KiB at most.
+pub(crate) const INSPECTIONS_MAX: usize = 4;
+/// Time between two attempts at what could not be repaired. 1 h: whoever could not be asked may be back.
+pub(crate) const SCRUB_RETRY: Duration = Duration::from_secs(3600);
+/// Time between two writes of a scrub's progress. 30 s: so much is read again after a restart.
+pub(crate) const SCRUB_SAVE: Duration = Duration::from_secs(30);
+/// Time between looks at whether a round is due, or a copy was brought up. 500 ms.
+pub(crate) const SCRUB_LOOK: std::time::Duration = std::time::Duration::from_millis(500);
+/// Wait before a server's first scrub, times its number (modulo 24). 1 h: servers that were set up together don't
+/// scrub together.
+pub(crate) const SCRUB_FIRST: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {

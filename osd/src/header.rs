@@ -15,8 +15,12 @@ const FRAME_BYTES: usize = CRC_AT + 4 + 8 + 8 + 8 + 4 + 2;
 /// Part of a slot that the record takes. 1152: the longest fits, and the rest of the first slot is the
 /// note's.
 pub(crate) const RECORD_SLOT_BYTES: usize = 1152;
+/// At the end of that part: the file is as long as its object. Files without it are from before it was said.
+const FULL: [u8; 4] = *b"FULL";
+const FULL_BYTES: usize = FULL.len() + 4;
+const FULL_AT: usize = RECORD_SLOT_BYTES - FULL_BYTES;
 /// Longest record.
-pub(crate) const RECORD_MAX_BYTES: usize = RECORD_SLOT_BYTES - FRAME_BYTES;
+pub(crate) const RECORD_MAX_BYTES: usize = FULL_AT - FRAME_BYTES;
 
 /// A valid slot.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -25,6 +29,8 @@ pub(crate) struct Slot {
     pub(crate) generation: u64,
     /// The record, encoded.
     pub(crate) record: Vec<u8>,
+    /// When it was written, the file had the length that belongs to the object's: one that is shorter was cut.
+    pub(crate) full: bool,
 }
 
 /// What the two slots of a header say.
@@ -56,6 +62,10 @@ impl Slot {
         slot.extend_from_slice(&MAGIC);
         slot.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
         slot.extend_from_slice(&body);
+        slot.resize(FULL_AT, 0);
+        if self.full {
+            slot.extend_from_slice(&full_tag(self.generation));
+        }
         slot.resize(RECORD_SLOT_BYTES, 0);
         Some(slot)
     }
@@ -86,8 +96,20 @@ impl Slot {
         let length = usize::from(u16::from_le_bytes(take(&mut rest)?));
         let record = rest.get(..length)?.to_vec();
         let summed = body.get(..body.len() - rest.len() + length)?;
-        (crc32c::crc32c(summed) == crc && found == object).then_some(Self { generation, record })
+        let full = slot.get(FULL_AT..RECORD_SLOT_BYTES) == Some(&full_tag(generation)[..]);
+        (crc32c::crc32c(summed) == crc && found == object).then_some(Self {
+            generation,
+            record,
+            full,
+        })
     }
+}
+
+fn full_tag(generation: u64) -> [u8; FULL_BYTES] {
+    let [a, b, c, d] = FULL;
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&FULL), &generation.to_le_bytes());
+    let [e, f, g, h] = sum.to_le_bytes();
+    [a, b, c, d, e, f, g, h]
 }
 
 impl Header {
@@ -124,6 +146,7 @@ mod tests {
         Slot {
             generation,
             record: vec![generation as u8; 100],
+            full: generation % 2 == 1,
         }
     }
 
@@ -154,7 +177,9 @@ mod tests {
             let cut = slot(5).file_offset() as usize + sectors * 512;
             torn[cut..cut + 140].fill(0xee);
             let found = Header::decode(OBJECT, &torn);
-            let expected = if sectors == 0 { slot(4) } else { slot(5) };
+            let mut expected = if sectors == 0 { slot(4) } else { slot(5) };
+            // In which the file's length is vouched for.
+            expected.full &= sectors != 2;
             assert_eq!(found, Header::Valid(expected), "{sectors} sectors");
         }
     }
@@ -185,6 +210,7 @@ mod tests {
         let long = Slot {
             generation: 1,
             record: vec![0; RECORD_MAX_BYTES + 1],
+            full: false,
         };
         assert_eq!(long.encode(OBJECT), None);
     }

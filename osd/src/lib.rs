@@ -42,6 +42,7 @@ mod peer;
 mod quarantine;
 mod reaper;
 mod recovery;
+mod scrub;
 mod server;
 mod service;
 mod shard;

@@ -47,6 +47,11 @@ impl Lister {
         })
     }
 
+    /// Where the objects are.
+    pub(crate) fn root(&self) -> Arc<Root> {
+        Arc::clone(&self.root)
+    }
+
     /// At most `limit` objects of a group after `after`, ascending. Whatever shards were told before is
     /// in the list, at the latest.
     pub(crate) async fn page(
@@ -109,6 +114,16 @@ impl Lister {
                 return Ok(all);
             }
         }
+    }
+
+    /// These objects as they are now, but for those that are gone.
+    pub(crate) async fn look(
+        self: &Arc<Self>,
+        keys: Vec<ObjectKey>,
+    ) -> io::Result<Vec<peer::ObjectState>> {
+        let live = self.live(&keys, false).await;
+        let this = Arc::clone(self);
+        blocking(move || this.states(&keys, live)).await
     }
 
     fn names(

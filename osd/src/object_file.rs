@@ -9,6 +9,7 @@
 //! made, a group's block of sums before its first data. So a full disk is noticed by a write, which can
 //! say so, and not by the job that makes earlier writes stable.
 
+mod lost;
 mod seek;
 mod tables;
 
@@ -28,6 +29,7 @@ use crate::file_layout::{Group, HEADER_BYTES, file_length, object_length, pieces
 use crate::header::{Header, Slot};
 use crate::note::{MachineBoot, Note};
 use crate::sums::{Tables, block_sum};
+pub(crate) use lost::lost_from;
 pub(crate) use seek::seek_from;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
@@ -304,11 +306,16 @@ impl ObjectFile {
     }
 
     /// Takes what must be written for the object to be as it is now after a restart: the record and,
-    /// with `sums`, the sums that differ from those in the file.
-    pub(crate) fn take_unwritten(&mut self, record: Vec<u8>, sums: bool) -> io::Result<Unwritten> {
+    /// with `sums`, the sums that differ from those in the file; `full` says what [`ObjectFile::fill`] did.
+    pub(crate) fn take_unwritten(
+        &mut self,
+        record: Vec<u8>,
+        (sums, full): (bool, bool),
+    ) -> io::Result<Unwritten> {
         let slot = Slot {
             generation: self.rest.generation() + 1,
             record,
+            full,
         };
         let encoded = slot.encode(self.object).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "record too long for its slot")

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use osd_core::{ObjectKey, Payload, PeerFailure};
+use osd_core::{Membership, ObjectKey, Payload, PeerFailure};
 use prost::Message as _;
 use proto::peer::{self, request::Op};
 use shell::link::{
@@ -14,10 +14,12 @@ use shell::link::{
 use tokio::sync::Notify;
 use types::{Fault, MemberId, OsdId, PgId, PgKey, VolumeId};
 
+use crate::board::group_of;
 use crate::cluster::Wall;
 use crate::config::{PEER_IN_FLIGHT_MAX, PEER_QUEUE_BYTES_MAX};
 use crate::listing::Lister;
 use crate::recovery::Recovery;
+use crate::scrub;
 use crate::shard_item::Item;
 use crate::shards::Shards;
 
@@ -29,6 +31,7 @@ pub(crate) struct PeerDoor {
     /// Somebody knows a newer map than this server.
     pub(crate) map_wanted: Arc<Notify>,
     pub(crate) lister: Arc<Lister>,
+    pub(crate) scrub: scrub::Answers,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -46,21 +49,19 @@ impl Handler for PeerDoor {
             Ok(admitted) => admitted,
             Err(fault) => return responder.fault(fault),
         };
-        if let Some(Op::ListObjects(list)) = &message.op {
-            let group = PgKey {
-                volume: key.object.volume,
-                pg: key.pg,
+        if let Some(Op::Inspect(ask)) = &message.op {
+            return match self.membership(group_of(key), message.view) {
+                Ok(_) => self
+                    .scrub
+                    .give(&self.runtime, key, (message.view, *ask), responder),
+                Err(fault) => responder.fault(fault),
             };
-            let cluster = self.wall.newest();
-            let known = cluster.memberships.get(&group);
-            if known.is_none_or(|known| known.view < message.view) {
-                self.map_wanted.notify_one();
-            }
-            let Some(membership) = known.filter(|known| known.view == message.view) else {
-                return responder.fault(Fault::retry(format!(
-                    "this server does not go by view {} of placement group {group}",
-                    message.view
-                )));
+        }
+        if let Some(Op::ListObjects(list)) = &message.op {
+            let group = group_of(key);
+            let membership = match self.membership(group, message.view) {
+                Ok(membership) => membership,
+                Err(fault) => return responder.fault(fault),
             };
             let incomplete = membership.incomplete || !membership.recovered;
             let lister = Arc::clone(&self.lister);
@@ -92,6 +93,25 @@ impl Handler for PeerDoor {
         if !self.shards.offer(key.object, item, bytes) {
             tracing::debug!(%key, %from, "too busy for a peer's request");
         }
+    }
+}
+
+impl PeerDoor {
+    /// What this server is in a group, if it goes by the view of whoever asks.
+    fn membership(&self, group: PgKey, view: u64) -> Result<Membership, Fault> {
+        let cluster = self.wall.newest();
+        let known = cluster.memberships.get(&group);
+        if known.is_none_or(|known| known.view < view) {
+            self.map_wanted.notify_one();
+        }
+        known
+            .filter(|known| known.view == view)
+            .cloned()
+            .ok_or_else(|| {
+                Fault::retry(format!(
+                    "this server does not go by view {view} of placement group {group}"
+                ))
+            })
     }
 }
 

@@ -36,6 +36,7 @@ use crate::config::{COMPARE_SHARE, COMPARES_MAX, LIST_PAGE_MAX, LIST_TIMEOUT, RE
 use crate::listing::{Lister, last_of};
 use crate::map::Pg;
 use crate::peer::any_object;
+use crate::scrub::Bringer;
 use crate::shard_item::Item;
 use crate::shards::Shards;
 
@@ -192,9 +193,15 @@ impl Recovery {
     ) {
         let on_recovered = Arc::new(on_recovered);
         let compares = Arc::new(Semaphore::new(COMPARES_MAX));
+        let bringer = Bringer {
+            me: self.me,
+            root: lister.root(),
+            wall: Arc::clone(&wall),
+            shards: shards.clone(),
+        };
         loop {
             for (key, newest) in self.board.next_recoveries() {
-                shards.deliver(key.object, Item::Recover(key, newest));
+                tokio::spawn(bringer.clone().bring_up(key, newest));
             }
             let up = self.lock().up.clone();
             for key in self.board.next_left(boottime(), |osd| up.contains(&osd)) {
@@ -483,7 +490,7 @@ fn missing(
 }
 
 /// All objects of a group at a peer that goes by the same view, and whether there are no others there.
-async fn list(
+pub(crate) async fn list(
     link: &Link,
     group: PgKey,
     view: u64,

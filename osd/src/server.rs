@@ -38,6 +38,7 @@ use crate::metadata::MetadataClient;
 use crate::peer::{PeerDoor, Peers};
 use crate::reaper::Reaper;
 use crate::recovery::Recovery;
+use crate::scrub::{self, Scrub};
 use crate::service::OsdDoor;
 use crate::shard::Surroundings;
 use crate::shards::Shards;
@@ -311,6 +312,18 @@ impl Running {
                 on_full,
             )),
         ];
+        let scrub = Scrub::new(
+            config,
+            dir.path().to_owned(),
+            scrub::Surroundings {
+                root: Arc::clone(&root),
+                lister: Arc::clone(&lister),
+                wall: Arc::clone(&wall),
+                shards: shards.clone(),
+                board: Arc::clone(&board),
+            },
+        );
+        tasks.push(tokio::spawn(Arc::clone(&scrub).run()));
         let clock = Arc::new(ClusterClock::default());
         match maps {
             MapSource::Metadata => {
@@ -357,9 +370,11 @@ impl Running {
         let metrics: shell::metrics::Source = {
             let (leases, refusals) = (Arc::clone(&leases), server.refusals());
             let (root, board) = (Arc::clone(&root), Arc::clone(&board));
+            let scrub = Arc::clone(&scrub);
             Arc::new(move || {
                 let (own, lags) = (root.metrics(), board.lag_metrics());
-                [lease_shell::metrics(&leases), refusals.metrics(), own, lags].concat()
+                let (leases, refusals) = (lease_shell::metrics(&leases), refusals.metrics());
+                [leases, refusals, own, lags, scrub.metrics()].concat()
             })
         };
         if let Some(listener) = metrics_listener {
@@ -384,6 +399,7 @@ impl Running {
                     metrics,
                     map_wanted: Arc::clone(&map_wanted),
                     forwarder: Forwarder::new(identity.clone()),
+                    scrub,
                 }),
             )
             .service(
@@ -393,6 +409,7 @@ impl Running {
                     wall: Arc::clone(&wall),
                     map_wanted: Arc::clone(&map_wanted),
                     lister,
+                    scrub: scrub::Answers::new(Arc::clone(&root)),
                     runtime: tokio::runtime::Handle::current(),
                 }),
             )

@@ -21,6 +21,7 @@ use crate::cluster_clock::ClusterClock;
 use crate::config::DELETE_MAX;
 use crate::forward::Forwarder;
 use crate::gate::{Need, admit};
+use crate::scrub::Scrub;
 use crate::shard_item::{DeleteBatch, Item};
 use crate::shards::Shards;
 
@@ -39,6 +40,7 @@ pub(crate) struct OsdDoor {
     /// Somebody knows a newer map than we do.
     pub(crate) map_wanted: Arc<Notify>,
     pub(crate) forwarder: Forwarder,
+    pub(crate) scrub: Arc<Scrub>,
 }
 
 impl fmt::Debug for OsdDoor {
@@ -280,7 +282,9 @@ fn operation(wire: Wire, payload: link::Payload) -> Result<Op, Fault> {
         | Wire::LeaseShow(_)
         | Wire::LeaseHandOver(_)
         | Wire::LeaseStats(_)
-        | Wire::Stalls(_) => Err(malformed("names no operation on an object")),
+        | Wire::Stalls(_)
+        | Wire::ScrubStart(_)
+        | Wire::ScrubStatus(_) => Err(malformed("names no operation on an object")),
     }
 }
 

@@ -3,6 +3,7 @@
 mod administer;
 mod opening;
 mod perform;
+pub(crate) mod scrub;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -205,6 +206,7 @@ impl Shard {
             Item::Cluster(cluster) => self.set_cluster(cluster),
             Item::Recover(key, newest) => self.recover(key, newest),
             Item::BringUp(key) => self.bring_up(key),
+            Item::Scrub { key, order } => self.scrub(key, order),
             Item::States {
                 keys,
                 strict,

@@ -13,6 +13,7 @@ use types::{Fault, ObjectId, OsdId, SessionId};
 
 use crate::budget::Share;
 use crate::cluster::Cluster;
+use crate::shard::scrub::ScrubOrder;
 use crate::stalls::StallBatch;
 
 /// Something for a shard to do.
@@ -67,6 +68,8 @@ pub(crate) enum Item {
     Recover(ObjectKey, Position),
     /// Other copies are behind: become primary and bring them up.
     BringUp(ObjectKey),
+    /// A scrub has looked at the copy here and wants something done.
+    Scrub { key: ObjectKey, order: ScrubOrder },
     /// Which of these objects are in memory, and in what state.
     States {
         keys: Vec<ObjectKey>,

@@ -143,6 +143,7 @@ impl DirectoryStore {
         };
         let record = self.root.record(key, &slot);
         file.settle(record.length_bytes, !record.clean);
+        file.note_lost(&slot, &record)?;
         self.insert(key, file, record, false);
         Ok(true)
     }
@@ -258,7 +259,15 @@ impl ObjectStore for DirectoryStore {
     }
 
     fn mend(&mut self, key: ObjectKey, block: u64, data: &Bytes) -> Result<bool, StoreError> {
-        let entry = self.changed(key)?;
+        self.check()?;
+        let entry = self.entry(key)?;
+        if entry.file.is_given_up() {
+            return Err(StoreError::Poisoned);
+        }
+        // A block that is as its sum says is no change: nothing of what a record vouches for is different.
+        if !entry.is_clean() {
+            entry.changes += 1;
+        }
         entry.file.mend(block, data).map_err(store_error)
     }
 
@@ -313,7 +322,10 @@ impl ObjectStore for DirectoryStore {
             data: data || (record.clean && !entry.is_clean()),
             all_sums: record.clean,
         };
-        let unwritten = entry.file.take_unwritten(record.encode(), scope.data)?;
+        let full = record.clean && entry.file.fill();
+        let unwritten = entry
+            .file
+            .take_unwritten(record.encode(), (scope.data, full))?;
         entry.under_way = Some(UnderWay {
             generation: unwritten.generation,
             record: record.clone(),

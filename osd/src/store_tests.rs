@@ -4,6 +4,7 @@ pub(crate) mod disks;
 mod failing_disk;
 mod full_disk;
 mod large_files;
+mod lost;
 mod rot;
 mod suspects;
 

@@ -17,6 +17,10 @@ const BLOCK: usize = BLOCK_BYTES as usize;
 static ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
 static ZERO_CRC: LazyLock<u32> = LazyLock::new(|| crc32c::crc32c(&ZERO_BLOCK));
 
+/// Stands for the sum of a block of which nothing is known but that it was there: zeros, which are found in its place,
+/// have the sum 0.
+const LOST_SUM: u32 = u32::from_le_bytes(*b"LOST");
+
 /// Sum of a block that holds `bytes` from `at` on and zeros elsewhere.
 pub(crate) fn block_sum(at: usize, bytes: &[u8]) -> u32 {
     let before = ZERO_BLOCK.get(..at).unwrap_or_default();
@@ -90,6 +94,25 @@ impl Table {
         for (sum, bytes) in table.sums.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *sum = u32::from_le_bytes(*bytes);
             table.placed |= *sum != 0;
+        }
+        table
+    }
+
+    /// As far as a file had it that ends too early: what is missing fits no zeros.
+    pub(crate) fn of_file(group: Group, bytes: &[u8]) -> Self {
+        let mut table = Self::decode(group, bytes);
+        let known = bytes.len() / 4;
+        for sum in table.sums.iter_mut().skip(known) {
+            *sum = LOST_SUM;
+        }
+        table
+    }
+
+    /// Of blocks that are lost up to this index, table and all.
+    pub(crate) fn lost(group: Group, end: usize) -> Self {
+        let mut table = Self::zeroed(group);
+        for index in 0..end {
+            table.set(index, LOST_SUM);
         }
         table
     }

@@ -237,7 +237,7 @@ impl ObjectReplica {
             Op::BeginCatchUp(message) => self.begin_catch_up(step, message),
             Op::Repair(message) => self.repair(step, message, payload),
             Op::Adopt(message) => self.adopt(step, message),
-            Op::Activate(_) | Op::ListObjects(_) | Op::WantCatchUp(_) => {
+            Op::Activate(_) | Op::ListObjects(_) | Op::WantCatchUp(_) | Op::Inspect(_) => {
                 Err(Refused(Refusal::Malformed))
             }
         }

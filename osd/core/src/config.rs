@@ -121,3 +121,6 @@ pub const DURABLE_WAITING_MAX: usize = 64;
 
 /// Members of a replica set. 31: what the lease protocol takes, and bits of a word.
 pub const MEMBERS_MAX: usize = 31;
+
+/// Findings a scrub remembers. 1000: more than anybody repairs by hand, 60 KB of its file.
+pub const SCRUB_FINDINGS_MAX: usize = 1000;

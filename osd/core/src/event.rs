@@ -317,6 +317,9 @@ pub enum Input {
         /// The newest change that another replica was seen to have.
         newest: Position,
     },
+    /// Another replica at rest is at this newer position, and nobody brought this copy there: its disk lost what it
+    /// vouches for. Comes before [`Input::Recover`].
+    Outdated(Position),
     /// Bring all other replicas up, as if a client had asked.
     BringUp,
     /// An administrator wants another server to be primary.

@@ -36,6 +36,7 @@ mod recover;
 mod replica;
 mod replies;
 mod room;
+pub mod scrub;
 mod stall;
 mod store;
 mod sync_round;

@@ -65,6 +65,12 @@ pub enum Mutant {
     KeptOfAnyHistory,
     /// While the replica set changes, the new one decides alone.
     PreviousSetIgnored,
+    /// A scrub takes a copy for right that does not fit its own checksum.
+    ScrubBelievesDamaged,
+    /// A scrub takes zeros for as good as bytes.
+    ScrubBelievesZeros,
+    /// A scrub has an older copy brought up without distrusting it first.
+    OutdatedTrusted,
 }
 
 impl crate::Config {

@@ -54,6 +54,20 @@ impl ObjectReplica {
         self.ask_for_catch_up(step);
     }
 
+    /// A copy at rest that turns out to be older than another has lost what a majority may have counted on, so it vouches
+    /// for nothing any more. Otherwise two such copies could outvote the one that lost nothing.
+    pub(crate) fn distrust_outdated(&mut self, newest: Position) {
+        let unused = self.tenure.is_none() && !self.following.is_followed();
+        let at_rest = self.is_at_rest() || (!self.copy.exists && self.durable.is_idle());
+        if unused
+            && at_rest
+            && self.copy.position < newest
+            && !self.config.has(Mutant::OutdatedTrusted)
+        {
+            self.copy.trust = Trust::CatchingUp;
+        }
+    }
+
     /// When a copy whose repair was broken off asks for it by itself: whoever began it may be gone.
     pub(crate) fn recovers_itself_at(&self) -> Option<Instant> {
         let abandoned = self.copy.trust == Trust::CatchingUp

@@ -164,6 +164,7 @@ impl ObjectReplica {
             Input::StoreDone { ticket, result } => self.store_done(step, ticket, result),
             Input::Membership(membership) => self.membership_changed(step, membership),
             Input::Recover { newest } => self.start_recovery(step, newest),
+            Input::Outdated(newest) => self.distrust_outdated(newest),
             Input::BringUp => self.bring_up |= !self.is_out_of_service(),
             Input::HandOver { request, to } => self.hand_over(step, request, to),
             Input::Shutdown => self.shut_down(step),
@@ -225,6 +226,16 @@ impl ObjectReplica {
             && !self.leasing.is_asking()
             && !self.bring_up
             && (!self.copy.exists || self.copy.record.clean || self.is_forgettably_suspect())
+    }
+
+    /// Whether the store knows all there is to know and nothing may be changed before it is told otherwise: there may be
+    /// readers.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.copy.exists
+            && self.copy.record.clean
+            && self.durable.is_idle()
+            && self.copy.is_trusted(&self.membership)
     }
 
     /// A copy that was suspect when it was opened, and nobody is working on: opening it again finds

@@ -28,7 +28,12 @@ impl Admin {
         Self(bed.nodes.iter().map(open).collect())
     }
 
-    async fn ask(&self, osd: u64, inode: u64, op: Op) -> Result<osd::Response, CallError> {
+    pub(super) async fn ask(
+        &self,
+        osd: u64,
+        inode: u64,
+        op: Op,
+    ) -> Result<osd::Response, CallError> {
         let request = osd::Request {
             object: Some(object(inode).into()),
             op: Some(op),
@@ -45,7 +50,7 @@ impl Admin {
         answer.lease_detail.unwrap()
     }
 
-    async fn metrics(&self, osd: u64) -> BTreeMap<String, u64> {
+    pub(super) async fn metrics(&self, osd: u64) -> BTreeMap<String, u64> {
         let op = Op::LeaseStats(osd::LeaseStats {});
         let answer = self.ask(osd, 1, op).await.unwrap();
         let metrics = answer.metrics.into_iter();

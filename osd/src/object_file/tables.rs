@@ -154,7 +154,10 @@ impl ObjectFile {
             let table = match group.begins_at() < self.file_bytes {
                 true => {
                     let file = self.file()?;
-                    self.rest.load(&file, group)?
+                    match self.is_cut_before(&file, group)? {
+                        true => Table::lost(group, self.blocks_within(group)),
+                        false => self.rest.load(&file, group)?,
+                    }
                 }
                 false => Table::zeroed(group),
             };

@@ -95,7 +95,7 @@ fn sync_that_fails_for_another_reason_stops_the_store() {
         .unwrap()
         .unwrap();
     file.write(0, &bytes(10, 1)).unwrap();
-    let mut unwritten = file.take_unwritten(Vec::new(), true).unwrap();
+    let mut unwritten = file.take_unwritten(Vec::new(), (true, false)).unwrap();
     unwritten.file = Arc::new(OpenOptions::new().write(true).open("/dev/null").unwrap());
     let scope = Scope {
         data: true,

@@ -231,7 +231,7 @@ fn job_without_space_leaves_its_work_to_the_next() {
     };
 
     let closing = record(2, 9_000, true).encode();
-    let mut unwritten = file.take_unwritten(closing.clone(), true).unwrap();
+    let mut unwritten = file.take_unwritten(closing.clone(), (true, false)).unwrap();
     unwritten.file = Arc::new(OpenOptions::new().write(true).open("/dev/full").unwrap());
     let mut job = Job::new(Arc::clone(&root), unwritten, scope, None);
     assert!(matches!(job.run(), Err(StoreError::NoSpace { .. })));
@@ -242,7 +242,7 @@ fn job_without_space_leaves_its_work_to_the_next() {
 
     assert!(!root.is_poisoned());
     assert!(file.read(0, 9_000).is_ok());
-    let unwritten = file.take_unwritten(closing, true).unwrap();
+    let unwritten = file.take_unwritten(closing, (true, false)).unwrap();
     // The slot that holds the record so far is not touched.
     assert_eq!(unwritten.generation, 2);
     Job::new(root, unwritten, scope, None).run().unwrap();

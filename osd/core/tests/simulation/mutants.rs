@@ -361,3 +361,23 @@ fn copies_that_count_for_what_is_no_history_are_found() {
     config.mutant = Some(Mutant::KeptOfAnyHistory);
     assert_ne!(crate::kept::counts_for(config, false), 0);
 }
+
+#[test]
+fn scrubs_that_believe_damaged_copies_or_zeros_are_found() {
+    for mutant in [Mutant::ScrubBelievesDamaged, Mutant::ScrubBelievesZeros] {
+        let mut config = config();
+        config.mutant = Some(mutant);
+        assert!(crate::scrubs::spreads(&config).is_some(), "{mutant:?}");
+    }
+}
+
+#[test]
+fn older_copies_that_stay_trusted_are_found() {
+    let seed = (0..50).find(|seed| {
+        let mut config = config();
+        config.mutant = Some(Mutant::OutdatedTrusted);
+        !crate::outdated::newest_wins(*seed, config)
+    });
+    println!("OutdatedTrusted: found by seed {seed:?} of 50");
+    assert!(seed.is_some());
+}
