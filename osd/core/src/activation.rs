@@ -211,6 +211,7 @@ impl ObjectReplica {
         // A copy that was being brought up has heard of changes beyond what it is taken for.
         self.copy.marks = marks.unwrap_or_else(|| self.copy.vouched_marks(trusted));
         tenure.base = newest;
+        tenure.base_length_bytes = self.copy.length_bytes;
         tenure.base_marks = self.copy.marks.clone();
         if self.copy.position != newest || !trusted {
             self.copy.relabel(newest);

@@ -411,8 +411,9 @@ impl ObjectReplica {
         }
         let marks: Vec<_> = message.base_marks.iter().cloned().map(Into::into).collect();
         if !self.durable.wants(Need::TakenBack(base)) {
+            let base = (base, message.base_length_bytes);
             self.copy.take_back(&self.config, base, &Marks::from(marks));
-            self.durable.want(Need::TakenBack(base), Who::Own);
+            self.durable.want(Need::TakenBack(base.0), Who::Own);
         }
         true
     }

@@ -97,6 +97,7 @@ impl ObjectReplica {
             base: Some(tenure.base.into()),
             base_marks: marks.map(Into::into).collect(),
             extends,
+            base_length_bytes: tenure.base_length_bytes,
         };
         if let Some(peer) = tenure.peers.get(index) {
             let call = (CallKind::Begin, Op::BeginCatchUp(begin));

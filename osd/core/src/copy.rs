@@ -176,7 +176,7 @@ impl LocalCopy {
         let beyond = self
             .kept
             .as_ref()
-            .filter(|kept| !trusted && kept.position > self.record.position);
+            .filter(|kept| !trusted && kept.position >= self.record.position);
         // What the copy has beyond is of the later history.
         let length_bytes = beyond.map_or(self.length_bytes, |kept| {
             kept.length_bytes.min(self.length_bytes)
@@ -260,7 +260,12 @@ impl LocalCopy {
 
     /// Has the record tell of nothing that the history of `base` has not: of the newest position until there where
     /// this copy was, and of the changes that either has. The copy need not have all that is there at `base`.
-    pub(crate) fn take_back(&mut self, config: &Config, base: Position, base_marks: &Marks) {
+    pub(crate) fn take_back(
+        &mut self,
+        config: &Config,
+        (base, base_length_bytes): (Position, u64),
+        base_marks: &Marks,
+    ) {
         let recorded = self.record.position;
         let mut position = match (recorded.epoch, recorded.holder) == (base.epoch, base.holder) {
             // One primary's changes are one history.
@@ -268,6 +273,14 @@ impl LocalCopy {
             false => self.recent.newest_until(base).unwrap_or_default(),
         };
         let mut marks = Marks::from(self.record.marks.clone()).common(base_marks);
+        if position == base {
+            // What is longer is of changes that are taken back.
+            self.kept = Some(Kept {
+                position,
+                marks: marks.clone(),
+                length_bytes: base_length_bytes,
+            });
+        }
         if config.has(Mutant::TakenBackToBase) {
             (position, marks) = (base, base_marks.clone());
         }
@@ -287,7 +300,7 @@ impl LocalCopy {
     /// Takes the copy as it was when it began to be replaced, with what came since in its bytes.
     pub(crate) fn fall_back(&mut self, store: &mut dyn ObjectStore) -> Result<(), StoreError> {
         match &self.kept {
-            Some(kept) if kept.position > self.record.position => {
+            Some(kept) if kept.position >= self.record.position => {
                 self.set_length(self.length_bytes.min(kept.length_bytes), store)
             }
             _ => Ok(()),

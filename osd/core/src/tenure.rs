@@ -29,6 +29,8 @@ pub(crate) struct Tenure {
     /// Where the history was that this tenure took over, and the changes it knew.
     pub(crate) base: Position,
     pub(crate) base_marks: Marks,
+    /// And the object's length there.
+    pub(crate) base_length_bytes: u64,
     /// The object was new when the lease began.
     pub(crate) newborn: bool,
     /// The promise is durable at a majority: changes may be made.
@@ -123,6 +125,7 @@ impl Tenure {
                 holder: me,
             },
             base_marks: Marks::default(),
+            base_length_bytes: 0,
             newborn: false,
             writable: false,
             phase: Phase::BringingUp { reading: true },

@@ -101,6 +101,7 @@ fn odd_request(rng: &mut Rng) -> peer::Request {
             base: None,
             base_marks: Vec::new(),
             extends: rng.once_in(2),
+            base_length_bytes: odd_number(rng),
         })),
         8 => Some(PeerOp::Repair(peer::Repair {
             seq: odd_number(rng),
