@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use types::WritePolicy;
 
+use crate::members::Server;
+
 /// Heading of the options that every command has.
 const GLOBAL: &str = "Which cluster, and how to print";
 
@@ -208,8 +210,50 @@ pub(crate) enum OsdVerb {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MrcVerb {
-    /// All metadata servers, each by its own words.
+    /// All metadata servers: what each says of itself, and how far behind it is.
+    #[command(visible_alias = "status")]
     List,
+    /// Make running servers with empty directories voting members, several in one change.
+    Add {
+        /// Its number and where it listens.
+        #[arg(value_name = "ID=HOST:PORT", required = true)]
+        servers: Vec<Server>,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Go on without some servers, which then end.
+    Remove {
+        /// Their numbers.
+        #[arg(value_name = "ID", required = true)]
+        servers: Vec<u64>,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Put a running server with an empty directory into the place of another one, in one change.
+    Replace {
+        /// Number of the one to go.
+        #[arg(value_name = "ID")]
+        old: u64,
+        /// Number and address of the other.
+        #[arg(value_name = "ID=HOST:PORT")]
+        new: Server,
+        #[command(flatten)]
+        patience: Patience,
+    },
+}
+
+/// How long a change of the metadata servers is waited for.
+#[derive(Args, Debug)]
+pub(crate) struct Patience {
+    /// Seconds to wait. What is not done by then goes on with the same command.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+}
+
+impl Patience {
+    pub(crate) const fn time(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.timeout)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -320,6 +364,12 @@ mod tests {
             "osd undrain 3",
             "osd remove 3",
             "mrc list",
+            "mrc status",
+            "mrc add 4=10.0.0.4:7101",
+            "mrc add 4=10.0.0.4:7101 5=10.0.0.5:7101 --timeout 60",
+            "mrc remove 3",
+            "mrc remove 3 4",
+            "mrc replace 3 4=10.0.0.4:7101",
             "pg list",
             "pg list --volume v",
             "pg show v 3",
@@ -347,6 +397,11 @@ mod tests {
             "volume set v --policy sync",
             "volume create v --quorum most",
             "pg show v x",
+            "mrc add",
+            "mrc add 4",
+            "mrc add 4=a",
+            "mrc remove",
+            "mrc replace 3",
             "volume create v --mode 9",
             "volume create v --replicas 0",
             "volume create v --pgs 0",

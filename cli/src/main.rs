@@ -9,6 +9,7 @@ mod hand_over;
 mod jobs;
 mod leases;
 mod lists;
+mod members;
 mod osds;
 mod outcome;
 mod render;
@@ -59,7 +60,7 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Osd(OsdVerb::Drain { osd, no_wait }) => drain::drain(admin, *osd, !no_wait).await,
         Command::Osd(OsdVerb::Undrain { osd }) => drain::undrain(admin, *osd).await,
         Command::Osd(OsdVerb::Remove { osd }) => drain::remove(admin, found, *osd).await,
-        Command::Mrc(MrcVerb::List) => lists::mrcs(admin, found).await,
+        Command::Mrc(verb) => mrc(verb, admin, found).await,
         Command::Pg(PgVerb::List { volume }) => lists::pgs(admin, volume.as_deref()).await,
         Command::Pg(PgVerb::Show { volume, pg }) => lists::pg(admin, volume, *pg).await,
         Command::Job(JobVerb::List) => jobs::list(admin).await,
@@ -71,5 +72,21 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Lease(LeaseVerb::Stats) => leases::stats(admin).await,
         Command::Session(SessionVerb::List) => lists::sessions(admin).await,
         Command::Config(ConfigVerb::Check { file }) => check::run(file),
+    }
+}
+
+async fn mrc(verb: &MrcVerb, admin: &Admin, found: &Found) -> Result<Done, Failure> {
+    match verb {
+        MrcVerb::List => lists::mrcs(admin, found).await,
+        MrcVerb::Add { servers, patience } => {
+            members::change(admin, found, (servers, &[]), patience.time()).await
+        }
+        MrcVerb::Remove { servers, patience } => {
+            members::change(admin, found, (&[], servers), patience.time()).await
+        }
+        MrcVerb::Replace { old, new, patience } => {
+            let wish = (std::slice::from_ref(new), std::slice::from_ref(old));
+            members::change(admin, found, wish, patience.time()).await
+        }
     }
 }

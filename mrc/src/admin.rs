@@ -10,6 +10,7 @@ use proto::mrc::{self, ClusterStatus, Mrcs, Osds, Pgs, Response, Server, Session
 use types::{Fault, SessionId, VolumeId};
 
 use crate::door::{Service, index_fault};
+use crate::member_change;
 use crate::membership;
 
 /// Status of the cluster or of the metadata servers, from any of them.
@@ -25,11 +26,16 @@ pub(crate) async fn cluster(service: &Service, op: Option<Op>) -> Reply {
     Ok(Response { reply: Some(reply) })
 }
 
-/// All configured metadata servers; those that don't answer are down.
+/// All members, or before there are any all configured servers; those that don't answer are down.
 async fn metadata_servers(service: &Service) -> Vec<Server> {
     let node = &service.node;
-    let addresses = service.config.addresses();
-    let greetings = membership::hello_all(node, &addresses).await;
+    let members = node.members().into_iter();
+    let members = members.map(|(number, it)| (it.id, node.peers.address(number, &it)));
+    let mut addresses: BTreeMap<u64, String> = members.collect();
+    if addresses.is_empty() {
+        addresses = service.config.addresses();
+    }
+    let greetings = membership::hello_all(node, addresses.clone()).await;
     let servers = addresses.into_iter().map(|(id, address)| {
         let mut server = Server {
             role: "mrc".to_owned(),
@@ -53,9 +59,11 @@ async fn metadata_servers(service: &Service) -> Vec<Server> {
 }
 
 fn metadata_positions(service: &Service, servers: Vec<Server>) -> Mrcs {
+    let members = member_change::known(&service.node);
     let metrics = service.node.raft.metrics();
     let metrics = metrics.borrow_watched();
     Mrcs {
+        members,
         servers,
         term: metrics.current_term,
         last_log_index: metrics.last_log_index.unwrap_or(0),
@@ -97,10 +105,7 @@ fn status(service: &Service, mut servers: Vec<Server>) -> Result<ClusterStatus, 
         pgs_total: pgs.len() as u64,
         pgs_full: full,
         pgs_degraded: pgs.len() as u64 - full,
-        leader: service
-            .node
-            .leader()
-            .map_or_else(String::new, |member| service.node.peers.address(&member)),
+        leader: service.node.leader().unwrap_or_default().1,
         answered_by_leader: service.node.leading().is_ok(),
     })
 }

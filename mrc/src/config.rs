@@ -410,8 +410,16 @@ pub(crate) const BOOTSTRAP_PAUSE: Duration = Duration::from_millis(100);
 /// than an election.
 pub(crate) const LEADER_SOON: Duration = Duration::from_secs(2);
 
-/// Entries a joining member may lack when it becomes a voter. 1000: replicated in a moment.
-pub(crate) const JOIN_LAG_ENTRIES_MAX: u64 = 1000;
+/// Pause between two looks of a member whether it still is one. 1 s: it only ends a server that was
+/// removed, or finds one that moved.
+pub(crate) const MEMBER_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long one step of a change of the metadata servers may take until it is said that it is under
+/// way. 1 s: shorter than administrators wait for an answer.
+pub(crate) const MEMBER_STEP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Metadata servers named in one change. 16: all old ones and all new ones.
+pub(crate) const MRC_CHANGE_MAX: usize = 16;
 
 /// Requests of a leader waiting for this follower's Raft. 64: a leader sends a few at once.
 pub(crate) const APPENDS_QUEUED_MAX: usize = 64;

@@ -18,6 +18,7 @@ use crate::consensus::LeaderId;
 use crate::disk::Disk;
 use crate::forward::Forwarder;
 use crate::grants::Grants;
+use crate::member_change;
 use crate::node::{Node, NotNow, no_leader};
 use crate::osds::{MapCache, Osds};
 use crate::sessions::Sessions;
@@ -301,10 +302,13 @@ impl Service {
         let complete = keep.complete && keep.registered_term == leader.term;
         let open = complete.then(|| keep.open_inodes.iter().copied().map(Inode).collect());
         let register = self.sessions.keep_alive(session, open, order)?;
+        let mrcs = self.node.voter_addresses();
+        self.sessions.told(session, &mrcs);
         Ok(Response {
             reply: Some(response::Reply::KeptAlive(mrc::KeptAlive {
                 term: leader.term,
                 register,
+                mrcs,
             })),
         })
     }
@@ -380,6 +384,23 @@ impl Handler for Door {
                 let service = Arc::clone(service);
                 tokio::spawn(async move {
                     answer(responder, admin::cluster(&service, request.op).await);
+                });
+                return;
+            }
+            Some(Op::MrcChange(change)) => {
+                let (service, change) = (Arc::clone(service), change.clone());
+                let caller = from.caller().role;
+                tokio::spawn(async move {
+                    answer(
+                        responder,
+                        match caller {
+                            Role::Admin => member_change::change(&service, &change).await,
+                            _ => Err(Fault::surface(
+                                libc::EPERM,
+                                "only administrators change the metadata servers",
+                            )),
+                        },
+                    );
                 });
                 return;
             }

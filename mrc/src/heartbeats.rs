@@ -81,16 +81,20 @@ impl Service {
             .get(&**self.node.index())
             .map_err(|error| index_fault(&error))?;
         let wall_ns = shell::clock::wall().0;
+        let mrcs = self.node.voter_addresses();
+        self.osds.told(OsdId(beat.osd), &mrcs);
         let answer = if map.version == beat.map_version {
             mrc::OsdMap {
                 version: map.version,
                 wall_ns,
+                mrcs,
                 ..mrc::OsdMap::default()
             }
         } else {
             mrc::OsdMap {
                 changed: true,
                 wall_ns,
+                mrcs,
                 ..map.whole.clone()
             }
         };

@@ -19,6 +19,8 @@ mod log_store;
 #[cfg(test)]
 mod log_tests;
 mod log_writer;
+mod member_change;
+mod members;
 mod membership;
 mod metrics;
 mod node;

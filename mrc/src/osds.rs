@@ -28,6 +28,8 @@ struct Soft {
     file_system: String,
     /// Version of the map it has taken.
     map_version: u64,
+    /// Addresses of metadata servers that it was told last.
+    told: Vec<String>,
     reports: HashMap<(u64, u32), PgReport>,
 }
 
@@ -111,9 +113,30 @@ impl Osds {
             free_bytes: beat.free_bytes,
             file_system: beat.file_system.clone(),
             map_version: beat.map_version,
+            told: Vec::new(),
             reports: reports.collect(),
         };
-        lock(&self.0).insert(OsdId(beat.osd), soft);
+        let mut osds = lock(&self.0);
+        if let Some(before) = osds.insert(OsdId(beat.osd), soft)
+            && let Some(soft) = osds.get_mut(&OsdId(beat.osd))
+            && before.store_uuid == soft.store_uuid
+        {
+            soft.told = before.told;
+        }
+    }
+
+    /// The server was told these addresses of metadata servers.
+    pub(crate) fn told(&self, osd: OsdId, addresses: &[String]) {
+        if let Some(soft) = lock(&self.0).get_mut(&osd) {
+            addresses.clone_into(&mut soft.told);
+        }
+    }
+
+    /// How many servers that are up were told others, or nothing yet by this leader.
+    pub(crate) fn untold(&self, addresses: &[String], timeout: Duration) -> usize {
+        let osds = lock(&self.0);
+        let up = osds.values().filter(|soft| soft.heard.elapsed() < timeout);
+        up.filter(|soft| soft.told != addresses).count()
     }
 
     /// `None`: not since this server leads.

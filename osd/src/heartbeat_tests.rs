@@ -55,6 +55,7 @@ impl Handler for Metadata {
             version: 3,
             changed: heartbeat.map_version != 3,
             wall_ns: LEADER_WALL_NS,
+            mrcs: Vec::new(),
             ..mrc::OsdMap::default()
         };
         self.heard.lock().unwrap().push(heartbeat);

@@ -54,6 +54,7 @@ impl Heartbeats {
                     }
                     if let Some(mrc::response::Reply::OsdMap(map)) = response.reply {
                         self.clock.heard(UnixNanos(map.wall_ns));
+                        client.told(&map.mrcs);
                         if map.changed && maps.send(map).await.is_err() {
                             return "nobody takes maps any more".to_owned();
                         }

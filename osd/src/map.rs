@@ -156,6 +156,7 @@ mod tests {
                 quorum: String::new(),
             }],
             wall_ns: 0,
+            mrcs: Vec::new(),
         }
     }
 

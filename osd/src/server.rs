@@ -327,7 +327,7 @@ impl Running {
                     clock: Arc::clone(&clock),
                     wanted: Arc::clone(&map_wanted),
                 };
-                let client = MetadataClient::new(identity.clone(), &config.mrc);
+                let client = MetadataClient::new(identity.clone(), &config.mrc).kept_in(dir.path());
                 let leftovers = Leftovers {
                     osd: me,
                     interval: Duration::from_millis(config.leftovers_ms),

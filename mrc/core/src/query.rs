@@ -268,6 +268,8 @@ pub fn osd_map(index: &dyn IndexRead) -> Result<mrc::OsdMap, IndexError> {
         volumes: policies(index)?,
         // Who answers tells the time.
         wall_ns: 0,
+        // Told by the answering server.
+        mrcs: Vec::new(),
     })
 }
 
