@@ -277,6 +277,19 @@ pub(crate) enum PgVerb {
 pub(crate) enum JobVerb {
     /// Servers that are being drained, and placement groups that are not as they should be, with why.
     List,
+    /// How far all of it is, how fast it goes, and how long it takes yet.
+    Show,
+    /// Begin no change of a replica set any more, and copy nothing more for those under way, unless only
+    /// one copy is left.
+    Pause,
+    /// Go on with what was paused.
+    Resume,
+    /// Limit how much is copied. It holds at once, also for what is under way.
+    Limit {
+        /// Bytes per second of all object servers together, as 50MiB; `default` for 32 MiB of each.
+        #[arg(value_name = "RATE", value_parser = crate::jobs::rate)]
+        bytes_per_s: u64,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -374,6 +387,11 @@ mod tests {
             "pg list --volume v",
             "pg show v 3",
             "job list",
+            "job show",
+            "job pause",
+            "job resume",
+            "job limit 50MiB",
+            "job limit default",
             "doctor",
             "lease list",
             "lease list --limit 5",
@@ -397,6 +415,8 @@ mod tests {
             "volume set v --policy sync",
             "volume create v --quorum most",
             "pg show v x",
+            "job limit",
+            "job limit fast",
             "mrc add",
             "mrc add 4",
             "mrc add 4=a",

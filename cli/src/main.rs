@@ -19,6 +19,7 @@ mod volumes;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use proto::mrc::JobSet;
 use shell::admin::Admin;
 
 use arguments::{
@@ -63,7 +64,7 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Mrc(verb) => mrc(verb, admin, found).await,
         Command::Pg(PgVerb::List { volume }) => lists::pgs(admin, volume.as_deref()).await,
         Command::Pg(PgVerb::Show { volume, pg }) => lists::pg(admin, volume, *pg).await,
-        Command::Job(JobVerb::List) => jobs::list(admin).await,
+        Command::Job(verb) => job(verb, admin).await,
         Command::Lease(LeaseVerb::List { limit }) => leases::list(admin, *limit).await,
         Command::Lease(LeaseVerb::Show { object }) => leases::show(admin, object).await,
         Command::Lease(LeaseVerb::HandOver { object, to }) => {
@@ -88,5 +89,19 @@ async fn mrc(verb: &MrcVerb, admin: &Admin, found: &Found) -> Result<Done, Failu
             let wish = (std::slice::from_ref(new), std::slice::from_ref(old));
             members::change(admin, found, wish, patience.time()).await
         }
+    }
+}
+
+async fn job(verb: &JobVerb, admin: &Admin) -> Result<Done, Failure> {
+    let set = |paused, limit_bytes_per_s| JobSet {
+        paused,
+        limit_bytes_per_s,
+    };
+    match verb {
+        JobVerb::List => jobs::list(admin).await,
+        JobVerb::Show => jobs::show(admin).await,
+        JobVerb::Pause => jobs::set(admin, set(Some(true), None)).await,
+        JobVerb::Resume => jobs::set(admin, set(Some(false), None)).await,
+        JobVerb::Limit { bytes_per_s } => jobs::set(admin, set(None, Some(*bytes_per_s))).await,
     }
 }

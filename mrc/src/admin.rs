@@ -9,7 +9,9 @@ use proto::mrc::request::Op;
 use proto::mrc::{self, ClusterStatus, Mrcs, Osds, Pgs, Response, Server, Sessions, response};
 use types::{Fault, SessionId, VolumeId};
 
+use crate::config::REPAIR_BYTES_PER_S_EACH;
 use crate::door::{Service, index_fault};
+use crate::log_writer::lock;
 use crate::member_change;
 use crate::membership;
 
@@ -116,7 +118,7 @@ pub(crate) fn list(service: &Service, op: &Op) -> Result<Reply, IndexError> {
         Op::OsdList(_) => response::Reply::Osds(Osds {
             osds: osds(service)?,
         }),
-        Op::JobList(_) => response::Reply::Jobs(jobs(service)),
+        Op::JobList(_) => response::Reply::Jobs(jobs(service)?),
         Op::SessionList(_) => response::Reply::Sessions(Sessions {
             sessions: sessions(service)?,
         }),
@@ -181,12 +183,21 @@ fn osds(service: &Service) -> Result<Vec<mrc::Osd>, IndexError> {
 }
 
 /// What the newest plan of the leader found.
-fn jobs(service: &Service) -> mrc::Jobs {
+fn jobs(service: &Service) -> Result<mrc::Jobs, IndexError> {
+    let wanted = query::jobs(&**service.node.index())?;
+    let set = mrc::Jobs {
+        paused: wanted.paused,
+        limit_bytes_per_s: wanted.limit_bytes_per_s,
+        default_bytes_per_s_each: REPAIR_BYTES_PER_S_EACH,
+        rate_bytes_per_s: lock(&service.rate).bytes_per_s(),
+        moved_bytes: service.osds.repaired_bytes(),
+        ..mrc::Jobs::default()
+    };
     let Some(report) = service.redundancy() else {
-        return mrc::Jobs {
+        return Ok(mrc::Jobs {
             unknown: true,
-            ..mrc::Jobs::default()
-        };
+            ..set
+        });
     };
     let notes = report.notes.iter().map(|(group, note)| mrc::PgNote {
         volume: group.volume.0,
@@ -204,15 +215,16 @@ fn jobs(service: &Service) -> mrc::Jobs {
         pgs: left.groups_count as u64,
         bytes: left.bytes,
     });
-    mrc::Jobs {
+    Ok(mrc::Jobs {
+        left_bytes: report.left_bytes,
         pgs_healthy: report.healthy_count as u64,
         pgs_below: report.below_count as u64,
         pgs_changing: report.changing_count as u64,
         pgs_stuck: report.stuck_count as u64,
         notes: notes.collect(),
         draining: draining.collect(),
-        unknown: false,
-    }
+        ..set
+    })
 }
 
 fn pgs(service: &Service, volume: Option<VolumeId>) -> Result<Vec<mrc::Pg>, IndexError> {

@@ -457,6 +457,18 @@ pub(crate) const PLAN_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while one changes. 200 ms: the servers concerned say at once that they have everything.
 pub(crate) const PLAN_AFTER_ACT: Duration = Duration::from_millis(200);
 
+/// Bytes per second that each object server sends to bring copies up, if no limit was set. 32 MiB: a quarter
+/// of a link of 1 Gbit/s, which leaves room for clients.
+pub(crate) const REPAIR_BYTES_PER_S_EACH: u64 = 32 << 20;
+
+/// Least part of a limit that one object server gets, in bytes per second. 256 KiB: some repairs each
+/// second, so that none waits for a minute.
+pub(crate) const PACE_LEAST_BYTES_PER_S: u64 = 256 << 10;
+
+/// Time over which the rate of copying is measured. 10 s: long enough for servers that report twice per
+/// second, short enough to see what a new limit does.
+pub(crate) const RATE_WINDOW: Duration = Duration::from_secs(10);
+
 /// Changes of replica sets begun or ended in one look. 64: each is a command of the log, and clients'
 /// changes wait behind them.
 pub(crate) const PLANNED_ACTS_MAX: usize = 64;

@@ -21,6 +21,7 @@ use crate::grants::Grants;
 use crate::member_change;
 use crate::node::{Node, NotNow, no_leader};
 use crate::osds::{MapCache, Osds};
+use crate::pacing::{Planned, Rate};
 use crate::sessions::Sessions;
 
 /// Everything the service works with.
@@ -35,6 +36,10 @@ pub(crate) struct Service {
     pub forwarder: Forwarder,
     /// What the newest plan of this leader found.
     pub redundancy: Mutex<Option<Arc<planner::Report>>>,
+    /// What object servers are told of how fast to bring copies up.
+    pub pacing: Mutex<Planned>,
+    /// How fast they did lately.
+    pub rate: Mutex<Rate>,
 }
 
 /// On what grounds this server answers as the leader.
@@ -66,6 +71,8 @@ impl Service {
             disk,
             forwarder: Forwarder::new(identity.clone()),
             redundancy: Mutex::default(),
+            pacing: Mutex::default(),
+            rate: Mutex::default(),
         })
     }
 

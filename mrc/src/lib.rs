@@ -26,6 +26,7 @@ mod metrics;
 mod node;
 mod osd_links;
 mod osds;
+mod pacing;
 mod promises;
 mod raft_door;
 mod raft_link;

@@ -157,6 +157,7 @@ mod tests {
             }],
             wall_ns: 0,
             mrcs: Vec::new(),
+            pace: None,
         }
     }
 

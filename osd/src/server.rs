@@ -35,6 +35,7 @@ use crate::listing::Lister;
 use crate::map::{self, Map};
 use crate::map_keeper::MapKeeper;
 use crate::metadata::MetadataClient;
+use crate::pacer::Pacer;
 use crate::peer::{PeerDoor, Peers};
 use crate::reaper::Reaper;
 use crate::recovery::Recovery;
@@ -257,6 +258,7 @@ impl Running {
             #[cfg(test)]
             MapSource::Channel { board, .. } => Arc::clone(board),
         };
+        let pacer = Pacer::default();
         let around = Surroundings {
             me,
             config: config.replica(),
@@ -265,12 +267,18 @@ impl Running {
             pool: Arc::clone(&pool),
             reaper: Arc::clone(&reaper),
             board: Arc::clone(&board),
+            pacer: pacer.clone(),
             map_wanted: Arc::clone(&map_wanted),
         };
         threads.extend(shards.start(&around).map_err(Error::Thread)?);
 
         let wall = Arc::new(Wall::default());
-        let recovery = Recovery::new(me, config.replica().trust_grace, Arc::clone(&board));
+        let recovery = Recovery::new(
+            me,
+            config.replica().trust_grace,
+            Arc::clone(&board),
+            pacer.clone(),
+        );
         let lister = Lister::new(Arc::clone(&root), shards.clone());
         let moved = Arc::new(Notify::new());
         let keeper = MapKeeper {
@@ -302,6 +310,7 @@ impl Running {
         };
         let address = listener.local_addr().unwrap_or(config.listen).to_string();
         let mut tasks = vec![
+            tokio::spawn(pacer.clone().run()),
             tokio::spawn(keeper.run(map_receiver, republish)),
             tokio::spawn(recovery.run(
                 Arc::clone(&wall),
@@ -325,6 +334,7 @@ impl Running {
                     board: Arc::clone(&board),
                     wall: Arc::clone(&wall),
                     clock: Arc::clone(&clock),
+                    pacer: pacer.clone(),
                     wanted: Arc::clone(&map_wanted),
                 };
                 let client = MetadataClient::new(identity.clone(), &config.mrc).kept_in(dir.path());

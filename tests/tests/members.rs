@@ -68,7 +68,10 @@ fn all_metadata_servers_are_replaced_under_a_mount_that_is_used() -> Result<()> 
     cluster.wait_full()?;
     for number in 0..files {
         let text = fs::read_to_string(cluster.mount().join(format!("file-{number}")))?;
-        ensure!(text == format!("content {number}\n"), "file {number} has {text:?}");
+        ensure!(
+            text == format!("content {number}\n"),
+            "file {number} has {text:?}"
+        );
     }
     cluster.down()
 }

@@ -440,6 +440,7 @@ pub(crate) fn heartbeat(osd: u64) -> wire::OsdHeartbeat {
         dir: "/osd".to_owned(),
         file_system: String::new(),
         location: String::new(),
+        repaired_bytes: 0,
     }
 }
 
