@@ -209,8 +209,8 @@ pub(crate) async fn find_moved(node: &Node, configured: &BTreeMap<u64, String>) 
             let Some(elsewhere) = elsewhere.filter(|it| **it != member.address) else {
                 continue;
             };
-            // Who took over the id of another server is not to be looked for at that one's address.
             if *number == node.log.number() {
+                node.peers.reached(*number, elsewhere);
                 continue;
             }
             for address in [elsewhere, &member.address] {

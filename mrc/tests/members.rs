@@ -346,6 +346,43 @@ fn directory_of_a_member_that_was_replaced_is_of_no_use_any_more() {
     mount.change(make_dir("after")).unwrap();
 }
 
+/// By the configuration of all, as an operator does it who changes the network.
+#[test]
+fn servers_are_found_at_other_addresses_and_tell_them() {
+    let mut cluster = Cluster::start(3);
+    let mut mount = cluster.client();
+    mount.open_volume(&Client::new(&cluster.addresses, Role::Osd, 1));
+    mount.change(make_dir("before")).unwrap();
+    for id in 1..=3 {
+        cluster.stop(id).unwrap();
+    }
+    for id in 1..=3 {
+        cluster.move_away(id);
+    }
+    for id in 1..=3 {
+        cluster.restart(id);
+    }
+
+    let mut mount = cluster.client();
+    mount.open_session(77);
+    mount.read(lookup("before")).unwrap();
+    mount.change(make_dir("after")).unwrap();
+    let mut addresses: Vec<String> = cluster.addresses.iter().map(ToString::to_string).collect();
+    addresses.sort();
+    mount.wait(|| (keep_alive(&mount).mrcs == addresses).then_some(()));
+    let lead = mount.leader();
+    // Followers send mounts there.
+    let list = wire::Request {
+        op: Some(Op::VolumeList(wire::VolumeList {})),
+        ..wire::Request::default()
+    };
+    let hint = mount.wait(|| match mount.ask_one(lead % 3 + 1, &list) {
+        Err(CallError::Fault(fault)) => fault.hint,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(hint, cluster.addresses[lead as usize - 1].to_string());
+}
+
 #[test]
 fn server_with_a_cluster_of_its_own_is_not_added() {
     let mut cluster = Cluster::start_some(2, 1, |config| {

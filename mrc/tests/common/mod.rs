@@ -210,8 +210,11 @@ impl Cluster {
         result
     }
 
-    pub(crate) fn is_running(&self, id: u64) -> bool {
-        self.servers[id as usize - 1].is_some()
+    /// Gives a server that is down another address, in the configurations of all that are started from
+    /// now on.
+    pub(crate) fn move_away(&mut self, id: u64) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        self.addresses[id as usize - 1] = listener.local_addr().unwrap();
     }
 
     pub(crate) fn wipe(&self, id: u64) {
