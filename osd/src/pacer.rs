@@ -34,6 +34,8 @@ struct State {
     /// Groups of which nothing more is begun.
     held: BTreeSet<PgKey>,
     sent_bytes: u64,
+    /// The server stops: nothing is held back any more.
+    let_go: bool,
     /// Sent, but not counted into when the next answer is due.
     charged_bytes: u64,
     /// Answers whose time has not come, with what they cost; at most those that primaries wait for.
@@ -61,6 +63,12 @@ impl Pacer {
         state.bytes_per_s = Some(pace.bytes_per_s.max(1));
         state.held = held.collect();
         drop(state);
+        self.0.changed.notify_one();
+    }
+
+    /// Holds nothing back any more, whatever is told: a server that stops waits for what is under way.
+    pub(crate) fn let_go(&self) {
+        self.lock().let_go = true;
         self.0.changed.notify_one();
     }
 
@@ -96,7 +104,13 @@ impl Pacer {
             let now = Instant::now();
             let next = {
                 let mut state = self.lock();
-                let rate = state.bytes_per_s.unwrap_or(REPAIR_BYTES_PER_S);
+                let rate = match state.let_go {
+                    true => u64::MAX,
+                    false => state.bytes_per_s.unwrap_or(REPAIR_BYTES_PER_S),
+                };
+                if state.let_go {
+                    due = now;
+                }
                 let charged = std::mem::take(&mut state.charged_bytes);
                 if charged > 0 {
                     due = due_after(due, now, time_of(charged, rate));
@@ -202,6 +216,25 @@ mod tests {
             assert!(Instant::now() < deadline, "{pacer:?}");
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn server_that_stops_holds_nothing_back() {
+        let pacer = Pacer::default();
+        pacer.told(&pace(1));
+        pacer.sent(1 << 30, true);
+        let (release, released) = tokio::sync::oneshot::channel();
+        pacer.submit(1 << 30, move || release.send(()).unwrap());
+        let running = tokio::spawn(pacer.clone().run());
+
+        pacer.let_go();
+        pacer.told(&pace(1));
+
+        tokio::time::timeout(60 * SECOND, released)
+            .await
+            .unwrap()
+            .unwrap();
+        running.abort();
     }
 
     #[test]

@@ -169,6 +169,7 @@ struct Running {
     tasks: Vec<Task<()>>,
     server: Task<Result<(), shell::link::LinkError>>,
     stop_server: Option<oneshot::Sender<()>>,
+    pacer: Pacer,
     failed: watch::Receiver<Option<Failure>>,
     /// Last: the directory is unlocked when nothing uses it any more.
     dir: StateDir,
@@ -428,6 +429,7 @@ impl Running {
             tasks,
             server,
             stop_server: Some(stop_server),
+            pacer,
             failed,
             dir,
         })
@@ -442,6 +444,7 @@ impl Running {
 
     async fn stop(mut self) -> Result<(), Error> {
         tracing::info!("stopping: making all objects clean");
+        self.pacer.let_go();
         let clean = self.shards.shut_down();
         if tokio::time::timeout(SHUTDOWN_TIME, clean).await.is_err() {
             tracing::warn!(
