@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use types::WritePolicy;
 
+use crate::members::Server;
+
 /// Heading of the options that every command has.
 const GLOBAL: &str = "Which cluster, and how to print";
 
@@ -211,8 +213,50 @@ pub(crate) enum OsdVerb {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MrcVerb {
-    /// All metadata servers, each by its own words.
+    /// All metadata servers: what each says of itself, and how far behind it is.
+    #[command(visible_alias = "status")]
     List,
+    /// Make running servers with empty directories voting members, several in one change.
+    Add {
+        /// Its number and where it listens.
+        #[arg(value_name = "ID=HOST:PORT", required = true)]
+        servers: Vec<Server>,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Go on without some servers, which then end.
+    Remove {
+        /// Their numbers.
+        #[arg(value_name = "ID", required = true)]
+        servers: Vec<u64>,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Put a running server with an empty directory into the place of another one, in one change.
+    Replace {
+        /// Number of the one to go.
+        #[arg(value_name = "ID")]
+        old: u64,
+        /// Number and address of the other.
+        #[arg(value_name = "ID=HOST:PORT")]
+        new: Server,
+        #[command(flatten)]
+        patience: Patience,
+    },
+}
+
+/// How long a change of the metadata servers is waited for.
+#[derive(Args, Debug)]
+pub(crate) struct Patience {
+    /// Seconds to wait. What is not done by then goes on with the same command.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+}
+
+impl Patience {
+    pub(crate) const fn time(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.timeout)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -236,6 +280,19 @@ pub(crate) enum PgVerb {
 pub(crate) enum JobVerb {
     /// Servers that are being drained, and placement groups that are not as they should be, with why.
     List,
+    /// How far all of it is, how fast it goes, and how long it takes yet.
+    Show,
+    /// Begin no change of a replica set any more, and copy nothing more for those under way, unless only
+    /// one copy is left.
+    Pause,
+    /// Go on with what was paused.
+    Resume,
+    /// Limit how much is copied. It holds at once, also for what is under way.
+    Limit {
+        /// Bytes per second of all object servers together, as 50MiB; `default` for 32 MiB of each.
+        #[arg(value_name = "RATE", value_parser = crate::jobs::rate)]
+        bytes_per_s: u64,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -339,10 +396,21 @@ mod tests {
             "osd undrain 3",
             "osd remove 3",
             "mrc list",
+            "mrc status",
+            "mrc add 4=10.0.0.4:7101",
+            "mrc add 4=10.0.0.4:7101 5=10.0.0.5:7101 --timeout 60",
+            "mrc remove 3",
+            "mrc remove 3 4",
+            "mrc replace 3 4=10.0.0.4:7101",
             "pg list",
             "pg list --volume v",
             "pg show v 3",
             "job list",
+            "job show",
+            "job pause",
+            "job resume",
+            "job limit 50MiB",
+            "job limit default",
             "doctor",
             "lease list",
             "lease list --limit 5",
@@ -366,6 +434,13 @@ mod tests {
             "volume set v --policy sync",
             "volume create v --quorum most",
             "pg show v x",
+            "job limit",
+            "job limit fast",
+            "mrc add",
+            "mrc add 4",
+            "mrc add 4=a",
+            "mrc remove",
+            "mrc replace 3",
             "volume create v --mode 9",
             "volume create v --replicas 0",
             "volume create v --pgs 0",

@@ -115,6 +115,12 @@ struct Mrc {
     last_log_index: Option<u64>,
     applied_index: Option<u64>,
     checkpoint_index: Option<u64>,
+    /// Whether it counts for majorities, as the leader says.
+    voter: Option<bool>,
+    /// Entries of the log that it lacks, as far as the leader knows.
+    lag_entries: Option<u64>,
+    /// Since it last answered the leader.
+    heard_ms: Option<u64>,
     dir: String,
 }
 
@@ -128,6 +134,9 @@ impl Row for Mrc {
         "log",
         "applied",
         "checkpoint",
+        "votes",
+        "lag",
+        "heard",
         "directory",
     ];
 
@@ -144,6 +153,17 @@ impl Row for Mrc {
             number(self.last_log_index),
             number(self.applied_index),
             number(self.checkpoint_index),
+            match self.voter {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "-",
+            }
+            .to_owned(),
+            number(self.lag_entries),
+            self.heard_ms.map_or_else(
+                || "-".to_owned(),
+                |heard| format!("{} ago", render::millis(heard)),
+            ),
             self.dir.clone(),
         ]
     }
@@ -154,6 +174,7 @@ pub(crate) async fn mrcs(admin: &Admin, found: &Found) -> Result<Done, Failure> 
     let mut known: Vec<mrc::Server> = Vec::new();
     let mut addresses = found.addresses.clone();
     let mut rows: Vec<Mrc> = Vec::new();
+    let mut members: Vec<mrc::MrcMember> = Vec::new();
     let mut missing = Vec::new();
     let mut next = 0;
     // Addresses are added while we go.
@@ -171,6 +192,9 @@ pub(crate) async fn mrcs(admin: &Admin, found: &Found) -> Result<Done, Failure> 
                 }
                 rows.extend(own_words(&address, &mrcs));
                 known.extend(mrcs.servers);
+                if !mrcs.members.is_empty() {
+                    members = mrcs.members;
+                }
             }
             Ok(_) => return Err(odd()),
             Err(error) => missing.push(format!("{address}: {error}")),
@@ -186,6 +210,12 @@ pub(crate) async fn mrcs(admin: &Admin, found: &Found) -> Result<Done, Failure> 
         if rows.iter().all(|row| row.id != server.id) {
             rows.push(row_of(&server, "down"));
         }
+    }
+    for row in &mut rows {
+        let member = members.iter().find(|member| member.id == row.id);
+        row.voter = member.map(|member| member.voter);
+        row.lag_entries = member.and_then(|member| member.lag_entries);
+        row.heard_ms = member.and_then(|member| member.heard_ms);
     }
     rows.sort_by_key(|row| row.id);
     let mut done = render::list(&rows);
@@ -217,6 +247,9 @@ fn row_of(server: &mrc::Server, state: &str) -> Mrc {
         last_log_index: None,
         applied_index: None,
         checkpoint_index: None,
+        voter: None,
+        lag_entries: None,
+        heard_ms: None,
         dir: server.dir.clone(),
     }
 }

@@ -9,6 +9,7 @@ mod hand_over;
 mod jobs;
 mod leases;
 mod lists;
+mod members;
 mod osds;
 mod outcome;
 mod render;
@@ -19,6 +20,7 @@ mod volumes;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use proto::mrc::JobSet;
 use shell::admin::Admin;
 
 use arguments::{
@@ -60,10 +62,10 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Osd(OsdVerb::Drain { osd, no_wait }) => drain::drain(admin, *osd, !no_wait).await,
         Command::Osd(OsdVerb::Undrain { osd }) => drain::undrain(admin, *osd).await,
         Command::Osd(OsdVerb::Remove { osd }) => drain::remove(admin, found, *osd).await,
-        Command::Mrc(MrcVerb::List) => lists::mrcs(admin, found).await,
+        Command::Mrc(verb) => mrc(verb, admin, found).await,
         Command::Pg(PgVerb::List { volume }) => lists::pgs(admin, volume.as_deref()).await,
         Command::Pg(PgVerb::Show { volume, pg }) => lists::pg(admin, volume, *pg).await,
-        Command::Job(JobVerb::List) => jobs::list(admin).await,
+        Command::Job(verb) => job(verb, admin).await,
         Command::Lease(LeaseVerb::List { limit }) => leases::list(admin, *limit).await,
         Command::Lease(LeaseVerb::Show { object }) => leases::show(admin, object).await,
         Command::Lease(LeaseVerb::HandOver { object, to }) => {
@@ -74,5 +76,35 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Scrub(ScrubVerb::Status { osd }) => scrub::status(admin, *osd).await,
         Command::Session(SessionVerb::List) => lists::sessions(admin).await,
         Command::Config(ConfigVerb::Check { file }) => check::run(file),
+    }
+}
+
+async fn mrc(verb: &MrcVerb, admin: &Admin, found: &Found) -> Result<Done, Failure> {
+    match verb {
+        MrcVerb::List => lists::mrcs(admin, found).await,
+        MrcVerb::Add { servers, patience } => {
+            members::change(admin, found, (servers, &[]), patience.time()).await
+        }
+        MrcVerb::Remove { servers, patience } => {
+            members::change(admin, found, (&[], servers), patience.time()).await
+        }
+        MrcVerb::Replace { old, new, patience } => {
+            let wish = (std::slice::from_ref(new), std::slice::from_ref(old));
+            members::change(admin, found, wish, patience.time()).await
+        }
+    }
+}
+
+async fn job(verb: &JobVerb, admin: &Admin) -> Result<Done, Failure> {
+    let set = |paused, limit_bytes_per_s| JobSet {
+        paused,
+        limit_bytes_per_s,
+    };
+    match verb {
+        JobVerb::List => jobs::list(admin).await,
+        JobVerb::Show => jobs::show(admin).await,
+        JobVerb::Pause => jobs::set(admin, set(Some(true), None)).await,
+        JobVerb::Resume => jobs::set(admin, set(Some(false), None)).await,
+        JobVerb::Limit { bytes_per_s } => jobs::set(admin, set(None, Some(*bytes_per_s))).await,
     }
 }

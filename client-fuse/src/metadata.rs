@@ -385,6 +385,16 @@ impl Metadata {
         }
     }
 
+    /// These are all metadata servers that can lead now.
+    pub(crate) fn told(&self, addresses: &[String]) {
+        if addresses.is_empty() {
+            return;
+        }
+        let mut links = lock(&self.links);
+        lock(&self.leader).told(addresses);
+        links.retain(|address, _| addresses.contains(address));
+    }
+
     /// Whom to ask, and whether that one shall pass the request on.
     fn leader_link(&self) -> Option<(String, bool, Arc<MetadataLink>)> {
         let mut links = lock(&self.links);

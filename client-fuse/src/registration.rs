@@ -63,7 +63,10 @@ async fn beat(
         open_inodes: open_inodes.unwrap_or_default(),
     };
     match metadata.ask_in_order(Op::KeepAlive(beat), order).await {
-        Ok(Reply::KeptAlive(kept)) => Some(kept),
+        Ok(Reply::KeptAlive(kept)) => {
+            metadata.told(&kept.mrcs);
+            Some(kept)
+        }
         // Answered or not: the next beat asks again whether something is missing.
         _ => None,
     }

@@ -9,7 +9,10 @@ use proto::mrc::request::Op;
 use proto::mrc::{self, ClusterStatus, Mrcs, Osds, Pgs, Response, Server, Sessions, response};
 use types::{Fault, SessionId, VolumeId};
 
+use crate::config::REPAIR_BYTES_PER_S_EACH;
 use crate::door::{Service, index_fault};
+use crate::log_writer::lock;
+use crate::member_change;
 use crate::membership;
 
 /// Status of the cluster or of the metadata servers, from any of them.
@@ -25,11 +28,16 @@ pub(crate) async fn cluster(service: &Service, op: Option<Op>) -> Reply {
     Ok(Response { reply: Some(reply) })
 }
 
-/// All configured metadata servers; those that don't answer are down.
+/// All members, or before there are any all configured servers; those that don't answer are down.
 async fn metadata_servers(service: &Service) -> Vec<Server> {
     let node = &service.node;
-    let addresses = service.config.addresses();
-    let greetings = membership::hello_all(node, &addresses).await;
+    let members = node.members().into_iter();
+    let members = members.map(|(number, it)| (it.id, node.peers.address(number, &it)));
+    let mut addresses: BTreeMap<u64, String> = members.collect();
+    if addresses.is_empty() {
+        addresses = service.config.addresses();
+    }
+    let greetings = membership::hello_all(node, addresses.clone()).await;
     let servers = addresses.into_iter().map(|(id, address)| {
         let mut server = Server {
             role: "mrc".to_owned(),
@@ -53,9 +61,11 @@ async fn metadata_servers(service: &Service) -> Vec<Server> {
 }
 
 fn metadata_positions(service: &Service, servers: Vec<Server>) -> Mrcs {
+    let members = member_change::known(&service.node);
     let metrics = service.node.raft.metrics();
     let metrics = metrics.borrow_watched();
     Mrcs {
+        members,
         servers,
         term: metrics.current_term,
         last_log_index: metrics.last_log_index.unwrap_or(0),
@@ -97,10 +107,7 @@ fn status(service: &Service, mut servers: Vec<Server>) -> Result<ClusterStatus, 
         pgs_total: pgs.len() as u64,
         pgs_full: full,
         pgs_degraded: pgs.len() as u64 - full,
-        leader: service
-            .node
-            .leader()
-            .map_or_else(String::new, |member| service.node.peers.address(&member)),
+        leader: service.node.leader().unwrap_or_default().1,
         answered_by_leader: service.node.leading().is_ok(),
     })
 }
@@ -111,7 +118,7 @@ pub(crate) fn list(service: &Service, op: &Op) -> Result<Reply, IndexError> {
         Op::OsdList(_) => response::Reply::Osds(Osds {
             osds: osds(service)?,
         }),
-        Op::JobList(_) => response::Reply::Jobs(jobs(service)),
+        Op::JobList(_) => response::Reply::Jobs(jobs(service)?),
         Op::SessionList(_) => response::Reply::Sessions(Sessions {
             sessions: sessions(service)?,
         }),
@@ -176,12 +183,21 @@ fn osds(service: &Service) -> Result<Vec<mrc::Osd>, IndexError> {
 }
 
 /// What the newest plan of the leader found.
-fn jobs(service: &Service) -> mrc::Jobs {
+fn jobs(service: &Service) -> Result<mrc::Jobs, IndexError> {
+    let wanted = query::jobs(&**service.node.index())?;
+    let set = mrc::Jobs {
+        paused: wanted.paused,
+        limit_bytes_per_s: wanted.limit_bytes_per_s,
+        default_bytes_per_s_each: REPAIR_BYTES_PER_S_EACH,
+        rate_bytes_per_s: lock(&service.rate).bytes_per_s(),
+        moved_bytes: service.osds.repaired_bytes(),
+        ..mrc::Jobs::default()
+    };
     let Some(report) = service.redundancy() else {
-        return mrc::Jobs {
+        return Ok(mrc::Jobs {
             unknown: true,
-            ..mrc::Jobs::default()
-        };
+            ..set
+        });
     };
     let notes = report.notes.iter().map(|(group, note)| mrc::PgNote {
         volume: group.volume.0,
@@ -199,15 +215,16 @@ fn jobs(service: &Service) -> mrc::Jobs {
         pgs: left.groups_count as u64,
         bytes: left.bytes,
     });
-    mrc::Jobs {
+    Ok(mrc::Jobs {
+        left_bytes: report.left_bytes,
         pgs_healthy: report.healthy_count as u64,
         pgs_below: report.below_count as u64,
         pgs_changing: report.changing_count as u64,
         pgs_stuck: report.stuck_count as u64,
         notes: notes.collect(),
         draining: draining.collect(),
-        unknown: false,
-    }
+        ..set
+    })
 }
 
 fn pgs(service: &Service, volume: Option<VolumeId>) -> Result<Vec<mrc::Pg>, IndexError> {

@@ -410,8 +410,16 @@ pub(crate) const BOOTSTRAP_PAUSE: Duration = Duration::from_millis(100);
 /// than an election.
 pub(crate) const LEADER_SOON: Duration = Duration::from_secs(2);
 
-/// Entries a joining member may lack when it becomes a voter. 1000: replicated in a moment.
-pub(crate) const JOIN_LAG_ENTRIES_MAX: u64 = 1000;
+/// Pause between two looks of a member whether it still is one. 1 s: it only ends a server that was
+/// removed, or finds one that moved.
+pub(crate) const MEMBER_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long one step of a change of the metadata servers may take until it is said that it is under
+/// way. 1 s: shorter than administrators wait for an answer.
+pub(crate) const MEMBER_STEP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Metadata servers named in one change. 16: all old ones and all new ones.
+pub(crate) const MRC_CHANGE_MAX: usize = 16;
 
 /// Requests of a leader waiting for this follower's Raft. 64: a leader sends a few at once.
 pub(crate) const APPENDS_QUEUED_MAX: usize = 64;
@@ -448,6 +456,18 @@ pub(crate) const PLAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The same while one changes. 200 ms: the servers concerned say at once that they have everything.
 pub(crate) const PLAN_AFTER_ACT: Duration = Duration::from_millis(200);
+
+/// Bytes per second that each object server sends to bring copies up, if no limit was set. 32 MiB: a quarter
+/// of a link of 1 Gbit/s, which leaves room for clients.
+pub(crate) const REPAIR_BYTES_PER_S_EACH: u64 = 32 << 20;
+
+/// Least part of a limit that one object server gets, in bytes per second. 256 KiB: some repairs each
+/// second, so that none waits for a minute.
+pub(crate) const PACE_LEAST_BYTES_PER_S: u64 = 256 << 10;
+
+/// Time over which the rate of copying is measured. 10 s: long enough for servers that report twice per
+/// second, short enough to see what a new limit does.
+pub(crate) const RATE_WINDOW: Duration = Duration::from_secs(10);
 
 /// Changes of replica sets begun or ended in one look. 64: each is a command of the log, and clients'
 /// changes wait behind them.

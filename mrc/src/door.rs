@@ -18,8 +18,10 @@ use crate::consensus::LeaderId;
 use crate::disk::Disk;
 use crate::forward::Forwarder;
 use crate::grants::Grants;
+use crate::member_change;
 use crate::node::{Node, NotNow, no_leader};
 use crate::osds::{MapCache, Osds};
+use crate::pacing::{Planned, Rate};
 use crate::sessions::Sessions;
 
 /// Everything the service works with.
@@ -34,6 +36,10 @@ pub(crate) struct Service {
     pub forwarder: Forwarder,
     /// What the newest plan of this leader found.
     pub redundancy: Mutex<Option<Arc<planner::Report>>>,
+    /// What object servers are told of how fast to bring copies up.
+    pub pacing: Mutex<Planned>,
+    /// How fast they did lately.
+    pub rate: Mutex<Rate>,
 }
 
 /// On what grounds this server answers as the leader.
@@ -65,6 +71,8 @@ impl Service {
             disk,
             forwarder: Forwarder::new(identity.clone()),
             redundancy: Mutex::default(),
+            pacing: Mutex::default(),
+            rate: Mutex::default(),
         })
     }
 
@@ -301,10 +309,13 @@ impl Service {
         let complete = keep.complete && keep.registered_term == leader.term;
         let open = complete.then(|| keep.open_inodes.iter().copied().map(Inode).collect());
         let register = self.sessions.keep_alive(session, open, order)?;
+        let mrcs = self.node.voter_addresses();
+        self.sessions.told(session, &mrcs);
         Ok(Response {
             reply: Some(response::Reply::KeptAlive(mrc::KeptAlive {
                 term: leader.term,
                 register,
+                mrcs,
             })),
         })
     }
@@ -380,6 +391,23 @@ impl Handler for Door {
                 let service = Arc::clone(service);
                 tokio::spawn(async move {
                     answer(responder, admin::cluster(&service, request.op).await);
+                });
+                return;
+            }
+            Some(Op::MrcChange(change)) => {
+                let (service, change) = (Arc::clone(service), change.clone());
+                let caller = from.caller().role;
+                tokio::spawn(async move {
+                    answer(
+                        responder,
+                        match caller {
+                            Role::Admin => member_change::change(&service, &change).await,
+                            _ => Err(Fault::surface(
+                                libc::EPERM,
+                                "only administrators change the metadata servers",
+                            )),
+                        },
+                    );
                 });
                 return;
             }

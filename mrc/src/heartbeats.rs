@@ -10,6 +10,7 @@ use types::OsdId;
 
 use crate::consensus::LeaderId;
 use crate::door::{Service, answer, index_fault};
+use crate::log_writer::lock;
 
 impl Service {
     /// Takes a report and answers with the map, if it has changed.
@@ -81,16 +82,24 @@ impl Service {
             .get(&**self.node.index())
             .map_err(|error| index_fault(&error))?;
         let wall_ns = shell::clock::wall().0;
+        let mrcs = self.node.voter_addresses();
+        self.osds.told(OsdId(beat.osd), &mrcs);
+        let pacing = lock(&self.pacing).clone();
+        let pace = pacing.map(|pacing| pacing.of(OsdId(beat.osd)));
         let answer = if map.version == beat.map_version {
             mrc::OsdMap {
                 version: map.version,
                 wall_ns,
+                mrcs,
+                pace,
                 ..mrc::OsdMap::default()
             }
         } else {
             mrc::OsdMap {
                 changed: true,
                 wall_ns,
+                mrcs,
+                pace,
                 ..map.whole.clone()
             }
         };

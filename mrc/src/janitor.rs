@@ -24,7 +24,7 @@ use crate::config::{
     REAP_INODES_MAX, SETTLE_ROUND_TIMEOUT,
 };
 use crate::door::Service;
-use crate::membership;
+use crate::member_change;
 use crate::osd_links::OsdLinks;
 
 /// Runs until `stopped`.
@@ -103,7 +103,7 @@ impl Janitor {
         };
         let index = Arc::clone(self.service.node.index());
         self.service.sessions.enter(leader, &*index)?;
-        membership::finish_change(&self.service.node).await;
+        member_change::finish_change(&self.service.node).await;
         // Servers that don't answer must not keep the janitor from everything else.
         let settling = self.settle_sessions(&mut progress.settling);
         if let Ok(settled) = tokio::time::timeout(SETTLE_ROUND_TIMEOUT, settling).await {

@@ -19,11 +19,14 @@ mod log_store;
 #[cfg(test)]
 mod log_tests;
 mod log_writer;
+mod member_change;
+mod members;
 mod membership;
 mod metrics;
 mod node;
 mod osd_links;
 mod osds;
+mod pacing;
 mod promises;
 mod raft_door;
 mod raft_link;

@@ -1,25 +1,26 @@
-//! How a set of servers becomes a cluster, and how a server that lost its disk comes back.
+//! How a set of servers becomes a cluster, and how each of them sees to it that it is a member.
 //!
 //! A cluster is formed once, by the configured server with the lowest id, when all configured
 //! servers are up and none has ever logged anything. A server with a fresh directory that meets
 //! one with a log asks the leader to join. It has a new Raft number, so nobody takes it for the
-//! member that promised its vote; the leader brings it up to date as a learner and then replaces
-//! the old member by it in one change of the membership.
+//! member that promised its vote; if it is the successor of a member, the leader brings it up to date
+//! as a learner and then replaces the old member by it in one change of the membership
+//! (`member_change`). Else it waits until an administrator adds it. A server that is told that it was
+//! removed ends.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::{ChangeMembers, Instant as _};
 use proto::raft::request::Op;
 use proto::raft::{Greeting, Hello, Join, Request, Response};
-use shell::link::{Payload, Responder};
-use types::Fault;
+use shell::link::{CallError, Payload};
+use types::Remedy;
 
-use crate::config::{BOOTSTRAP_PAUSE, HELLO_TIMEOUT, JOIN_LAG_ENTRIES_MAX, LEADER_SOON};
+use crate::config::{BOOTSTRAP_PAUSE, HELLO_TIMEOUT, LEADER_SOON, MEMBER_PAUSE};
 use crate::consensus::Member;
-use crate::node::{Node, NotNow};
+use crate::node::Node;
 
 /// Asks one server to introduce itself.
 pub(crate) async fn hello(node: &Node, address: &str) -> Option<Greeting> {
@@ -33,17 +34,20 @@ pub(crate) async fn hello(node: &Node, address: &str) -> Option<Greeting> {
     response.greeting
 }
 
-/// Asks all other configured servers at once; who does not answer is absent.
-pub(crate) async fn hello_all(node: &Node, addresses: &BTreeMap<u64, String>) -> Vec<Greeting> {
-    let others = addresses.iter().filter(|(id, _)| **id != node.me.id);
+/// Asks all other servers at once, by id and address; who does not answer is absent.
+pub(crate) async fn hello_all(
+    node: &Node,
+    servers: impl IntoIterator<Item = (u64, String)>,
+) -> Vec<Greeting> {
+    let others = servers.into_iter().filter(|(id, _)| *id != node.me.id);
     let asked = others.map(|(id, address)| async move {
-        let greeting = hello(node, address).await?;
-        if greeting.id != *id {
-            tracing::warn!(
+        let greeting = hello(node, &address).await?;
+        if greeting.id != id {
+            tracing::debug!(
                 address,
                 expected = id,
                 found = greeting.id,
-                "another metadata server answers at this address; check `members`"
+                "another metadata server answers at this address"
             );
             return None;
         }
@@ -56,34 +60,60 @@ pub(crate) async fn hello_all(node: &Node, addresses: &BTreeMap<u64, String>) ->
         .collect()
 }
 
-/// Makes this server a member, however long that takes; returns at once if it is one.
-pub(crate) async fn bootstrap(node: &Arc<Node>, addresses: &BTreeMap<u64, String>) {
-    let number = node.log.number();
-    let mut told = false;
+/// Everybody who may be a metadata server, by id and address: the configured ones and the members.
+fn everybody(node: &Node, configured: &BTreeMap<u64, String>) -> BTreeSet<(u64, String)> {
+    let configured = configured.iter().map(|(id, it)| (*id, it.clone()));
+    let members = node.members().into_iter();
+    let members = members.map(|(_, member)| (member.id, member.address));
+    configured.chain(members).collect()
+}
+
+/// Looks for ever whether this server is a member, and makes it one if it may be. Ends only a server
+/// that is to be none any more, by way of [`Node::removed`].
+pub(crate) async fn belong(node: &Arc<Node>, configured: &BTreeMap<u64, String>) -> Infallible {
+    let mut told = String::new();
     loop {
-        if node.raft.voter_ids().any(|voter| voter == number) {
-            return;
-        }
-        let greetings = hello_all(node, addresses).await;
-        if let Some(member) = greetings.iter().find(|greeting| !greeting.pristine) {
-            ask_to_join(node, addresses, member).await;
-        } else if greetings.len() + 1 == addresses.len() && node.log.is_pristine() {
-            // The others get the membership from this one; a second one would be another cluster.
-            if addresses.keys().next() == Some(&node.me.id) {
-                form(node, addresses, &greetings).await;
+        if node.is_voter() {
+            if let Err(error) = node.note_voter() {
+                tracing::warn!(%error, "can't note that this server is a voter");
             }
-        } else if !told && node.log.is_pristine() {
-            let absent = addresses.iter().filter(|(id, _)| {
-                **id != node.me.id && !greetings.iter().any(|greeting| greeting.id == **id)
-            });
+            // Who follows a leader that goes on without it does not hear from it any more.
+            let led = node.leader().map(|(leader, address)| (leader.id, address));
+            let member = match led {
+                Some((leader, _)) if leader == node.me.id => true,
+                Some((_, address)) => ask_to_join(node, &address, &mut told).await,
+                None => false,
+            };
+            if member {
+                tokio::time::sleep(MEMBER_PAUSE).await;
+                continue;
+            }
+        }
+        let greetings = hello_all(node, everybody(node, configured)).await;
+        let answers = greetings.iter().map(|greeting| greeting.id);
+        let answers: BTreeSet<u64> = answers.collect();
+        if greetings.iter().any(|greeting| !greeting.pristine) {
+            if let Some(led) = greetings.iter().find(|it| !it.leader_address.is_empty()) {
+                ask_to_join(node, &led.leader_address, &mut told).await;
+            }
+        } else if !node.log.is_pristine() {
+            // The others lost their logs, or are not there.
+        } else if answers.len() + 1 == configured.len() {
+            // The others get the membership from this one; a second one would be another cluster.
+            if configured.keys().next() == Some(&node.me.id) {
+                form(node, configured, &greetings).await;
+            }
+        } else if told.is_empty() {
+            let absent = configured.iter();
+            let absent = absent.filter(|(id, _)| **id != node.me.id && !answers.contains(id));
             let absent: Vec<_> = absent
                 .map(|(id, address)| format!("mrc {id} at {address}"))
                 .collect();
+            told = absent.join(", ");
             tracing::info!(
-                absent = absent.join(", "),
+                absent = told,
                 "waiting for all metadata servers, to form the cluster"
             );
-            told = true;
         }
         tokio::time::sleep(BOOTSTRAP_PAUSE).await;
     }
@@ -140,139 +170,59 @@ async fn form(node: &Node, addresses: &BTreeMap<u64, String>, greetings: &[Greet
     }
 }
 
-async fn ask_to_join(node: &Node, addresses: &BTreeMap<u64, String>, member: &Greeting) {
-    let Some(address) = addresses.get(&member.leader) else {
-        return;
-    };
+/// Asks the leader to be a member; true if this server is one that votes.
+async fn ask_to_join(node: &Node, leader: &str, told: &mut String) -> bool {
     let request = Request {
         target: 0,
         op: Some(Op::Join(Join {
             id: node.me.id,
             address: node.me.address.clone(),
             number: node.log.number(),
+            fresh: node.is_fresh(),
         })),
     };
-    let link = node.peers.link(address);
+    let link = node.peers.link(leader);
     let asked = link.call(&request, Payload::none(), HELLO_TIMEOUT);
     let answer: Result<(Response, _), _> = asked.await;
-    if let Err(error) = answer {
-        tracing::debug!(%error, leader = member.leader, "could not ask to join");
-    }
-}
-
-/// Answers a server that wants to be a member: yes, or begins or goes on with making it one.
-pub(crate) fn join(node: Arc<Node>, join: Join, responder: Responder) {
-    if let Err(NotNow::Elsewhere(fault)) = node.leading() {
-        return responder.fault(fault);
-    }
-    tokio::spawn(async move {
-        match admit(&node, &join).await {
-            Ok(joined) => {
-                let response = Response {
-                    greeting: None,
-                    joined,
-                };
-                responder.ok(&response, Payload::none());
+    match answer {
+        Ok((response, _)) => return response.joined,
+        Err(CallError::Fault(fault)) if fault.remedy == Remedy::Surface => {
+            if !node.is_fresh() {
+                node.removed.send_replace(Some(fault.message));
+            } else if *told != fault.message {
+                tracing::warn!(why = %fault.message, "not a member of the metadata cluster yet");
+                *told = fault.message;
             }
-            Err(fault) => responder.fault(fault),
         }
-    });
+        Err(error) => tracing::debug!(%error, leader, "could not ask to join"),
+    }
+    false
 }
 
-/// One step towards membership; true when there is none left.
-async fn admit(node: &Node, join: &Join) -> Result<bool, Fault> {
-    let metrics = node.raft.metrics().borrow_watched().clone();
-    let membership = metrics.membership_config.membership();
-    if membership.voter_ids().any(|voter| voter == join.number) {
-        return Ok(membership.get_joint_config().len() == 1);
-    }
-    let silent = |number: &u64| {
-        let heard = metrics
-            .heartbeat
-            .as_ref()
-            .and_then(|heard| heard.get(number).copied().flatten());
-        heard.is_none_or(|heard| heard.elapsed() > 2 * node.lease())
-    };
-    let mut same_id = membership.voter_ids().filter(|voter| {
-        membership
-            .get_node(voter)
-            .is_some_and(|member| member.id == join.id)
-    });
-    if join.id == node.me.id || same_id.any(|voter| !silent(&voter)) {
-        return Err(Fault::retry(format!(
-            "metadata server {} is alive with another directory; give each server its own id",
-            join.id
-        )));
-    }
-    // One at a time: changes of the membership exclude each other anyway.
-    if node.admitting.swap(true, Ordering::Relaxed) {
-        return Ok(false);
-    }
-    let result = async {
-        if membership.get_node(&join.number).is_none() {
-            tracing::info!(
-                id = join.id,
-                "a metadata server with a fresh directory joins"
-            );
-            let member = Member {
-                id: join.id,
-                address: join.address.clone(),
+/// Finds out for ever who is reached at another address than the membership says: an operator may
+/// move a server, by the configuration of all.
+pub(crate) async fn find_moved(node: &Node, configured: &BTreeMap<u64, String>) -> Infallible {
+    loop {
+        let members = node.members();
+        for (number, member) in &members {
+            let elsewhere = configured.get(&member.id);
+            let Some(elsewhere) = elsewhere.filter(|it| **it != member.address) else {
+                continue;
             };
-            let added = node.raft.add_learner(join.number, member, false).await;
-            added.map_err(|error| Fault::retry(error.to_string()))?;
-            return Ok(false);
+            if *number == node.log.number() {
+                node.peers.reached(*number, elsewhere);
+                continue;
+            }
+            for address in [elsewhere, &member.address] {
+                let greeting = hello(node, address).await;
+                if greeting.is_some_and(|greeting| greeting.number == *number) {
+                    node.peers.reached(*number, address);
+                    break;
+                }
+            }
         }
-        let matching = metrics
-            .replication
-            .as_ref()
-            .and_then(|replication| replication.get(&join.number).cloned().flatten())
-            .map(|id| id.index);
-        let last = metrics.last_log_index.unwrap_or(0);
-        if matching.is_none_or(|matching| matching + JOIN_LAG_ENTRIES_MAX < last) {
-            return Ok(false);
-        }
-        // Whoever had this id before is gone with its directory.
-        let voters: BTreeSet<u64> = membership
-            .voter_ids()
-            .filter(|voter| {
-                membership
-                    .get_node(voter)
-                    .is_some_and(|member| member.id != join.id)
-            })
-            .chain([join.number])
-            .collect();
-        let replaced = node
-            .raft
-            .change_membership(ChangeMembers::ReplaceAllVoters(voters), false)
-            .await;
-        replaced.map_err(|error| Fault::retry(error.to_string()))?;
-        tracing::info!(id = join.id, "the metadata server is a voter");
-        Ok(true)
+        let members = members.iter().map(|(number, member)| (*number, member));
+        node.peers.keep(members, configured.values());
+        tokio::time::sleep(MEMBER_PAUSE).await;
     }
-    .await;
-    node.admitting.store(false, Ordering::Relaxed);
-    result
-}
-
-/// Ends a change of the membership that a leader before this one left half done: until then
-/// majorities of the old and the new members are needed.
-pub(crate) async fn finish_change(node: &Node) {
-    let joint = {
-        let metrics = node.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics
-            .membership_config
-            .membership()
-            .get_joint_config()
-            .len()
-            > 1
-    };
-    if !joint || node.admitting.swap(true, Ordering::Relaxed) {
-        return;
-    }
-    let nobody = ChangeMembers::AddVoterIds(BTreeSet::new());
-    if let Err(error) = node.raft.change_membership(nobody, false).await {
-        tracing::debug!(%error, "could not finish a change of the membership yet");
-    }
-    node.admitting.store(false, Ordering::Relaxed);
 }

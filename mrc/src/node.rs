@@ -1,7 +1,9 @@
 //! This server's part in Raft: proposing, knowing whether it may answer reads, who leads.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -14,12 +16,14 @@ use openraft::{Instant as _, Raft, ServerState, SnapshotPolicy};
 use prost::Message as _;
 use proto::index::Command;
 use proto::index::command::Op;
+use tokio::sync::watch;
 use types::{Fault, Remedy, UnixNanos};
 
 use crate::config::{Config, PROPOSAL_BYTES_MAX, PROPOSALS_IN_FLIGHT_MAX, READ_INDEX_TIMEOUT};
 use crate::consensus::{Answer, LeaderId, Member, Proposal, TypeConfig};
 use crate::index_buffer::BufferedIndex;
 use crate::log_store::LogStore;
+use crate::log_writer::lock;
 use crate::raft_link::Peers;
 use crate::state_machine::StateMachine;
 
@@ -65,7 +69,17 @@ pub(crate) struct Node {
     last_time: AtomicI64,
     sleep: Sleep,
     /// A membership change is in progress.
-    pub admitting: AtomicBool,
+    pub admitting: Arc<AtomicBool>,
+    /// Names the log with which this server was a voter.
+    voter_file: PathBuf,
+    voted: AtomicBool,
+    /// Why this server is no member any more: it was removed or replaced.
+    pub removed: watch::Sender<Option<String>>,
+    /// The leadership that this server has begun to hand over: from then on others may be elected
+    /// although they promised a lease.
+    handed_over: Mutex<Option<LeaderId>>,
+    /// The newest leadership of this server, and since when it was seen.
+    leads: Mutex<Option<(LeaderId, Instant)>>,
 }
 
 /// Counts one proposal until it is answered or dropped.
@@ -95,10 +109,12 @@ impl Node {
         peers: Peers,
         config: &Config,
     ) -> Arc<Self> {
-        let address = peers.address(&Member {
-            id: config.id,
-            address: config.listen.to_string(),
-        });
+        let voter_file = config.dir.join("voter");
+        let noted = std::fs::read(&voter_file).unwrap_or_default();
+        let voted = noted == voter_number(log.number()).as_bytes();
+        let addresses = config.addresses();
+        let address = addresses.get(&config.id).cloned();
+        let address = address.unwrap_or_else(|| config.listen.to_string());
         Arc::new(Self {
             log,
             machine,
@@ -109,7 +125,12 @@ impl Node {
             lease: config.lease(),
             in_flight: Arc::default(),
             last_time: AtomicI64::new(0),
-            admitting: AtomicBool::new(false),
+            admitting: Arc::default(),
+            removed: watch::Sender::new(None),
+            voted: AtomicBool::new(voted),
+            voter_file,
+            handed_over: Mutex::new(None),
+            leads: Mutex::new(None),
             sleep: Sleep::new(),
             peers,
             raft,
@@ -152,7 +173,7 @@ impl Node {
             });
             return Err(NotNow::Elsewhere(match current {
                 Some((number, member)) if number != metrics.id => {
-                    redirect(&self.peers.address(member))
+                    redirect(&self.peers.address(number, member))
                 }
                 _ => no_leader(),
             }));
@@ -168,7 +189,8 @@ impl Node {
             .last_quorum_acked
             .is_some_and(|acked| acked.elapsed() < self.lease.mul_f64(0.9));
         drop(metrics);
-        let trusted = alone || (fresh && !self.sleep.happened_within(self.lease));
+        let kept = *lock(&self.handed_over) != Some(leader);
+        let trusted = alone || (fresh && kept && !self.sleep.happened_within(self.lease));
         if !trusted || self.machine.applied().map(|id| id.leader_id) != Some(leader) {
             return Err(NotNow::Unproved);
         }
@@ -221,9 +243,11 @@ impl Node {
                 on_reply(match result {
                     Ok(written) => written.data.0,
                     Err(ClientWriteError::ForwardToLeader(forward)) => {
-                        Err(match &forward.leader_node {
-                            Some(member) => redirect(&peers.address(member)),
-                            None => no_leader(),
+                        Err(match (forward.leader_id, &forward.leader_node) {
+                            (Some(number), Some(member)) => {
+                                redirect(&peers.address(number, member))
+                            }
+                            _ => no_leader(),
                         })
                     }
                     Err(error) => Err(Fault::retry(error.to_string())),
@@ -263,13 +287,78 @@ impl Node {
         }
     }
 
-    /// The member that leads, as far as this server knows.
-    pub(crate) fn leader(&self) -> Option<Member> {
+    /// Number and address of the member that leads, as far as this server knows.
+    pub(crate) fn leader(&self) -> Option<(Member, String)> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        membership.get_node(&metrics.current_leader?).cloned()
+        let number = metrics.current_leader?;
+        let member = membership.get_node(&number)?;
+        Some((member.clone(), self.peers.address(number, member)))
     }
+
+    /// Voters and learners by number, as this server's log has them.
+    pub(crate) fn members(&self) -> BTreeMap<u64, Member> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.membership().nodes();
+        nodes.map(|(number, it)| (*number, it.clone())).collect()
+    }
+
+    /// Where each server is reached that can lead, in order.
+    pub(crate) fn voter_addresses(&self) -> Vec<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let addresses = membership.voter_ids().filter_map(|number| {
+            let member = membership.get_node(&number)?;
+            Some(self.peers.address(number, member))
+        });
+        let addresses: BTreeSet<String> = addresses.collect();
+        addresses.into_iter().collect()
+    }
+
+    /// This server is a voter as far as its log goes.
+    pub(crate) fn is_voter(&self) -> bool {
+        let number = self.log.number();
+        self.raft.voter_ids().any(|voter| voter == number)
+    }
+
+    /// This server has never been a voter: it may become a member although its log is not empty.
+    pub(crate) fn is_fresh(&self) -> bool {
+        !self.voted.load(Ordering::Relaxed) && !self.is_voter()
+    }
+
+    /// Remembers for good that this server is a voter.
+    pub(crate) fn note_voter(&self) -> std::io::Result<()> {
+        if !self.voted.load(Ordering::Relaxed) {
+            let number = voter_number(self.log.number());
+            shell::statedir::replace_file(&self.voter_file, number.as_bytes())?;
+            self.voted.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// For how long this server has been seen to lead.
+    pub(crate) fn leads_for(&self, leader: LeaderId) -> Duration {
+        let mut leads = lock(&self.leads);
+        match *leads {
+            Some((id, since)) if id == leader => since.elapsed(),
+            _ => leads.insert((leader, Instant::now())).1.elapsed(),
+        }
+    }
+
+    /// Has another voter lead. From before that on this server's lease counts for nothing: those who
+    /// gave it are told that they may elect the other.
+    pub(crate) async fn hand_over(&self, leader: LeaderId, to: u64) -> Result<(), Fault> {
+        *lock(&self.handed_over) = Some(leader);
+        let handed = self.raft.trigger().transfer_leader(to).await;
+        handed.map_err(|error| Fault::retry(error.to_string()))
+    }
+}
+
+fn voter_number(number: u64) -> String {
+    format!("{number:016x}\n")
 }
 
 /// Starts work that begins by putting something into a queue, which there is room for but for a

@@ -1,6 +1,7 @@
 //! What the leader remembers of object servers: when they were heard and what they reported.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,12 @@ use crate::log_writer::lock;
 
 /// Object servers as the leader knows them.
 #[derive(Debug, Default)]
-pub(crate) struct Osds(Mutex<HashMap<OsdId, Soft>>, Mutex<Option<Leadership>>);
+pub(crate) struct Osds(
+    Mutex<HashMap<OsdId, Soft>>,
+    Mutex<Option<Leadership>>,
+    /// Bytes that servers have sent to bring copies up, as far as it was heard.
+    AtomicU64,
+);
 
 /// Who leads, and since when as far as this server has seen.
 type Leadership = (LeaderId, Instant);
@@ -28,6 +34,10 @@ struct Soft {
     file_system: String,
     /// Version of the map it has taken.
     map_version: u64,
+    /// Addresses of metadata servers that it was told last.
+    told: Vec<String>,
+    /// Bytes it had sent to bring copies up.
+    repaired_bytes: u64,
     reports: HashMap<(u64, u32), PgReport>,
 }
 
@@ -111,9 +121,40 @@ impl Osds {
             free_bytes: beat.free_bytes,
             file_system: beat.file_system.clone(),
             map_version: beat.map_version,
+            told: Vec::new(),
+            repaired_bytes: beat.repaired_bytes,
             reports: reports.collect(),
         };
-        lock(&self.0).insert(OsdId(beat.osd), soft);
+        let mut osds = lock(&self.0);
+        if let Some(before) = osds.insert(OsdId(beat.osd), soft)
+            && let Some(soft) = osds.get_mut(&OsdId(beat.osd))
+            && before.store_uuid == soft.store_uuid
+        {
+            soft.told = before.told;
+            // Less than before: it was restarted.
+            let sent = soft.repaired_bytes.checked_sub(before.repaired_bytes);
+            self.2
+                .fetch_add(sent.unwrap_or(soft.repaired_bytes), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that servers have sent to bring copies up since this server was heard of first.
+    pub(crate) fn repaired_bytes(&self) -> u64 {
+        self.2.load(Ordering::Relaxed)
+    }
+
+    /// The server was told these addresses of metadata servers.
+    pub(crate) fn told(&self, osd: OsdId, addresses: &[String]) {
+        if let Some(soft) = lock(&self.0).get_mut(&osd) {
+            addresses.clone_into(&mut soft.told);
+        }
+    }
+
+    /// How many servers that are up were told others, or nothing yet by this leader.
+    pub(crate) fn untold(&self, addresses: &[String], timeout: Duration) -> usize {
+        let osds = lock(&self.0);
+        let up = osds.values().filter(|soft| soft.heard.elapsed() < timeout);
+        up.filter(|soft| soft.told != addresses).count()
     }
 
     /// `None`: not since this server leads.

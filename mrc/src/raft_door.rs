@@ -17,7 +17,7 @@ use crate::checkpoint::{self, Receiving};
 use crate::config::APPENDS_QUEUED_MAX;
 use crate::consensus::{CheckpointMeta, Vote};
 use crate::log_writer::lock;
-use crate::membership;
+use crate::member_change;
 use crate::node::{Node, Silence, start};
 use crate::state_machine::{Checkpoint, Snapshot};
 
@@ -98,21 +98,25 @@ impl RaftDoor {
             Op::CheckpointPart(part) => self.part(part.transfer, part.number, payload, responder),
             Op::CheckpointEnd(end) => self.end(&end, responder),
             Op::Hello(_) => responder.ok(&self.greeting(), Payload::none()),
-            Op::Join(join) => membership::join(Arc::clone(&self.node), join, responder),
+            Op::Join(join) => member_change::join(Arc::clone(&self.node), join, responder),
         }
         Ok(())
     }
 
     fn greeting(&self) -> Response {
+        let (leader, leader_address) = self.node.leader().unwrap_or_default();
+        let pristine = self.node.log.is_pristine();
         Response {
             greeting: Some(Greeting {
                 id: self.node.me.id,
                 number: self.node.log.number(),
-                pristine: self.node.log.is_pristine(),
+                pristine,
                 pid: u64::from(std::process::id()),
                 dir: self.dir.display().to_string(),
                 state: self.node.state().to_owned(),
-                leader: self.node.leader().map_or(0, |member| member.id),
+                leader: leader.id,
+                leader_address,
+                fresh: self.node.is_fresh(),
             }),
             joined: false,
         }

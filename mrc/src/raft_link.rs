@@ -1,6 +1,6 @@
 //! Raft's messages over links: the calling side.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,28 +39,48 @@ type Rpc = RPCError<TypeConfig>;
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
     identity: Identity,
-    /// Addresses from the configuration win over those in the membership: an operator may move a
-    /// server.
-    addresses: Arc<BTreeMap<u64, String>>,
+    /// Where members were found that are not where the membership says, by number.
+    moved: Arc<Mutex<BTreeMap<u64, String>>>,
     links: Arc<Mutex<BTreeMap<String, Arc<Link>>>>,
 }
 
 impl Peers {
-    pub(crate) fn new(identity: Identity, addresses: BTreeMap<u64, String>) -> Self {
+    pub(crate) fn new(identity: Identity) -> Self {
         Self {
             identity,
-            addresses: Arc::new(addresses),
+            moved: Arc::default(),
             links: Arc::default(),
         }
     }
 
-    pub(crate) fn address(&self, member: &Member) -> String {
-        self.addresses
-            .get(&member.id)
-            .map_or_else(|| member.address.clone(), Clone::clone)
+    /// Where a member is reached.
+    pub(crate) fn address(&self, number: u64, member: &Member) -> String {
+        let moved = lock(&self.moved).get(&number).cloned();
+        moved.unwrap_or_else(|| member.address.clone())
     }
 
-    /// The link to an address; there are no more of them than addresses ever configured.
+    /// A member was found here.
+    pub(crate) fn reached(&self, number: u64, address: &str) {
+        lock(&self.moved).insert(number, address.to_owned());
+    }
+
+    /// Lets go of links to addresses that are no member's any more, and not configured.
+    pub(crate) fn keep<'a>(
+        &self,
+        members: impl Iterator<Item = (u64, &'a Member)>,
+        configured: impl Iterator<Item = &'a String>,
+    ) {
+        let members: BTreeMap<u64, &Member> = members.collect();
+        lock(&self.moved).retain(|number, _| members.contains_key(number));
+        let mut used: BTreeSet<String> = configured.cloned().collect();
+        for (number, member) in members {
+            used.insert(member.address.clone());
+            used.insert(self.address(number, member));
+        }
+        lock(&self.links).retain(|address, _| used.contains(address));
+    }
+
+    /// The link to an address. Those of nobody are let go of by [`keep`](Self::keep).
     pub(crate) fn link(&self, address: &str) -> Arc<Link> {
         let mut links = lock(&self.links);
         let link = links.entry(address.to_owned()).or_insert_with(|| {
@@ -81,7 +101,8 @@ impl RaftNetworkFactory<TypeConfig> for Peers {
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
         Peer {
             target,
-            link: self.link(&self.address(node)),
+            member: node.clone(),
+            peers: self.clone(),
         }
     }
 }
@@ -90,10 +111,16 @@ impl RaftNetworkFactory<TypeConfig> for Peers {
 #[derive(Debug)]
 pub(crate) struct Peer {
     target: u64,
-    link: Arc<Link>,
+    member: Member,
+    peers: Peers,
 }
 
 impl Peer {
+    fn link(&self) -> Arc<Link> {
+        let address = self.peers.address(self.target, &self.member);
+        self.peers.link(&address)
+    }
+
     async fn call<A: DeserializeOwned>(
         &self,
         op: Op,
@@ -106,7 +133,7 @@ impl Peer {
             op: Some(op),
         };
         let answer: Result<(Response, Payload), CallError> =
-            self.link.call(&request, payload, timeout).await;
+            self.link().call(&request, payload, timeout).await;
         decode(answer.map_err(|error| refused(&error))?.1)
     }
 
@@ -120,7 +147,7 @@ impl Peer {
             target: self.target,
             op: Some(Op::Append(Append {})),
         };
-        self.link
+        self.link()
             .send(&message, payload, APPEND_TIMEOUT, move |outcome| {
                 let outcome = match outcome {
                     Ok((_, payload)) => payload.verified().map_err(|fault| broken(&fault.message)),
@@ -167,7 +194,7 @@ impl Peer {
                 })),
             };
             let sent: Result<(Response, Payload), CallError> = self
-                .link
+                .link()
                 .call(&request, Payload::of(part), CHECKPOINT_PART_TIMEOUT)
                 .await;
             sent.map_err(|error| refused(&error))?;

@@ -8,12 +8,14 @@ use std::time::Duration;
 use mrc_core::{IndexError, IndexRead, query};
 use planner::{Act, Group, Limits, Picture, Report, Server, State, Wish};
 use proto::index::command::Op;
-use proto::index::{ChangePg, EndPgChange};
+use proto::index::{ChangePg, EndPgChange, JobsRecord, OsdDown};
 use shell::clock::boottime;
-use types::{Instant, OsdId, PgId, PgKey, VolumeId};
+use types::{Instant, OsdId, PgId, PgKey, UnixNanos, VolumeId};
 
 use crate::config::{PLAN_AFTER_ACT, PLAN_INTERVAL, PLANNED_ACTS_MAX};
 use crate::door::Service;
+use crate::log_writer::lock;
+use crate::pacing::{Pacing, Rate};
 
 /// Runs for ever; does something only while this server leads.
 pub(crate) async fn run(service: Arc<Service>) {
@@ -37,6 +39,8 @@ pub(crate) async fn run(service: Arc<Service>) {
 async fn round(service: &Service) -> Result<bool, IndexError> {
     let Ok(leader) = service.node.leading() else {
         service.set_redundancy(None);
+        *lock(&service.pacing) = None;
+        *lock(&service.rate) = Rate::default();
         return Ok(false);
     };
     let since = service.osds.leads_since(leader);
@@ -45,14 +49,65 @@ async fn round(service: &Service) -> Result<bool, IndexError> {
         return Ok(false);
     }
     let index = Arc::clone(service.node.index());
+    let silent = fallen_silent(service, &*index)?;
+    note_down(service, silent).await;
     let picture = picture(service, &*index, since)?;
-    let plan = planner::plan(&picture, boottime(), &service.config.limits());
+    let jobs = query::jobs(&*index)?;
+    pace(service, &*index, &picture, &jobs)?;
+    let limits = Limits {
+        paused: jobs.paused,
+        ..service.config.limits()
+    };
+    let plan = planner::plan(&picture, boottime(), &limits);
     let busy = plan.report.changing_count > 0 || !plan.acts.is_empty();
     service.set_redundancy(Some(plan.report));
     for act in plan.acts.into_iter().take(PLANNED_ACTS_MAX) {
         perform(service, &act).await?;
     }
     Ok(busy)
+}
+
+/// Servers that fell silent, which is not noted yet.
+fn fallen_silent(service: &Service, index: &dyn IndexRead) -> Result<Vec<OsdId>, IndexError> {
+    let timeout = service.config.osd_timeout();
+    let known = query::osds(index)?.into_iter();
+    let silent = known.filter(|(osd, record)| {
+        let heard = service.osds.get(*osd, timeout);
+        record.down_since_ns == 0 && !heard.is_some_and(|heard| heard.up)
+    });
+    let silent = silent.map(|(osd, _)| osd);
+    Ok(silent.take(PLANNED_ACTS_MAX).collect())
+}
+
+/// Remembers that they are, for leaders to come.
+async fn note_down(service: &Service, silent: Vec<OsdId>) {
+    for osd in silent {
+        let op = Op::OsdDown(OsdDown { osd: osd.0 });
+        if let Err(fault) = service.node.propose_internal(op).await {
+            tracing::debug!(%osd, %fault, "could not note that an object server is down");
+        }
+    }
+}
+
+/// Looks who has copies to bring up, and how fast that may be.
+fn pace(
+    service: &Service,
+    index: &dyn IndexRead,
+    picture: &Picture,
+    jobs: &JobsRecord,
+) -> Result<(), IndexError> {
+    let pgs = query::pgs(index, None)?;
+    let health = service.osds.health(&pgs, service.config.osd_timeout());
+    let unfinished = pgs.iter().zip(health).filter(|(_, health)| !health.full);
+    let unfinished = unfinished.map(|(pg, _)| PgKey {
+        volume: VolumeId(pg.volume),
+        pg: PgId(pg.pg),
+    });
+    let pacing = Pacing::plan(picture, jobs, unfinished);
+    *lock(&service.pacing) = Some(Arc::new(pacing));
+    let total = service.osds.repaired_bytes();
+    lock(&service.rate).note(std::time::Instant::now(), total);
+    Ok(())
 }
 
 async fn perform(service: &Service, act: &Act) -> Result<(), IndexError> {
@@ -105,11 +160,13 @@ fn picture(
     since: std::time::Instant,
 ) -> Result<Picture, IndexError> {
     let now = boottime();
+    let wall = service.node.now();
     let timeout = service.config.osd_timeout();
     let mut picture = Picture::default();
     for (osd, record) in query::osds(index)? {
         let heard = service.osds.get(osd, timeout);
         let silent = heard.map_or_else(|| since.elapsed(), |heard| heard.age);
+        let silent = silent.max(down_for(record.down_since_ns, wall));
         let server = Server {
             location: record.location,
             capacity_bytes: record.capacity_bytes,
@@ -153,6 +210,15 @@ fn picture(
         picture.groups.insert(key, group);
     }
     Ok(picture)
+}
+
+/// For how long a server has been down by what leaders have noted, whose clocks may have differed.
+fn down_for(down_since_ns: i64, now: UnixNanos) -> Duration {
+    let nanos = match down_since_ns {
+        0 => 0,
+        since => u64::try_from(now.0.saturating_sub(since)).unwrap_or(0),
+    };
+    Duration::from_nanos(nanos)
 }
 
 fn before(now: Instant, silent: Duration) -> Instant {

@@ -76,6 +76,9 @@ pub enum Error {
     /// Flushing the index failed; what a checkpoint promises can't be kept.
     #[error("writing the index failed ({0}); check the disk, then start the server again")]
     IndexWrite(String),
+    /// The cluster goes on without this server.
+    #[error("{0}")]
+    Removed(String),
     /// Raft stopped.
     #[error("the consensus core stopped: {0}")]
     Raft(String),
@@ -176,7 +179,7 @@ async fn start(config: &Config, identity: &Identity, disk: Arc<Disk>) -> Result<
     } else {
         Silence::after_restart(config.lease())
     };
-    let peers = Peers::new(identity.clone(), config.addresses());
+    let peers = Peers::new(identity.clone());
     let raft_config = raft_config(config).map_err(|error| Error::Raft(error.to_string()))?;
     let raft = Raft::new(
         log.number(),
@@ -284,11 +287,13 @@ async fn background(
     stopped: watch::Receiver<bool>,
 ) {
     let node = Arc::clone(&service.node);
+    let configured = service.config.addresses();
     let elections = async {
         silence.over().await;
         node.raft.runtime_config().elect(true);
-        membership::bootstrap(&node, &service.config.addresses()).await;
+        membership::belong(&node, &configured).await
     };
+    let moved = membership::find_moved(&node, &configured);
     let flushes = flush_regularly(&node, service.config.flush_ms);
     let janitor = janitor::run(Arc::clone(&service), identity, stopped);
     let drains = drain_regularly(&node);
@@ -296,7 +301,7 @@ async fn background(
     let leader = membership::tell_leader(&node);
     let redundancy = redundancy::run(Arc::clone(&service));
     tokio::join!(
-        elections, flushes, drains, janitor, redundancy, disk, leader
+        elections, moved, flushes, drains, janitor, redundancy, disk, leader
     );
 }
 
@@ -329,8 +334,13 @@ async fn failure(node: &Node) -> Error {
     let mut log = node.log.failure();
     let mut index = node.machine.failure();
     let mut metrics = node.raft.metrics();
+    let mut removed = node.removed.subscribe();
     loop {
         tokio::select! {
+            removed = removed.wait_for(Option::is_some) => {
+                let why = removed.ok().and_then(|why| why.clone());
+                return Error::Removed(why.unwrap_or_default());
+            }
             changed = index.changed() => {
                 let reason = index.borrow().clone();
                 if changed.is_err() || reason.is_some() {

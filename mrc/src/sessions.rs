@@ -31,6 +31,8 @@ struct Soft {
     heard: Instant,
     /// Changes it waits for: a session that is kept waiting is not silent.
     waiting: u32,
+    /// Addresses of metadata servers that it was told last.
+    told: Vec<String>,
 }
 
 /// What administrators see of a session.
@@ -94,6 +96,20 @@ impl Sessions {
             // Another leadership has forgotten what waited.
             soft.waiting = soft.waiting.saturating_sub(1);
         }
+    }
+
+    /// The session was told these addresses of metadata servers.
+    pub(crate) fn told(&self, session: SessionId, addresses: &[String]) {
+        if let Some(soft) = lock(&self.0).sessions.get_mut(&session) {
+            addresses.clone_into(&mut soft.told);
+        }
+    }
+
+    /// How many sessions were told others, or nothing yet by this leader.
+    pub(crate) fn untold(&self, addresses: &[String]) -> usize {
+        let table = lock(&self.0);
+        let told = table.sessions.values().map(|soft| &soft.told);
+        told.filter(|told| *told != addresses).count()
     }
 
     /// Gives all sessions their full time again: this server did not listen for a while.
@@ -211,6 +227,7 @@ impl Soft {
             volume,
             heard,
             waiting: 0,
+            told: Vec::new(),
         }
     }
 }

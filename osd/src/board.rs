@@ -13,7 +13,7 @@ use shell::metrics::Metric;
 use tokio::sync::Notify;
 use types::{Instant, ObjectId, OsdId, PgKey};
 
-use crate::config::RECOVERIES_MAX;
+use crate::config::{HELD_SKIPPED_MAX, RECOVERIES_MAX};
 use crate::lagging::Lagging;
 use crate::lags::{Lags, ShardLags};
 use crate::map::Map;
@@ -172,13 +172,23 @@ impl Board {
         lacking.retain(|group, _| is_ours(*group));
     }
 
-    /// Takes the next copies to bring up, as many as may be under way.
-    pub(crate) fn next_recoveries(&self) -> Vec<(ObjectKey, Position)> {
+    /// Takes the next copies to bring up, as many as may be under way, but for groups that are held.
+    pub(crate) fn next_recoveries(
+        &self,
+        is_held: impl Fn(PgKey) -> bool,
+    ) -> Vec<(ObjectKey, Position)> {
         let mut notes = self.lock();
         let mut next = Vec::new();
+        let mut skipped = 0;
         while notes.under_way.len() < RECOVERIES_MAX
+            && skipped < notes.waiting.len().min(HELD_SKIPPED_MAX)
             && let Some(key) = notes.waiting.pop_front()
         {
+            if is_held(group_of(key)) {
+                notes.waiting.push_back(key);
+                skipped += 1;
+                continue;
+            }
             // It may have been deleted meanwhile.
             if let Some(newest) = notes.wanted.get(&key).copied() {
                 notes.under_way.insert(key);
@@ -311,28 +321,28 @@ mod tests {
 
         board.want((0..total).map(wanted));
         board.want((0..total).map(wanted));
-        let first = board.next_recoveries();
+        let first = board.next_recoveries(|_| false);
         assert_eq!(first.len(), RECOVERIES_MAX);
-        assert_eq!(board.next_recoveries(), []);
+        assert_eq!(board.next_recoveries(|_| false), []);
         for (key, _) in first {
             board.done(key);
         }
 
-        assert_eq!(board.next_recoveries().len(), 5);
+        assert_eq!(board.next_recoveries(|_| false).len(), 5);
     }
 
     #[test]
     fn copy_brought_up_to_less_than_was_seen_meanwhile_has_another_turn() {
         let board = Board::default();
         board.want([(key(1), at(10))]);
-        assert_eq!(board.next_recoveries(), [(key(1), at(10))]);
+        assert_eq!(board.next_recoveries(|_| false), [(key(1), at(10))]);
 
         board.want([(key(1), at(20))]);
         board.want([(key(1), at(15))]);
         board.brought_up(key(1), at(10));
 
         assert!(!board.note_recovered(group_of(key(1))));
-        assert_eq!(board.next_recoveries(), [(key(1), at(20))]);
+        assert_eq!(board.next_recoveries(|_| false), [(key(1), at(20))]);
         board.brought_up(key(1), at(20));
         assert!(board.note_recovered(group_of(key(1))));
     }
@@ -342,16 +352,19 @@ mod tests {
         let board = Board::default();
         let total = RECOVERIES_MAX as u64 + 1;
         board.want((0..total).map(wanted));
-        let first = board.next_recoveries();
+        let first = board.next_recoveries(|_| false);
 
         for (key, _) in &first {
             board.put_back(*key);
         }
 
-        assert_eq!(board.next_recoveries()[0], wanted(RECOVERIES_MAX as u64));
+        assert_eq!(
+            board.next_recoveries(|_| false)[0],
+            wanted(RECOVERIES_MAX as u64)
+        );
         assert!(!board.note_recovered(group_of(key(1))));
         board.retain_members(|_| false, |_, _| false);
-        assert_eq!(board.next_recoveries(), []);
+        assert_eq!(board.next_recoveries(|_| false), []);
         assert!(board.note_recovered(group_of(key(1))));
     }
 

@@ -364,6 +364,15 @@ pub(crate) const SYNC_DIRS_MAX: usize = 16;
 /// How long a sync nobody waits for waits for company. 20 ms: objects that became idle together are
 /// made clean together.
 pub(crate) const LAZY_GATHER: std::time::Duration = std::time::Duration::from_millis(20);
+/// Bytes per second sent to bring copies of others up while the metadata leader has not said how many. 32 MiB:
+/// a quarter of a link of 1 Gbit/s, which leaves room for clients.
+pub(crate) const REPAIR_BYTES_PER_S: u64 = 32 << 20;
+/// What comparing a block of 64 KiB counts as, in bytes sent. 8 KiB: it is read on two servers, but hardly
+/// anything is sent.
+pub(crate) const COMPARE_COST_BYTES: u64 = 8 << 10;
+/// Copies of groups that are held that are passed over in one look for others. 1024: some
+/// microseconds.
+pub(crate) const HELD_SKIPPED_MAX: usize = 1024;
 /// Copies being brought up at a time. 32: each moves up to 2 MiB at a time, and clients want room.
 pub(crate) const RECOVERIES_MAX: usize = 32;
 /// Objects noted of which one other server lacks changes. 10,000: 2 MB; a server that was away for

@@ -55,6 +55,8 @@ impl Handler for Metadata {
             version: 3,
             changed: heartbeat.map_version != 3,
             wall_ns: LEADER_WALL_NS,
+            mrcs: Vec::new(),
+            pace: None,
             ..mrc::OsdMap::default()
         };
         self.heard.lock().unwrap().push(heartbeat);
@@ -99,6 +101,7 @@ async fn reports_find_the_leader_behind_dead_and_following_servers() {
         board: Arc::new(Board::default()),
         wall: Arc::new(Wall::default()),
         clock: Arc::clone(&clock),
+        pacer: crate::pacer::Pacer::default(),
         wanted: Arc::new(Notify::new()),
     };
     let (maps, mut received) = mpsc::channel(1);

@@ -14,6 +14,7 @@ use crate::board::Board;
 use crate::cluster::Wall;
 use crate::cluster_clock::ClusterClock;
 use crate::metadata::MetadataClient;
+use crate::pacer::Pacer;
 use crate::store_root::Root;
 
 /// Sends the reports.
@@ -29,6 +30,7 @@ pub(crate) struct Heartbeats {
     pub(crate) board: Arc<Board>,
     pub(crate) wall: Arc<Wall>,
     pub(crate) clock: Arc<ClusterClock>,
+    pub(crate) pacer: Pacer,
     /// Report at once.
     pub(crate) wanted: Arc<Notify>,
 }
@@ -54,6 +56,10 @@ impl Heartbeats {
                     }
                     if let Some(mrc::response::Reply::OsdMap(map)) = response.reply {
                         self.clock.heard(UnixNanos(map.wall_ns));
+                        client.told(&map.mrcs);
+                        if let Some(pace) = &map.pace {
+                            self.pacer.told(pace);
+                        }
                         if map.changed && maps.send(map).await.is_err() {
                             return "nobody takes maps any more".to_owned();
                         }
@@ -103,6 +109,7 @@ impl Heartbeats {
                 dir: self.dir.display().to_string(),
                 file_system: file_system.to_owned(),
                 location: self.location.clone(),
+                repaired_bytes: self.pacer.sent_bytes(),
             })),
             ..mrc::Request::default()
         }

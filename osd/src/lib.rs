@@ -38,6 +38,7 @@ mod map_keeper;
 mod metadata;
 mod note;
 mod object_file;
+mod pacer;
 mod peer;
 mod quarantine;
 mod reaper;

@@ -156,6 +156,8 @@ mod tests {
                 quorum: String::new(),
             }],
             wall_ns: 0,
+            mrcs: Vec::new(),
+            pace: None,
         }
     }
 

@@ -346,7 +346,12 @@ mod tests {
 
     #[test]
     fn late_end_of_a_link_that_was_replaced_is_no_news_of_the_peer() {
-        let recovery = Recovery::new(OsdId(1), Duration::from_secs(1), Arc::default());
+        let recovery = Recovery::new(
+            OsdId(1),
+            Duration::from_secs(1),
+            Arc::default(),
+            crate::pacer::Pacer::default(),
+        );
         let watch = || Watch {
             osd: PEER,
             standing: Mutex::new(Standing::Down),

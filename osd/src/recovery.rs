@@ -30,11 +30,12 @@ use shell::link::{Link, Payload};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use types::{Duration, Instant, ObjectId, OsdId, PgKey, Quorum};
 
-use crate::board::Board;
+use crate::board::{Board, group_of};
 use crate::cluster::{Cluster, Wall};
 use crate::config::{COMPARE_SHARE, COMPARES_MAX, LIST_PAGE_MAX, LIST_TIMEOUT, RECOVERY_LOOK};
 use crate::listing::{Lister, last_of};
 use crate::map::Pg;
+use crate::pacer::Pacer;
 use crate::peer::any_object;
 use crate::scrub::Bringer;
 use crate::shard_item::Item;
@@ -48,6 +49,7 @@ pub(crate) struct Recovery {
     grace: Duration,
     state: Mutex<State>,
     pub(crate) board: Arc<Board>,
+    pacer: Pacer,
 }
 
 #[derive(Debug, Default)]
@@ -107,12 +109,13 @@ impl State {
 }
 
 impl Recovery {
-    pub(crate) fn new(me: OsdId, grace: Duration, board: Arc<Board>) -> Arc<Self> {
+    pub(crate) fn new(me: OsdId, grace: Duration, board: Arc<Board>, pacer: Pacer) -> Arc<Self> {
         Arc::new(Self {
             me,
             grace,
             state: Mutex::default(),
             board,
+            pacer,
         })
     }
 
@@ -200,11 +203,16 @@ impl Recovery {
             shards: shards.clone(),
         };
         loop {
-            for (key, newest) in self.board.next_recoveries() {
+            for (key, newest) in self.board.next_recoveries(|group| self.pacer.holds(group)) {
                 tokio::spawn(bringer.clone().bring_up(key, newest));
             }
             let up = self.lock().up.clone();
-            for key in self.board.next_left(boottime(), |osd| up.contains(&osd)) {
+            let left = self.board.next_left(boottime(), |osd| up.contains(&osd));
+            // Those that are held have their turn again later.
+            for key in left
+                .into_iter()
+                .filter(|key| !self.pacer.holds(group_of(*key)))
+            {
                 shards.deliver(key.object, Item::BringUp(key));
             }
             for (osd, group) in self.board.to_compare(|osd| up.contains(&osd)) {

@@ -35,6 +35,7 @@ use crate::listing::Lister;
 use crate::map::{self, Map};
 use crate::map_keeper::MapKeeper;
 use crate::metadata::MetadataClient;
+use crate::pacer::Pacer;
 use crate::peer::{PeerDoor, Peers};
 use crate::reaper::Reaper;
 use crate::recovery::Recovery;
@@ -169,6 +170,7 @@ struct Running {
     tasks: Vec<Task<()>>,
     server: Task<Result<(), shell::link::LinkError>>,
     stop_server: Option<oneshot::Sender<()>>,
+    pacer: Pacer,
     failed: watch::Receiver<Option<Failure>>,
     /// Last: the directory is unlocked when nothing uses it any more.
     dir: StateDir,
@@ -258,6 +260,7 @@ impl Running {
             #[cfg(test)]
             MapSource::Channel { board, .. } => Arc::clone(board),
         };
+        let pacer = Pacer::default();
         let around = Surroundings {
             me,
             config: config.replica(),
@@ -266,12 +269,18 @@ impl Running {
             pool: Arc::clone(&pool),
             reaper: Arc::clone(&reaper),
             board: Arc::clone(&board),
+            pacer: pacer.clone(),
             map_wanted: Arc::clone(&map_wanted),
         };
         threads.extend(shards.start(&around).map_err(Error::Thread)?);
 
         let wall = Arc::new(Wall::default());
-        let recovery = Recovery::new(me, config.replica().trust_grace, Arc::clone(&board));
+        let recovery = Recovery::new(
+            me,
+            config.replica().trust_grace,
+            Arc::clone(&board),
+            pacer.clone(),
+        );
         let lister = Lister::new(Arc::clone(&root), shards.clone());
         let moved = Arc::new(Notify::new());
         let keeper = MapKeeper {
@@ -303,6 +312,7 @@ impl Running {
         };
         let address = listener.local_addr().unwrap_or(config.listen).to_string();
         let mut tasks = vec![
+            tokio::spawn(pacer.clone().run()),
             tokio::spawn(keeper.run(map_receiver, republish)),
             tokio::spawn(recovery.run(
                 Arc::clone(&wall),
@@ -338,9 +348,10 @@ impl Running {
                     board: Arc::clone(&board),
                     wall: Arc::clone(&wall),
                     clock: Arc::clone(&clock),
+                    pacer: pacer.clone(),
                     wanted: Arc::clone(&map_wanted),
                 };
-                let client = MetadataClient::new(identity.clone(), &config.mrc);
+                let client = MetadataClient::new(identity.clone(), &config.mrc).kept_in(dir.path());
                 let leftovers = Leftovers {
                     osd: me,
                     interval: Duration::from_millis(config.leftovers_ms),
@@ -435,6 +446,7 @@ impl Running {
             tasks,
             server,
             stop_server: Some(stop_server),
+            pacer,
             failed,
             dir,
         })
@@ -449,6 +461,7 @@ impl Running {
 
     async fn stop(mut self) -> Result<(), Error> {
         tracing::info!("stopping: making all objects clean");
+        self.pacer.let_go();
         let clean = self.shards.shut_down();
         if tokio::time::timeout(SHUTDOWN_TIME, clean).await.is_err() {
             tracing::warn!(

@@ -24,6 +24,7 @@ use crate::budget::Share;
 use crate::cluster::Cluster;
 use crate::config::IDLE_REPLICAS_MAX;
 use crate::inbox::Inbox;
+use crate::pacer::Pacer;
 use crate::reaper::Reaper;
 use crate::shard_item::{DeleteBatch, Item};
 use crate::store_dir::DirectoryStore;
@@ -41,6 +42,7 @@ pub(crate) struct Surroundings {
     pub(crate) pool: Arc<SyncPool>,
     pub(crate) reaper: Arc<Reaper>,
     pub(crate) board: Arc<Board>,
+    pub(crate) pacer: Pacer,
     /// Somebody knows a newer map than we do.
     pub(crate) map_wanted: Arc<Notify>,
 }

@@ -73,11 +73,14 @@ pub(crate) struct StartArguments {
     #[arg(long, env = "OXFS_DIR")]
     pub(crate) dir: PathBuf,
     /// The server: mrc-1, osd-2, ...
-    #[arg(value_name = "ID", required_unless_present = "new_osd")]
+    #[arg(value_name = "ID", required_unless_present_any = ["new_osd", "new_mrc"])]
     pub(crate) server: Option<String>,
     /// Add a further object server to the cluster.
     #[arg(long, conflicts_with = "server")]
     pub(crate) new_osd: bool,
+    /// Start a further metadata server, which `xfs-admin mrc add` then makes a member.
+    #[arg(long, conflicts_with_all = ["server", "new_osd"])]
+    pub(crate) new_mrc: bool,
 }
 
 #[derive(Args, Debug)]

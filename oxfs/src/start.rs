@@ -11,8 +11,17 @@ pub(crate) fn run(arguments: &StartArguments) -> Result<()> {
     let cluster = LocalCluster::open(&arguments.dir)?;
     let Some(name) = &arguments.server else {
         let port = ports::choose(1)?.pop().context("no port is free")?;
-        let (cluster, server) = cluster.add_osd(format!("127.0.0.1:{port}"))?;
-        return start(&cluster, &server);
+        let address = format!("127.0.0.1:{port}");
+        let (cluster, server) = match arguments.new_mrc {
+            true => cluster.add_mrc(address)?,
+            false => cluster.add_osd(address)?,
+        };
+        start(&cluster, &server)?;
+        if arguments.new_mrc {
+            let (id, address) = (server.id, &server.address);
+            println!("make it a member with `xfs-admin mrc add {id}={address}`");
+        }
+        return Ok(());
     };
     named(&cluster, name)
 }

@@ -17,6 +17,8 @@ pub struct Limits {
     /// Part of a server's capacity that no plan uses, in percent. Default 5: files grow while they
     /// are copied, and a file system that is nearly full gets slow before it refuses.
     pub reserve_percent: u32,
+    /// Nothing begins but for groups of which one sound copy is left. Default false.
+    pub paused: bool,
     /// Whether groups move from full servers to empty ones. Default true.
     pub rebalance: bool,
     /// Difference of fill (used / capacity) between two servers that is worth moving data, in
@@ -35,6 +37,7 @@ impl Default for Limits {
             changes_per_server_max: 2,
             changes_max: 64,
             reserve_percent: 5,
+            paused: false,
             rebalance: true,
             rebalance_percent: 10,
             #[cfg(feature = "mutants")]

@@ -33,7 +33,8 @@ pub struct Plan {
 ///
 /// Ends and retargets of what is under way; then new changes, as many as `limits` allow. What
 /// an end of this plan sets free is used by the next one, because the leader may find that the end no
-/// longer fits. Rebalancing begins only when nothing that is more urgent waits.
+/// longer fits. Rebalancing begins only when nothing that is more urgent waits. While `limits` say that
+/// changes are paused, those under way go on, and new ones begin only where one sound copy is left.
 ///
 /// A server that comes back within the grace time finds everything as it was. If the replacement of
 /// its replica has begun it goes on: it is one of the few under way, and the picture doesn't tell
@@ -55,9 +56,11 @@ pub fn plan(picture: &Picture, now: Instant, limits: &Limits) -> Plan {
     };
     planner.go_on();
     let (calm, waiting) = planner.serve_needs();
-    let calm = planner.spread(calm);
-    if limits.rebalance && !waiting {
-        planner.rebalance(calm);
+    if !limits.paused {
+        let calm = planner.spread(calm);
+        if limits.rebalance && !waiting {
+            planner.rebalance(calm);
+        }
     }
     let mut acts = planner.ends;
     acts.append(&mut planner.acts);
@@ -143,6 +146,16 @@ impl<'a> Planner<'a> {
 
     /// Begins a change, or notes why it can't begin. Returns whether it is only a matter of time.
     fn serve(&mut self, key: PgKey, group: &Group, reason: Reason, change: Change) -> bool {
+        let sound = group.members.iter();
+        let sound = sound.filter(|osd| self.cluster.is_sound(group, **osd));
+        let sound = sound.count();
+        let urgent = sound <= 1 && matches!(reason, Reason::Rescue | Reason::Replicas);
+        if self.cluster.limits.paused && !urgent {
+            if sound < group.wanted() {
+                self.note(key, GroupState::Below, Why::Paused);
+            }
+            return true;
+        }
         let (why, possible) = match members_after(self.cluster, &self.tally, group, change) {
             Ok(members) => {
                 self.begin(key, group, members, reason);
@@ -151,9 +164,7 @@ impl<'a> Planner<'a> {
             Err(Why::Turn) => (Why::Turn, true),
             Err(why) => (why, false),
         };
-        let sound = group.members.iter();
-        let sound = sound.filter(|osd| self.cluster.is_sound(group, **osd));
-        let is_below = sound.count() < group.wanted();
+        let is_below = sound < group.wanted();
         if !possible {
             self.note(key, GroupState::Stuck, why);
         } else if is_below {

@@ -22,6 +22,9 @@ pub struct Report {
     pub notes: BTreeMap<PgKey, Note>,
     /// What is still on each server that is to be drained.
     pub draining: BTreeMap<OsdId, Remaining>,
+    /// What members still have to get, as estimated: those that a change adds or that lost their store,
+    /// and those that a group lacks.
+    pub left_bytes: u64,
 }
 
 /// Why a group is not healthy.
@@ -65,9 +68,31 @@ impl Report {
             changing_count: count(GroupState::Changing),
             stuck_count: count(GroupState::Stuck),
             draining: draining(cluster),
+            left_bytes: left_bytes(cluster),
             notes,
         }
     }
+}
+
+fn left_bytes(cluster: &Cluster<'_>) -> u64 {
+    let groups = cluster.picture.groups.values();
+    let left = groups.map(|group| {
+        let members = group.members.iter();
+        let sound = members.filter(|osd| {
+            let declared = !group.is_changing() || group.has_declared(**osd);
+            cluster.is_sound(group, **osd) && declared
+        });
+        // Those that only have to say that they have it all lack nothing, but nobody knows.
+        let lacking = match group.is_changing() {
+            true => group
+                .joining()
+                .filter(|osd| !group.has_declared(*osd))
+                .count(),
+            false => group.wanted().saturating_sub(sound.count()),
+        };
+        group.bytes.saturating_mul(lacking as u64)
+    });
+    left.fold(0, u64::saturating_add)
 }
 
 fn draining(cluster: &Cluster<'_>) -> BTreeMap<OsdId, Remaining> {

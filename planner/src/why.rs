@@ -53,6 +53,8 @@ pub enum Why {
     },
     /// Other changes have to end first.
     Turn,
+    /// An administrator has paused changes.
+    Paused,
     /// A change, or another aim of the one under way, is part of this plan.
     Planned(Reason),
     /// The end of its change is part of this plan.
@@ -98,6 +100,7 @@ impl fmt::Display for Why {
             Self::Filling { server } => {
                 write!(f, "server {server} has a new store and is being filled")
             }
+            Self::Paused => f.write_str("paused: `xfs-admin job resume` goes on"),
             Self::Turn => f.write_str("waits until other changes have ended"),
             Self::Planned(reason) => write!(f, "its members are about to change: {reason}"),
             Self::Ending => f.write_str("its change is about to end"),

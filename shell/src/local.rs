@@ -148,6 +148,36 @@ impl LocalCluster {
         Ok((Self::create(&self.dir, self.file)?, server))
     }
 
+    /// Adds a metadata server at `address` to the description, with the next number.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalError`] if it can't be written.
+    pub fn add_mrc(mut self, address: String) -> Result<(Self, LocalServer), LocalError> {
+        let numbers = self.file.mrc.iter().map(|mrc| mrc.id);
+        let id = numbers.max().unwrap_or(0).saturating_add(1);
+        self.file.mrc.push(Member {
+            id,
+            address: address.clone(),
+        });
+        let server = LocalServer {
+            role: Role::Mrc,
+            id,
+            address,
+        };
+        Ok((Self::create(&self.dir, self.file)?, server))
+    }
+
+    /// Takes metadata servers out of the description; their directories stay.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalError`] if it can't be written.
+    pub fn remove_mrcs(mut self, ids: &[u64]) -> Result<Self, LocalError> {
+        self.file.mrc.retain(|mrc| !ids.contains(&mrc.id));
+        Self::create(&self.dir, self.file)
+    }
+
     /// Takes an object server out of the description; its directory stays.
     ///
     /// # Errors

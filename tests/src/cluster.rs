@@ -380,6 +380,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts a further metadata server, and returns its number and address as `xfs-admin mrc add`
+    /// takes them.
+    ///
+    /// # Errors
+    ///
+    /// What `oxfs start` says.
+    pub fn start_new_mrc(&self) -> Result<String> {
+        let program = binary("oxfs")?.display().to_string();
+        let dir = self.dir().display().to_string();
+        let args = ["start", "--dir", &dir, "--new-mrc"];
+        let said = run(self.home.path(), &program, &args)?;
+        let mut words = said.split([' ', '`', '\n']);
+        let server = words.find(|word| word.contains('='));
+        server.map(str::to_owned).with_context(|| said.clone())
+    }
+
     /// Waits until every placement group is full and every server is up.
     ///
     /// # Errors

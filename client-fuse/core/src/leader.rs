@@ -58,6 +58,22 @@ impl Leader {
         &self.addresses
     }
 
+    /// These are all servers that can lead now: nobody else is asked any more, unless a hint names it.
+    pub fn told(&mut self, addresses: &[String]) {
+        if addresses.is_empty() || self.addresses == addresses {
+            return;
+        }
+        let current = self.current().map(str::to_owned);
+        addresses.clone_into(&mut self.addresses);
+        let kept = self
+            .addresses
+            .iter()
+            .position(|it| Some(it) == current.as_ref());
+        self.current = kept.unwrap_or(0);
+        self.doubted = None;
+        self.forwards = false;
+    }
+
     /// The one asked did it, or had it done.
     pub const fn answered(&mut self) {
         self.failures = 0;
@@ -129,6 +145,25 @@ mod tests {
         leader.failed("c", Some("d"), false);
         assert_eq!(leader.current(), Some("d"));
         assert_eq!(leader.addresses().len(), 4);
+    }
+
+    #[test]
+    fn servers_told_replace_those_known_and_the_leader_stays() {
+        let mut leader = leader();
+        leader.failed("a", Some("c"), false);
+
+        leader.told(&[]);
+        assert_eq!(
+            leader.addresses().len(),
+            3,
+            "an older release tells nothing"
+        );
+        leader.told(&["b".to_owned(), "c".to_owned(), "d".to_owned()]);
+        assert_eq!(leader.current(), Some("c"));
+        leader.told(&["d".to_owned(), "e".to_owned()]);
+        assert_eq!(leader.current(), Some("d"));
+        assert!(!leader.failed("d", None, false));
+        assert_eq!(leader.current(), Some("e"));
     }
 
     #[test]

@@ -195,6 +195,7 @@ impl Checker<'_> {
                 Some(Key::Garbage(osd, _)) => self.osds.contains(&osd),
                 Some(
                     Key::Applied
+                    | Key::Jobs
                     | Key::Map
                     | Key::Sequences
                     | Key::Nonce(_)

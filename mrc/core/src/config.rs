@@ -112,3 +112,10 @@ pub const JANITOR_PAGE_MAX: usize = 1024;
 
 /// Problems that a check reports before it stops looking. 1000: nobody reads more.
 pub const PROBLEMS_MAX: usize = 1000;
+
+/// Least limit of what is sent to bring copies up, in bytes per second. 1 MiB: below it a terabyte takes
+/// weeks, in which further servers die; pausing is another command.
+pub const REPAIR_BYTES_PER_S_MIN: u64 = 1 << 20;
+
+/// Greatest limit of what is sent to bring copies up, in bytes per second. 1 TiB: no limit for any network.
+pub const REPAIR_BYTES_PER_S_MAX: u64 = 1 << 40;

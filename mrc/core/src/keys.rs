@@ -10,6 +10,7 @@
 //! | `f` | volume, inode, session | open for writing |
 //! | `g` | osd, seq | garbage, per object server: each collects at its own pace, and one that is away for long is not in the way of the others |
 //! | `i` | volume, inode | inode |
+//! | `j` | | how replicas are brought to where they should be |
 //! | `k` | nonce | session opened with it |
 //! | `m` | | version of the OSD map |
 //! | `n` | volume, 0 for the cluster | counters |
@@ -30,6 +31,9 @@ use types::{Inode, OsdId, PgId, SessionId, VolumeId};
 /// Where the shell keeps the position in the log that the index has reached.
 pub const APPLIED: &[u8] = b"a";
 
+/// How replicas are brought to where they should be.
+pub const JOBS: &[u8] = b"j";
+
 /// Version of the OSD map.
 pub const MAP: &[u8] = b"m";
 
@@ -48,6 +52,8 @@ pub enum Key {
     Inode(VolumeId, Inode),
     /// Session opened with a nonce.
     Nonce(u64),
+    /// How replicas are brought to where they should be.
+    Jobs,
     /// Version of the OSD map.
     Map,
     /// Counters of the cluster.
@@ -81,6 +87,7 @@ impl Key {
             Self::Garbage(osd, seq) => garbage(*osd, *seq),
             Self::Inode(volume, number) => inode(*volume, *number),
             Self::Nonce(number) => nonce(*number),
+            Self::Jobs => JOBS.to_vec(),
             Self::Map => MAP.to_vec(),
             Self::Sequences => sequences(),
             Self::Counters(volume) => counters(*volume),
@@ -100,6 +107,7 @@ impl Key {
         let (tag, mut rest) = key.split_first()?;
         let decoded = match tag {
             b'a' => Self::Applied,
+            b'j' => Self::Jobs,
             b'm' => Self::Map,
             b'd' => {
                 let (volume, parent) = (VolumeId(number(&mut rest)?), Inode(number(&mut rest)?));
@@ -307,6 +315,7 @@ mod tests {
             Key::Garbage(OsdId(4), 77),
             Key::Inode(v, i),
             Key::Nonce(u64::MAX),
+            Key::Jobs,
             Key::Map,
             Key::Sequences,
             Key::Counters(v),

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use proto::index::{
-    CountersRecord, DentryRecord, InodeRecord, OsdRecord, PgRecord, SessionRecord, VolumeRecord,
+    CountersRecord, DentryRecord, InodeRecord, JobsRecord, OsdRecord, PgRecord, SessionRecord,
+    VolumeRecord,
 };
 use proto::mrc::{self, request, response};
 use types::{Fault, Inode, OsdId, PgId, SessionId, VolumeId};
@@ -248,6 +249,15 @@ pub fn map_version(index: &dyn IndexRead) -> Result<u64, IndexError> {
     records::map_version(index)
 }
 
+/// Returns how replicas are to be brought to where they should be.
+///
+/// # Errors
+///
+/// [`IndexError`] if the index can't be read.
+pub fn jobs(index: &dyn IndexRead) -> Result<JobsRecord, IndexError> {
+    Ok(records::get(index, keys::JOBS)?.unwrap_or_default())
+}
+
 /// Returns the OSD map, whole.
 ///
 /// # Errors
@@ -268,6 +278,9 @@ pub fn osd_map(index: &dyn IndexRead) -> Result<mrc::OsdMap, IndexError> {
         volumes: policies(index)?,
         // Who answers tells the time.
         wall_ns: 0,
+        // Told by the answering server.
+        mrcs: Vec::new(),
+        pace: None,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Object servers and the state of placement groups.
 
-use proto::index::{OsdRecord, PgFull, PgRecord, RegisterOsd};
+use proto::index::{JobsRecord, OsdDown, OsdRecord, PgFull, PgRecord, RegisterOsd};
 use proto::mrc::{self, OsdHeartbeat};
 use types::{Fault, OsdId, PgId, VolumeId};
 
@@ -37,6 +37,8 @@ pub fn registration(
             told => told.to_owned(),
         },
         draining: known.as_ref().is_some_and(|known| known.draining),
+        // Whoever says something is not down, whatever the record says.
+        down_since_ns: 0,
     };
     if known.as_ref() == Some(&new) {
         return Ok(None);
@@ -120,6 +122,7 @@ pub(crate) fn register(
             dir: register.dir.clone(),
             location: register.location.clone(),
             draining: known.is_some_and(|known| known.draining),
+            down_since_ns: 0,
         },
     );
     Ok(done())
@@ -133,6 +136,44 @@ pub(crate) fn set(work: &mut Work<'_>, set: &mrc::OsdSet) -> Step<mrc::Response>
     };
     record.draining = set.draining;
     work.put(keys::osd(osd), &record);
+    Ok(done())
+}
+
+/// Notes since when an object server is down; the time it was noted first stays.
+pub(crate) fn down(work: &mut Work<'_>, down: &OsdDown) -> Step<mrc::Response> {
+    let osd = OsdId(down.osd);
+    let Some(mut record) = records::osd(work, osd)? else {
+        return Err(unknown(osd).into());
+    };
+    if record.down_since_ns == 0 {
+        record.down_since_ns = work.now;
+        work.put(keys::osd(osd), &record);
+    }
+    Ok(done())
+}
+
+/// Notes how replicas are to be brought to where they should be.
+pub(crate) fn set_jobs(work: &mut Work<'_>, set: &mrc::JobSet) -> Step<mrc::Response> {
+    let (least, most) = (
+        config::REPAIR_BYTES_PER_S_MIN,
+        config::REPAIR_BYTES_PER_S_MAX,
+    );
+    let mut record: JobsRecord = records::get(work, keys::JOBS)?.unwrap_or_default();
+    if let Some(limit) = set.limit_bytes_per_s {
+        if limit != 0 && !(least..=most).contains(&limit) {
+            return Err(Fault::surface(
+                errno::EINVAL,
+                format!(
+                    "a limit of {limit} bytes per second is out of range; give {least} to {most}, or 0 \
+                     for the default"
+                ),
+            )
+            .into());
+        }
+        record.limit_bytes_per_s = limit;
+    }
+    record.paused = set.paused.unwrap_or(record.paused);
+    work.put(keys::JOBS.to_vec(), &record);
     Ok(done())
 }
 

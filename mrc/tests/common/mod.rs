@@ -40,6 +40,8 @@ pub(crate) struct Cluster {
     pub dir: TempDir,
     pub addresses: Vec<SocketAddr>,
     servers: Vec<Option<Running>>,
+    /// How many of them formed the cluster; the others are configured with these and themselves.
+    formed: usize,
     tune: fn(&mut Config),
     /// Bytes free on every server's disk, which has 1 TiB.
     pub free_bytes: Arc<AtomicU64>,
@@ -89,6 +91,11 @@ impl Cluster {
     }
 
     pub(crate) fn start_tuned(count: usize, tune: fn(&mut Config)) -> Self {
+        Self::start_some(count, count, tune)
+    }
+
+    /// The first `formed` of `count` servers; the others have addresses, and can be restarted.
+    pub(crate) fn start_some(count: usize, formed: usize, tune: fn(&mut Config)) -> Self {
         // `RUST_LOG=info` shows what happened.
         shell::telemetry::init("off", None).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -104,10 +111,11 @@ impl Cluster {
             dir,
             addresses,
             servers: (0..count).map(|_| None).collect(),
+            formed,
             tune,
             free_bytes: Arc::new(AtomicU64::new(1 << 40)),
         };
-        for (id, listener) in (1..).zip(listeners) {
+        for (id, listener) in (1..).zip(listeners).take(formed) {
             cluster.run(id, listener);
         }
         cluster
@@ -115,6 +123,10 @@ impl Cluster {
 
     pub(crate) fn config(&self, id: u64) -> Config {
         let mut config = config(self.dir.path(), id, &self.addresses);
+        let formed = self.formed as u64;
+        config
+            .members
+            .retain(|member| member.id <= formed || member.id == id);
         (self.tune)(&mut config);
         config
     }
@@ -198,6 +210,13 @@ impl Cluster {
         result
     }
 
+    /// Gives a server that is down another address, in the configurations of all that are started from
+    /// now on.
+    pub(crate) fn move_away(&mut self, id: u64) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        self.addresses[id as usize - 1] = listener.local_addr().unwrap();
+    }
+
     pub(crate) fn wipe(&self, id: u64) {
         std::fs::remove_dir_all(self.dir_of(id)).unwrap();
     }
@@ -247,6 +266,7 @@ pub(crate) fn write_secret(dir: &Path) {
 pub(crate) struct Client {
     runtime: Runtime,
     links: Vec<Arc<Link>>,
+    answered: AtomicU64,
     pub session: u64,
     pub slot_seq: u64,
 }
@@ -281,9 +301,15 @@ impl Client {
         Self {
             runtime,
             links,
+            answered: AtomicU64::new(0),
             session: 0,
             slot_seq: 0,
         }
+    }
+
+    /// How many servers it knows.
+    pub(crate) fn servers(&self) -> u64 {
+        self.links.len() as u64
     }
 
     /// What one server says, whatever it is.
@@ -298,9 +324,15 @@ impl Client {
     /// Asks all servers in turn until one answers or refuses for good.
     pub(crate) fn ask(&self, request: &Request) -> Result<Reply, Fault> {
         let deadline = Instant::now() + DEADLINE;
-        for server in (1..=self.links.len() as u64).cycle() {
+        let (all, first) = (self.servers(), self.answered.load(Ordering::Relaxed));
+        for turn in 0.. {
+            // Who is down is waited for, so the one that answered last comes first.
+            let server = (first + turn) % all + 1;
             match self.ask_one(server, request) {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => {
+                    self.answered.store(server - 1, Ordering::Relaxed);
+                    return Ok(reply);
+                }
                 Err(CallError::Fault(fault))
                     if !matches!(fault.remedy, Remedy::Retry | Remedy::Redirect) =>
                 {
@@ -411,6 +443,7 @@ pub(crate) fn heartbeat(osd: u64) -> wire::OsdHeartbeat {
         dir: "/osd".to_owned(),
         file_system: String::new(),
         location: String::new(),
+        repaired_bytes: 0,
     }
 }
 

@@ -179,6 +179,14 @@ impl ObjectReplica {
         self.bring_up
     }
 
+    /// How many other replicas this primary knows to have everything that it has.
+    #[must_use]
+    pub fn complete_peers(&self) -> usize {
+        let tenure = self.tenure.iter();
+        let peers = tenure.flat_map(|tenure| tenure.peers.iter());
+        peers.filter(|peer| peer.is_joined()).count()
+    }
+
     /// What the object's record and memory say.
     #[must_use]
     pub fn status(&self) -> Status {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use osd_core::{Done, Effect, LeaseEvent, ObjectKey, Obstacle, RequestId, expired};
+use osd_core::{Done, Effect, LeaseEvent, ObjectKey, Obstacle, RequestId, Role, expired};
 use proto::{osd, peer};
 use shell::clock::boottime;
 use shell::link;
@@ -10,6 +10,7 @@ use types::{Fault, Instant, ObjectId, OsdId};
 
 use super::{Shard, Waiting};
 use crate::board::group_of;
+use crate::config::COMPARE_COST_BYTES;
 use crate::shard_item::Item;
 
 impl Shard {
@@ -104,13 +105,22 @@ impl Shard {
         timeout: types::Duration,
     ) {
         let inbox = Arc::clone(&self.inbox);
-        let answer = move |reply| {
-            inbox.deliver(Item::PeerReply {
-                object,
-                from: to,
-                call,
-                reply,
-            });
+        let cost = self.cost(object, message, &payload);
+        let pacer = self.around.pacer.clone();
+        let answer = move |reply: Result<_, _>| {
+            let cost = cost.filter(|_| reply.is_ok());
+            let deliver = move || {
+                inbox.deliver(Item::PeerReply {
+                    object,
+                    from: to,
+                    call,
+                    reply,
+                });
+            };
+            match cost {
+                Some(cost) => pacer.submit(cost, deliver),
+                None => deliver(),
+            }
         };
         match self.cluster.links.get(&to) {
             Some(link) => link.send(
@@ -123,6 +133,30 @@ impl Shard {
             ),
             None => answer(Err(osd_core::PeerFailure::Disconnected)),
         }
+    }
+
+    /// What an answer costs that has to wait for its time, because it has more sent to a replica that
+    /// neither a request waits for nor is the only other one. Counts what is sent.
+    fn cost(
+        &self,
+        object: ObjectId,
+        message: &peer::Request,
+        payload: &osd_core::Payload,
+    ) -> Option<u64> {
+        let cost = match &message.op {
+            Some(peer::request::Op::Repair(_)) => 0,
+            Some(peer::request::Op::Sums(sums)) => u64::from(sums.block_count) * COMPARE_COST_BYTES,
+            _ => return None,
+        };
+        let slot = self.replicas.get(&object);
+        let safe = slot.is_some_and(|slot| {
+            slot.replica.status().role == Role::Primary && slot.replica.complete_peers() > 0
+        });
+        if !payload.bytes.is_empty() {
+            let bytes = payload.bytes.len() as u64;
+            self.around.pacer.sent(bytes, safe);
+        }
+        safe.then_some(cost)
     }
 
     pub(super) fn reply(

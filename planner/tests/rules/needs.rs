@@ -202,3 +202,22 @@ fn a_group_without_members_is_stuck() {
     assert!(bed.acts().is_empty());
     assert_eq!(bed.plan().report.stuck_count, 1);
 }
+
+#[test]
+fn nothing_begins_while_changes_are_paused_but_for_the_only_copy() {
+    let mut bed = Bed::new(&["a", "b", "c", "d"]);
+    bed.group(0, &[1, 2, 3]);
+    bed.dead(2);
+    bed.limits.paused = true;
+
+    assert!(bed.acts().is_empty());
+    assert_eq!(bed.why(0), "paused: `xfs-admin job resume` goes on");
+    bed.limits.paused = false;
+    assert_eq!(bed.acts(), [begin(0, &[1, 4, 3], Reason::Rescue)]);
+
+    let mut bed = Bed::new(&["a", "b"]);
+    bed.group(0, &[1]).replicas = 2;
+    bed.limits.paused = true;
+    assert_eq!(bed.acts(), [begin(0, &[1, 2], Reason::Replicas)]);
+    assert_eq!(bed.plan().report.left_bytes, 1000);
+}

@@ -59,6 +59,7 @@ impl World {
             grace: Duration::from_secs(600),
             changes_per_server_max: rng.between(1, 3) as u32,
             changes_max: rng.between(2, 8) as usize,
+            paused: false,
             reserve_percent: rng.below(10) as u32,
             rebalance: !rng.once_in(4),
             rebalance_percent: rng.between(5, 20) as u32,

@@ -275,6 +275,7 @@ impl Meta {
                 done(response::Reply::KeptAlive(mrc::KeptAlive {
                     term: self.term,
                     register: !self.soft.readers.has_listed(session),
+                    mrcs: Vec::new(),
                 }))
             }
             Some(request::Op::Release(release)) => {

@@ -196,7 +196,12 @@ impl Metadata {
             self.is_registered.store(true, Ordering::Relaxed);
         }
         let register = !self.is_registered.load(Ordering::Relaxed);
-        KeptAlive { term, register }
+        let mrcs = Vec::new();
+        KeptAlive {
+            term,
+            register,
+            mrcs,
+        }
     }
 
     pub(crate) fn is_open_for_writing(&self, inode: u64) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mrc_core::{config, errno, query, registration};
 use proto::index::command::Op;
-use proto::index::{PgFull, VolumeCreate};
+use proto::index::{OsdDown, PgFull, VolumeCreate};
 use proto::mrc::{self, OsdHeartbeat, response};
 use types::{OsdId, PgId};
 
@@ -365,4 +365,70 @@ fn map_and_report_of_most_groups_fit_a_message() {
 
     assert!(map.encoded_len() < 3 << 20, "{}", map.encoded_len());
     assert!(beat.encoded_len() < 3 << 20, "{}", beat.encoded_len());
+}
+
+#[test]
+fn server_is_down_since_it_was_noted_first_and_up_when_it_says_something() {
+    let mut cluster = Cluster::empty();
+    cluster.register(1, "store").unwrap();
+    let down = |osd| Op::OsdDown(OsdDown { osd });
+    let since = |cluster: &Cluster| {
+        let record = query::osd(&cluster.index, OsdId(1)).unwrap().unwrap();
+        record.down_since_ns
+    };
+    assert_eq!(since(&cluster), 0);
+    assert!(cluster.internal(down(9)).reply.is_err());
+
+    cluster.internal(down(1)).reply.unwrap();
+    let first = since(&cluster);
+    assert!(first > 0);
+    cluster.internal(down(1)).reply.unwrap();
+    assert_eq!(since(&cluster), first);
+
+    let record = query::osd(&cluster.index, OsdId(1)).unwrap().unwrap();
+    let beat = OsdHeartbeat {
+        osd: 1,
+        address: record.address,
+        store_uuid: record.store_uuid,
+        capacity_bytes: record.capacity_bytes,
+        pid: record.pid,
+        dir: record.dir,
+        ..OsdHeartbeat::default()
+    };
+    let registration = registration(&cluster.index, &beat).unwrap();
+    let register = registration.expect("it has to be noted that it is up");
+    cluster.internal(Op::RegisterOsd(register)).reply.unwrap();
+    assert_eq!(since(&cluster), 0);
+    cluster.assert_consistent();
+}
+
+#[test]
+fn pause_and_limit_are_changed_one_by_one_and_odd_limits_refused() {
+    let mut cluster = Cluster::empty();
+    let set = |paused, limit_bytes_per_s| {
+        Op::JobSet(mrc::JobSet {
+            paused,
+            limit_bytes_per_s,
+        })
+    };
+    let jobs = |cluster: &Cluster| {
+        let jobs = query::jobs(&cluster.index).unwrap();
+        (jobs.paused, jobs.limit_bytes_per_s)
+    };
+    assert_eq!(jobs(&cluster), (false, 0));
+    cluster.internal(set(Some(true), None)).reply.unwrap();
+    cluster.internal(set(None, Some(5 << 20))).reply.unwrap();
+    assert_eq!(jobs(&cluster), (true, 5 << 20));
+    let fault = cluster
+        .internal(set(Some(false), Some(7)))
+        .reply
+        .unwrap_err();
+    assert!(
+        fault.errno == errno::EINVAL && fault.message.contains(" 7 "),
+        "{fault}"
+    );
+    assert_eq!(jobs(&cluster), (true, 5 << 20));
+    cluster.internal(set(Some(false), Some(0))).reply.unwrap();
+    assert_eq!(jobs(&cluster), (false, 0));
+    cluster.assert_consistent();
 }
