@@ -182,7 +182,9 @@ impl Objects {
             | Op::LeaseShow(_)
             | Op::LeaseHandOver(_)
             | Op::LeaseStats(_)
-            | Op::Stalls(_) => panic!("mounts do not ask for this"),
+            | Op::Stalls(_)
+            | Op::ScrubStart(_)
+            | Op::ScrubStatus(_) => panic!("mounts do not ask for this"),
         }
         response.length_bytes = objects.get(&inode).map_or(0, |o| o.bytes.len() as u64);
         Ok((response, bytes))
