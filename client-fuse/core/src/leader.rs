@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(leader.current(), Some("c"));
         leader.told(&["d".to_owned(), "e".to_owned()]);
         assert_eq!(leader.current(), Some("d"));
-        assert!(!leader.failed("d", None, false));
+        leader.failed("d", None, false);
         assert_eq!(leader.current(), Some("e"));
     }
 
