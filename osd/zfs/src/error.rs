@@ -144,6 +144,31 @@ pub enum Error {
         ours: ClusterId,
     },
 
+    /// A dataset of the cluster that holds the store of another server, or none; it was not touched.
+    #[error(
+        "{dataset} holds {}, not that of this server ({ours}); give this server a dataset of its own, or \
+         the directory that belongs to this one",
+        .store.as_deref().map_or_else(|| "no store".to_owned(), |store| format!("the store {store}"))
+    )]
+    OtherStore {
+        /// The dataset.
+        dataset: String,
+        /// The store it holds.
+        store: Option<String>,
+        /// The store that asked.
+        ours: String,
+    },
+
+    /// Writes to the dataset are called stable before they are.
+    #[error(
+        "{dataset} has sync=disabled, so that a loss of power loses what was synced; run `zfs set \
+         sync=standard {dataset}`"
+    )]
+    NotSynced {
+        /// The dataset.
+        dataset: String,
+    },
+
     /// A dataset outside the part of the pool that the cluster uses; it was not touched.
     #[error(
         "{dataset} is not below {root}, which is all that the cluster uses; choose another name"

@@ -1,6 +1,6 @@
 //! The datasets of one cluster in one pool.
 //!
-//! They lie at `<pool>/<prefix>/<volume>/<pg>`, and each carries the user property `oxfs:cluster` with
+//! They lie at `<root>/<volume>/<pg>`, the root being any dataset but a pool's own, and each carries the user property `oxfs:cluster` with
 //! the cluster's id, set on itself. A dataset without it is somebody else's, wherever it lies: it is
 //! never changed, received into or sent. An inherited mark doesn't count, because what an administrator
 //! makes below one of ours inherits it.
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use types::{ClusterId, PgKey, VolumeId};
 
 use crate::error::Error;
-use crate::name::{DatasetName, PoolName};
+use crate::name::DatasetName;
 use crate::properties::{Values, rows};
 use crate::tools::Tools;
 
@@ -87,16 +87,12 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// [`Error::BadName`] or [`Error::LongName`] if the prefix is no name or too long.
-    pub fn new(
-        tools: Tools,
-        pool: &PoolName,
-        prefix: &str,
-        cluster: ClusterId,
-    ) -> Result<Self, Error> {
+    /// [`Error::LongName`] if the root's name leaves no room for those below it.
+    pub fn new(tools: Tools, root: DatasetName, cluster: ClusterId) -> Result<Self, Error> {
+        root.check_root()?;
         Ok(Self {
             tools,
-            root: DatasetName::root(pool, prefix)?,
+            root,
             cluster,
         })
     }
@@ -105,6 +101,12 @@ impl Tree {
     #[must_use]
     pub const fn tools(&self) -> &Tools {
         &self.tools
+    }
+
+    /// The cluster whose datasets these are.
+    #[must_use]
+    pub const fn cluster(&self) -> ClusterId {
+        self.cluster
     }
 
     /// The dataset above all others of the cluster.
@@ -171,7 +173,7 @@ impl Tree {
         self.make_container(&DatasetName::new(&format!("{}/{volume}", self.root))?)
     }
 
-    fn make_container(&self, name: &DatasetName) -> Result<(), Error> {
+    pub(crate) fn make_container(&self, name: &DatasetName) -> Result<(), Error> {
         match self.check_ours(name) {
             Err(error) if error.is_missing() => {}
             outcome => return outcome,
@@ -188,7 +190,11 @@ impl Tree {
         }
     }
 
-    fn create_with(&self, name: &DatasetName, properties: &[String]) -> Result<(), Error> {
+    pub(crate) fn create_with(
+        &self,
+        name: &DatasetName,
+        properties: &[String],
+    ) -> Result<(), Error> {
         let options = properties.iter().flat_map(|set| ["-o", set.as_str()]);
         let words = ["create"].into_iter().chain(options);
         self.tools.change_zfs(words.chain([name.as_str()]))
@@ -398,7 +404,11 @@ impl Tree {
         self.check_mark(dataset, &Values::of(&text, dataset.as_str(), "zfs get"))
     }
 
-    fn check_mark(&self, dataset: &DatasetName, values: &Values<'_>) -> Result<(), Error> {
+    pub(crate) fn check_mark(
+        &self,
+        dataset: &DatasetName,
+        values: &Values<'_>,
+    ) -> Result<(), Error> {
         let row = values.row(MARK).filter(|row| row.source == "local");
         let mark = row.map(|row| row.value);
         if mark == Some(self.cluster.to_string().as_str()) {
@@ -424,7 +434,7 @@ impl Tree {
 }
 
 /// A path as a property's value.
-fn mountpoint_word(path: &Path) -> Result<&str, Error> {
+pub(crate) fn mountpoint_word(path: &Path) -> Result<&str, Error> {
     let word = path
         .to_str()
         .filter(|word| word.starts_with('/') && !word.chars().any(char::is_control));

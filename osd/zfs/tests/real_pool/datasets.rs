@@ -119,13 +119,8 @@ fn datasets_without_the_mark_are_never_touched() {
     let outside = dataset(&side.pool, "elsewhere/7");
     let error = tree.rename(&side.name, &outside).unwrap_err();
     assert!(matches!(error, Error::Outside { .. }), "{error}");
-    let others = Tree::new(
-        machine.tools.clone(),
-        side.pool.name(),
-        "oxfs",
-        ClusterId(1),
-    )
-    .unwrap();
+    let root = tree.root().clone();
+    let others = Tree::new(machine.tools.clone(), root, ClusterId(1)).unwrap();
     let error = others.create(PG, &side.plan()).unwrap_err();
     assert!(matches!(error, Error::Foreign { .. }), "{error}");
     assert_eq!(inventory(&side.pool), before);

@@ -106,7 +106,7 @@ impl Machine {
 
     /// The cluster's tree in a pool.
     pub(crate) fn tree(&self, pool: &Pool) -> Tree {
-        Tree::new(self.tools.clone(), pool.name(), "oxfs", CLUSTER).unwrap()
+        Tree::new(self.tools.clone(), dataset(pool, "oxfs"), CLUSTER).unwrap()
     }
 
     /// Overwrites a device's middle, where labels are not.
