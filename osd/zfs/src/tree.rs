@@ -8,6 +8,8 @@
 //! The mark is read before each change; nothing guards against somebody who swaps two datasets between.
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use types::{ClusterId, PgKey, VolumeId};
 
@@ -15,6 +17,12 @@ use crate::error::Error;
 use crate::name::DatasetName;
 use crate::properties::{Values, rows};
 use crate::tools::Tools;
+
+/// How long a dataset may be busy after it was unmounted. 10 s: zfs-fuse takes some hundred milliseconds.
+const LET_GO_LIMIT: Duration = Duration::from_secs(10);
+
+/// Time between two looks whether it still is. 50 ms: each runs a command.
+const LET_GO_PAUSE: Duration = Duration::from_millis(50);
 
 /// The user property that says whose a dataset is.
 pub(crate) const MARK: &str = "oxfs:cluster";
@@ -274,7 +282,8 @@ impl Tree {
         })
     }
 
-    /// Mounts a dataset at its mount point; nothing happens if it is mounted.
+    /// Mounts a dataset at its mount point; nothing happens if it is mounted. Waits while another process of this
+    /// machine mounts one through this driver: two at once make zfs-fuse hang for good.
     ///
     /// # Errors
     ///
@@ -284,6 +293,7 @@ impl Tree {
         if self.info(dataset)?.is_mounted {
             return Ok(());
         }
+        let _turn = self.tools.take_turn()?;
         self.tools.change_zfs(["mount", dataset.as_str()])
     }
 
@@ -345,7 +355,20 @@ impl Tree {
         for snapshot in self.snapshots(dataset)? {
             self.tools.change_zfs(["destroy", snapshot.name.as_str()])?;
         }
-        self.tools.change_zfs(["destroy", dataset.as_str()])
+        self.destroy_once_let_go(dataset)
+    }
+
+    /// ZFS lets go of a file system some time after it was unmounted.
+    fn destroy_once_let_go(&self, dataset: &DatasetName) -> Result<(), Error> {
+        let begun = Instant::now();
+        loop {
+            match self.tools.change_zfs(["destroy", dataset.as_str()]) {
+                Err(Error::Failed { said, .. })
+                    if said.contains("is busy") && begun.elapsed() < LET_GO_LIMIT => {}
+                outcome => return outcome,
+            }
+            thread::sleep(LET_GO_PAUSE);
+        }
     }
 
     /// Destroys the container of a volume that has no datasets any more; nothing happens if it has some
