@@ -26,6 +26,7 @@ struct Soft {
     capacity_bytes: u64,
     free_bytes: u64,
     file_system: String,
+    pool: Option<mrc::PoolState>,
     /// Version of the map it has taken.
     map_version: u64,
     reports: HashMap<(u64, u32), PgReport>,
@@ -110,6 +111,7 @@ impl Osds {
             capacity_bytes: beat.capacity_bytes,
             free_bytes: beat.free_bytes,
             file_system: beat.file_system.clone(),
+            pool: beat.pool.clone(),
             map_version: beat.map_version,
             reports: reports.collect(),
         };
@@ -132,6 +134,11 @@ impl Osds {
                 .map(|report| report.objects_behind)
                 .sum(),
         })
+    }
+
+    /// How the pool of a server's store is, by its newest heartbeat.
+    pub(crate) fn pool(&self, osd: OsdId) -> Option<mrc::PoolState> {
+        lock(&self.0).get(&osd)?.pool.clone()
     }
 
     /// Capacity and free bytes of these servers. A file system that several of them share counts

@@ -39,6 +39,7 @@ mod metadata;
 mod note;
 mod object_file;
 mod peer;
+mod pool_watch;
 mod quarantine;
 mod reaper;
 mod recovery;
@@ -59,6 +60,6 @@ mod tombstones;
 mod worker;
 
 pub use boot::BootError;
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, StoreKind};
 pub use inspect::store_sums;
 pub use server::{Error, run};

@@ -411,6 +411,7 @@ pub(crate) fn heartbeat(osd: u64) -> wire::OsdHeartbeat {
         dir: "/osd".to_owned(),
         file_system: String::new(),
         location: String::new(),
+        pool: None,
     }
 }
 
