@@ -191,6 +191,11 @@ impl From<Quorum> for types::Quorum {
 pub(crate) enum OsdVerb {
     /// All object servers.
     List,
+    /// What is known of one: for a store on ZFS also its pool's state, errors and last scrub.
+    Show {
+        /// Its number.
+        osd: u64,
+    },
     /// Bring everything that a server holds to others. Waits until it holds nothing, unless --no-wait.
     Drain {
         /// Its number.
@@ -391,6 +396,7 @@ mod tests {
             "volume show v",
             "volume delete v",
             "osd list",
+            "osd show 3",
             "osd drain 3",
             "osd drain 3 --no-wait",
             "osd undrain 3",

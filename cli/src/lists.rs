@@ -21,8 +21,18 @@ pub(crate) fn odd() -> Failure {
     Failure::failed("the cluster answered another question; run the same release everywhere")
 }
 
+/// How the pool of a store on ZFS is.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Pool {
+    pub(crate) dataset: String,
+    pub(crate) state: String,
+    pub(crate) healthy: bool,
+    pub(crate) problem: String,
+    pub(crate) scan: String,
+}
+
 #[derive(Debug, Serialize)]
-struct Osd {
+pub(crate) struct Osd {
     id: u64,
     address: String,
     state: String,
@@ -36,6 +46,7 @@ struct Osd {
     heartbeat_age_ms: u64,
     store_uuid: String,
     dir: String,
+    pub(crate) pool: Option<Pool>,
 }
 
 impl Row for Osd {
@@ -84,9 +95,13 @@ pub(crate) async fn osds_known(admin: &Admin) -> Result<Vec<mrc::Osd>, Failure> 
 
 pub(crate) async fn osds(admin: &Admin) -> Result<Done, Failure> {
     let osds = osds_known(admin).await?;
-    let rows: Vec<Osd> = osds
-        .into_iter()
-        .map(|osd| Osd {
+    let rows: Vec<Osd> = osds.into_iter().map(Osd::from).collect();
+    Ok(render::list(&rows))
+}
+
+impl From<mrc::Osd> for Osd {
+    fn from(osd: mrc::Osd) -> Self {
+        Self {
             id: osd.osd,
             address: osd.address,
             state: osd.state,
@@ -100,9 +115,15 @@ pub(crate) async fn osds(admin: &Admin) -> Result<Done, Failure> {
             heartbeat_age_ms: osd.heartbeat_age_ms,
             store_uuid: osd.store_uuid,
             dir: osd.dir,
-        })
-        .collect();
-    Ok(render::list(&rows))
+            pool: osd.pool.map(|pool| Pool {
+                dataset: pool.dataset,
+                state: pool.state,
+                healthy: pool.healthy,
+                problem: pool.problem,
+                scan: pool.scan,
+            }),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]

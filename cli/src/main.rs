@@ -14,6 +14,7 @@ mod osds;
 mod outcome;
 mod render;
 mod scrub;
+mod show_osd;
 mod status;
 mod volumes;
 
@@ -59,6 +60,7 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Volume(VolumeVerb::Show { name }) => volumes::show(admin, name).await,
         Command::Volume(VolumeVerb::Delete { name }) => volumes::delete(admin, name).await,
         Command::Osd(OsdVerb::List) => lists::osds(admin).await,
+        Command::Osd(OsdVerb::Show { osd }) => show_osd::show(admin, *osd).await,
         Command::Osd(OsdVerb::Drain { osd, no_wait }) => drain::drain(admin, *osd, !no_wait).await,
         Command::Osd(OsdVerb::Undrain { osd }) => drain::undrain(admin, *osd).await,
         Command::Osd(OsdVerb::Remove { osd }) => drain::remove(admin, found, *osd).await,

@@ -177,6 +177,7 @@ fn osds(service: &Service) -> Result<Vec<mrc::Osd>, IndexError> {
             draining: record.draining,
             location: record.location,
             pgs: groups.get(&osd.0).copied().unwrap_or(0),
+            pool: service.osds.pool(osd),
         }
     });
     Ok(shown.collect())

@@ -32,6 +32,7 @@ struct Soft {
     capacity_bytes: u64,
     free_bytes: u64,
     file_system: String,
+    pool: Option<mrc::PoolState>,
     /// Version of the map it has taken.
     map_version: u64,
     /// Addresses of metadata servers that it was told last.
@@ -120,6 +121,7 @@ impl Osds {
             capacity_bytes: beat.capacity_bytes,
             free_bytes: beat.free_bytes,
             file_system: beat.file_system.clone(),
+            pool: beat.pool.clone(),
             map_version: beat.map_version,
             told: Vec::new(),
             repaired_bytes: beat.repaired_bytes,
@@ -173,6 +175,11 @@ impl Osds {
                 .map(|report| report.objects_behind)
                 .sum(),
         })
+    }
+
+    /// How the pool of a server's store is, by its newest heartbeat.
+    pub(crate) fn pool(&self, osd: OsdId) -> Option<mrc::PoolState> {
+        lock(&self.0).get(&osd)?.pool.clone()
     }
 
     /// Capacity and free bytes of these servers. A file system that several of them share counts

@@ -4,6 +4,7 @@ mod bed;
 mod failures;
 mod forwarding;
 mod leases;
+mod on_zfs;
 mod policies;
 mod scrub;
 

@@ -9,6 +9,7 @@ use shell::link::{Wire, WireError};
 use shell::reload::Reload;
 use shell::telemetry::{DEFAULT_LOG, LogError};
 use types::{ClusterId, Duration, IdError, OsdId};
+use zfs_driver::DatasetName;
 
 /// Settings read once at start-up; unknown keys are refused.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -24,6 +25,13 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Directory of the store.
     pub dir: PathBuf,
+    /// What the store is made of. Default: directories.
+    #[serde(default)]
+    pub store: StoreKind,
+    /// Dataset of a store on ZFS, such as "tank/oxfs/osd-1", for this server alone; made with the store.
+    /// Default: none.
+    #[serde(default)]
+    pub zfs_dataset: Option<String>,
     /// What this server shares fate with, from the widest on, as "site/rack/host": replicas go to places
     /// as different as possible. Default: empty, which shares with nobody.
     #[serde(default)]
@@ -89,6 +97,17 @@ pub struct Config {
     /// Limits that are no settings.
     #[serde(skip)]
     pub(crate) limits: Limits,
+}
+
+/// What a store is made of.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// Directories on whatever file system `dir` is on.
+    #[default]
+    Directory,
+    /// A ZFS dataset for each placement group.
+    Zfs,
 }
 
 /// Limits that only tests change.
@@ -181,6 +200,23 @@ pub enum ConfigError {
         /// What it must exceed.
         trust_grace_ms: u64,
     },
+    /// A store on ZFS without a dataset.
+    #[error(
+        "`store` is \"zfs\" and there is no `zfs_dataset`; give a dataset for this server alone, such as \
+         \"tank/oxfs/osd-1\""
+    )]
+    NoDataset,
+    /// A dataset without a store on ZFS.
+    #[error(
+        "`zfs_dataset` is {dataset:?} and `store` is \"directory\"; set `store = \"zfs\"` or leave it out"
+    )]
+    UnusedDataset {
+        /// Value found.
+        dataset: String,
+    },
+    /// `zfs_dataset` is no dataset's name.
+    #[error("`zfs_dataset`: {0}")]
+    Dataset(zfs_driver::Error),
     /// No metadata server is named.
     #[error("`mrc` names no metadata server; give at least one address")]
     NoMrc,
@@ -244,6 +280,7 @@ impl Config {
                 trust_grace_ms: self.trust_grace_ms,
             });
         }
+        self.dataset()?;
         if self.mrc.is_empty() {
             return Err(ConfigError::NoMrc);
         }
@@ -269,6 +306,24 @@ impl Config {
     /// [`ConfigError::Cluster`] if the text is none.
     pub fn cluster_id(&self) -> Result<ClusterId, ConfigError> {
         Ok(self.cluster.parse()?)
+    }
+
+    /// The dataset of a store on ZFS; none for a directory store.
+    ///
+    /// # Errors
+    ///
+    /// If `store` and `zfs_dataset` don't fit, or the latter is no dataset's name.
+    pub(crate) fn dataset(&self) -> Result<Option<DatasetName>, ConfigError> {
+        match (self.store, &self.zfs_dataset) {
+            (StoreKind::Directory, None) => Ok(None),
+            (StoreKind::Directory, Some(dataset)) => Err(ConfigError::UnusedDataset {
+                dataset: dataset.clone(),
+            }),
+            (StoreKind::Zfs, None) => Err(ConfigError::NoDataset),
+            (StoreKind::Zfs, Some(dataset)) => DatasetName::new(dataset)
+                .map(Some)
+                .map_err(ConfigError::Dataset),
+        }
     }
 
     /// This server's number.
@@ -326,6 +381,17 @@ pub(crate) const ROOM_INTERVAL: std::time::Duration = std::time::Duration::from_
 pub(crate) const ROOM_SHARES: u64 = 8;
 /// Bytes that a new object takes: its header, and a directory or two above it.
 pub(crate) const CREATE_BYTES: u64 = 3 * types::BLOCK_BYTES;
+
+/// Bytes of zeros written at once where a hole can't be made. 1 MiB: as the largest write of a mount.
+pub(crate) const ZEROS_BYTES: usize = 1 << 20;
+
+/// Time between two looks at the pool of a store on ZFS. 5 s: each runs two commands, and a pool that failed
+/// is noticed by the next write anyway.
+pub(crate) const POOL_LOOK: std::time::Duration = std::time::Duration::from_secs(5);
+/// Age of the newest look at a pool from which on it counts as silent. 60 s: what a command that asks may take.
+pub(crate) const POOL_SILENCE: std::time::Duration = std::time::Duration::from_secs(60);
+/// Requests of one shard that wait for datasets. 8192: as many as may wait for the shard itself.
+pub(crate) const PARKED_MAX: usize = 8192;
 
 /// Looks at a file for the next data or hole; what is not found then counts as data. 256: each costs a
 /// microsecond or two, and is needed for 4 MiB that have checksums but no data.
@@ -492,6 +558,11 @@ mod tests {
             ("shards = 0", "shards"),
             ("idle_ms = 2000", "trust_grace_ms"),
             ("metrics_listen = \"10.0.0.1:9\"", "metrics_listen"),
+            ("store = \"zfs\"", "zfs_dataset"),
+            ("store = \"btrfs\"", "store"),
+            ("zfs_dataset = \"tank/oxfs\"", "store"),
+            ("store = \"zfs\"\nzfs_dataset = \"tank\"", "zfs_dataset"),
+            ("store = \"zfs\"\nzfs_dataset = \"tank/-r\"", "zfs_dataset"),
         ];
         for (line, key) in bad {
             let error = parse(&format!("{TEXT}\n{line}")).unwrap_err();

@@ -15,7 +15,7 @@ use crate::cluster::Wall;
 use crate::cluster_clock::ClusterClock;
 use crate::metadata::MetadataClient;
 use crate::pacer::Pacer;
-use crate::store_root::Root;
+use crate::store_root::{PoolHealth, Root};
 
 /// Sends the reports.
 #[derive(Debug)]
@@ -43,7 +43,10 @@ impl Heartbeats {
         mut client: MetadataClient,
         maps: mpsc::Sender<mrc::OsdMap>,
     ) -> String {
-        let file_system = file_system(&self.dir);
+        let file_system = match self.root.pool_health() {
+            Some(pool) => file_system_of_pool(&pool.dataset),
+            None => file_system(&self.dir),
+        };
         let (mut quiet, mut known) = (false, false);
         loop {
             match client.ask(&self.request(&file_system)).await {
@@ -110,10 +113,31 @@ impl Heartbeats {
                 file_system: file_system.to_owned(),
                 location: self.location.clone(),
                 repaired_bytes: self.pacer.sent_bytes(),
+                pool: self.root.pool_health().map(to_wire),
             })),
             ..mrc::Request::default()
         }
     }
+}
+
+fn to_wire(pool: PoolHealth) -> mrc::PoolState {
+    mrc::PoolState {
+        dataset: pool.dataset,
+        state: pool.state,
+        healthy: pool.is_healthy,
+        problem: pool.problem,
+        scan: pool.scan,
+    }
+}
+
+/// The same of the pool that a dataset is in.
+fn file_system_of_pool(dataset: &str) -> String {
+    let pool = dataset.split('/').next().unwrap_or_default();
+    let machine = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    machine.map_or_else(
+        |_| String::new(),
+        |machine| format!("{}-zfs-{pool}", machine.trim()),
+    )
 }
 
 /// Names the file system a directory is on, the same for every server of this machine; empty if it

@@ -33,7 +33,7 @@ pub fn store_sums(dir: &Path, out: &mut impl Write) -> io::Result<()> {
         }
         Err(TryLockError::Error(error)) => return Err(error),
     }
-    let root = Root::open(dir)?;
+    let root = Root::open_to_look(dir)?;
     let mut groups = root.groups()?;
     groups.sort_unstable();
     for group in groups {
@@ -82,11 +82,12 @@ mod tests {
             inode: Inode(0x2a),
             column: 0,
         };
-        let path = root.path(ObjectKey {
+        let key = ObjectKey {
             pg: PgId(3),
             object,
-        });
-        root.make_parents(&path).unwrap();
+        };
+        let path = root.path(key);
+        root.make_parents(key).unwrap();
         let mut file = ObjectFile::create(object, path, root.machine()).unwrap();
         file.write(0, b"some bytes").unwrap();
 

@@ -40,6 +40,7 @@ mod note;
 mod object_file;
 mod pacer;
 mod peer;
+mod pool_watch;
 mod quarantine;
 mod reaper;
 mod recovery;
@@ -61,6 +62,6 @@ mod tombstones;
 mod worker;
 
 pub use boot::BootError;
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, StoreKind};
 pub use inspect::store_sums;
 pub use server::{Error, run};

@@ -20,11 +20,10 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use nix::fcntl::{FallocateFlags, fallocate};
 use types::{BLOCK_BYTES, ObjectId, blocks_of};
 
 use crate::at_rest::{AtRest, Found};
-use crate::file_io::{read_up_to, write_up_to};
+use crate::file_io::{punch, read_up_to, write_up_to};
 use crate::file_layout::{Group, HEADER_BYTES, file_length, object_length, pieces};
 use crate::header::{Header, Slot};
 use crate::note::{MachineBoot, Note};
@@ -378,15 +377,7 @@ impl ObjectFile {
 
     fn punch(&mut self, first_block: u64, count: u64) -> io::Result<()> {
         let offset = file_length(first_block * BLOCK_BYTES + 1) - 1;
-        let signed = |number: u64| i64::try_from(number).map_err(io::Error::other);
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        fallocate(
-            &*self.file()?,
-            flags,
-            signed(offset)?,
-            signed(count * BLOCK_BYTES)?,
-        )
-        .map_err(io::Error::from)
+        punch(&*self.file()?, offset, count * BLOCK_BYTES)
     }
 
     fn cut(&mut self, length_bytes: u64) -> Result<(), FileError> {

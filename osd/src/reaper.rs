@@ -8,9 +8,8 @@
 //! nobody knows any more that it was deleted. What waits together is made stable together.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -22,7 +21,7 @@ use crate::config::SYNC_DIRS_MAX;
 use crate::file_io::is_no_space;
 use crate::inbox::Inbox;
 use crate::quarantine::remove_aside;
-use crate::store_root::Root;
+use crate::store_root::{NamesToSync, Root};
 use crate::worker;
 
 /// What happens once the file is gone for good, or can't be removed.
@@ -105,11 +104,8 @@ impl Scythe {
             }
         }
         // Also those of files that were gone already: an earlier removal may not be stable.
-        let parents: BTreeSet<_> = removed
-            .iter()
-            .filter_map(|(key, ..)| Some(self.root.path(*key).parent()?.to_owned()))
-            .collect();
-        let stable = self.sync(&parents);
+        let keys = removed.iter().map(|(key, ..)| *key);
+        let stable = self.sync(&self.root.to_sync(keys));
         for (_, on_gone, result) in removed {
             on_gone(match &stable {
                 Ok(()) => result,
@@ -121,21 +117,20 @@ impl Scythe {
         }
     }
 
-    fn sync(&self, parents: &BTreeSet<PathBuf>) -> io::Result<()> {
+    fn sync(&self, names: &NamesToSync) -> io::Result<()> {
         // After one that failed another one may succeed without having made anything stable.
         if self.root.is_poisoned() {
             return Err(io::Error::other(
                 "the store failed before; nothing is stable any more",
             ));
         }
-        if parents.len() > SYNC_DIRS_MAX {
+        if names.len() > SYNC_DIRS_MAX {
             return self
                 .root
                 .sync_all()
                 .inspect_err(|error| self.root.poison(error));
         }
-        let synced = parents.iter().try_for_each(|dir| sync_dir(dir));
-        synced.inspect_err(|error| {
+        names.sync().inspect_err(|error| {
             // Names are in the journal or not; none was given up for want of space.
             if !is_no_space(error) {
                 self.root.poison(error);
@@ -147,6 +142,9 @@ impl Scythe {
     fn remove_if_empty(&self, group: PgKey) {
         if self.ours.as_ref().is_none_or(|ours| ours.contains(&group)) {
             return;
+        }
+        if let Some(datasets) = self.root.datasets() {
+            return datasets.give_up(group);
         }
         let any = ObjectKey {
             pg: group.pg,
@@ -165,14 +163,6 @@ impl Scythe {
             let _ = fs::remove_dir(entry.path());
         }
         let _ = fs::remove_dir(dir);
-    }
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    match File::open(dir) {
-        Ok(dir) => dir.sync_all(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
     }
 }
 

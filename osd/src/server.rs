@@ -37,13 +37,14 @@ use crate::map_keeper::MapKeeper;
 use crate::metadata::MetadataClient;
 use crate::pacer::Pacer;
 use crate::peer::{PeerDoor, Peers};
+use crate::pool_watch::PoolWatch;
 use crate::reaper::Reaper;
 use crate::recovery::Recovery;
 use crate::scrub::{self, Scrub};
 use crate::service::OsdDoor;
 use crate::shard::Surroundings;
 use crate::shards::Shards;
-use crate::store_root::Root;
+use crate::store_root::{Place, Root};
 use crate::sync_pool::SyncPool;
 
 /// Why an object server could not start or did not stop in good order.
@@ -166,6 +167,7 @@ struct Running {
     leases: Arc<LeaseShell>,
     pool: Arc<SyncPool>,
     reaper: Arc<Reaper>,
+    watch: Option<PoolWatch>,
     threads: Vec<JoinHandle<()>>,
     tasks: Vec<Task<()>>,
     server: Task<Result<(), shell::link::LinkError>>,
@@ -186,6 +188,7 @@ impl Drop for Running {
         self.shards.close();
         self.pool.stop();
         self.reaper.stop();
+        self.watch = None;
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -218,7 +221,19 @@ impl Running {
             let path = dir.path().to_owned();
             move |cause| Error::Store { doing, path, cause }
         };
-        let root = Arc::new(Root::open(dir.path()).map_err(store("open the store in"))?);
+        let root = match config.dataset()? {
+            None => Root::open(dir.path()),
+            Some(dataset) => {
+                let place = Place {
+                    dataset,
+                    cluster: identity.cluster,
+                    store_uuid: dir.store_uuid().to_owned(),
+                };
+                Root::open_on(dir.path(), place)
+            }
+        };
+        let root = Arc::new(root.map_err(store("open the store in"))?);
+        let watch = PoolWatch::start(&root).map_err(Error::Thread)?;
         let lease_config = lease::Config {
             ttl: config.lease_ttl(),
             phase_max: config.lease_ttl().scaled(1, 3),
@@ -442,6 +457,7 @@ impl Running {
             leases,
             pool,
             reaper,
+            watch,
             threads,
             tasks,
             server,
@@ -489,6 +505,7 @@ impl Running {
         self.shards.close();
         self.pool.stop();
         self.reaper.stop();
+        self.watch = None;
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

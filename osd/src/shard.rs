@@ -2,6 +2,7 @@
 
 mod administer;
 mod opening;
+mod parking;
 mod perform;
 pub(crate) mod scrub;
 
@@ -17,7 +18,7 @@ use proto::peer;
 use shell::clock::boottime;
 use shell::link::{self, Responder};
 use tokio::sync::{Notify, oneshot};
-use types::{Fault, Instant, ObjectId, OsdId, Remedy};
+use types::{Fault, Instant, ObjectId, OsdId, PgKey, Remedy};
 
 use crate::board::{Board, group_of};
 use crate::budget::Share;
@@ -67,6 +68,9 @@ pub(crate) struct Shard {
     peers: HashMap<AnswerId, Responder>,
     last_id: u64,
     effects: Vec<Effect>,
+    /// What waits for the dataset of its group, and how much that is.
+    parked: HashMap<PgKey, Vec<Item>>,
+    parked_count: usize,
     stopping: Option<oneshot::Sender<()>>,
 }
 
@@ -119,6 +123,8 @@ impl Shard {
             peers: HashMap::new(),
             last_id: 0,
             effects: Vec::new(),
+            parked: HashMap::new(),
+            parked_count: 0,
             stopping: None,
         }
     }
@@ -144,6 +150,9 @@ impl Shard {
     }
 
     fn handle(&mut self, item: Item) {
+        let Some(item) = self.park(item) else {
+            return;
+        };
         match item {
             Item::Client {
                 key,
@@ -205,6 +214,7 @@ impl Shard {
                 ticket,
                 result,
             } => self.step(object, Input::StoreDone { ticket, result }),
+            Item::GroupReady { group, outcome } => self.unpark(group, &outcome),
             Item::Cluster(cluster) => self.set_cluster(cluster),
             Item::Recover(key, newest) => self.recover(key, newest),
             Item::BringUp(key) => self.bring_up(key),

@@ -9,7 +9,7 @@ use osd_core::{Call, LeaseEvent, ObjectKey, Op, Payload, PeerFailure, Position, 
 use proto::{osd, peer};
 use shell::link::{self, Responder};
 use tokio::sync::oneshot;
-use types::{Fault, ObjectId, OsdId, SessionId};
+use types::{Fault, ObjectId, OsdId, PgKey, SessionId};
 
 use crate::budget::Share;
 use crate::cluster::Cluster;
@@ -61,6 +61,11 @@ pub(crate) enum Item {
         object: ObjectId,
         ticket: u64,
         result: Result<(), StoreError>,
+    },
+    /// The dataset of a placement group is there, or can't be made.
+    GroupReady {
+        group: PgKey,
+        outcome: Result<(), String>,
     },
     /// A new picture of the cluster.
     Cluster(Arc<Cluster>),

@@ -215,7 +215,7 @@ impl ObjectStore for DirectoryStore {
         let path = self.root.path(key);
         let file = match ObjectFile::create(key.object, path.clone(), self.root.machine()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.root.make_parents(&path).map_err(no_space)?;
+                let _held = self.root.make_parents(key).map_err(no_space)?;
                 ObjectFile::create(key.object, path, self.root.machine())
             }
             other => other,

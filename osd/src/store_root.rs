@@ -1,6 +1,14 @@
-//! What all shards share of a directory store: paths, directories, room, the poison.
+//! What all shards share of a store: paths, directories, room, the poison.
+//!
+//! A store on ZFS differs from a directory store in one thing: the directory of each placement group is the mount
+//! point of a dataset ([`datasets`]). What that changes is in [`on_zfs`].
 
 mod damage;
+mod dataset;
+mod datasets;
+mod health;
+mod kind;
+mod on_zfs;
 mod room;
 
 use std::collections::HashSet;
@@ -8,17 +16,22 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use osd_core::{Header, ObjectKey, Record};
 use shell::metrics::Metric;
 use types::{Inode, ObjectId, PgKey};
 
+use crate::board::group_of;
 use crate::config::CREATE_BYTES;
 use crate::header::Header as Slots;
 use crate::note::MachineBoot;
 use crate::object_file::ObjectFile;
 use damage::Damage;
+pub(crate) use datasets::{Datasets, Place};
+use health::Health;
+pub(crate) use health::PoolHealth;
+pub(crate) use on_zfs::{Held, NamesToSync};
 use room::{Amount, Room};
 
 /// Name of the file that says that a write to the disk failed.
@@ -44,11 +57,20 @@ pub(crate) struct Root {
     unnamed: Mutex<HashSet<PathBuf>>,
     /// Deleted objects whose files are still to be removed: they are absent.
     doomed: Mutex<HashSet<ObjectKey>>,
+    /// Of a store on ZFS.
+    datasets: Option<Arc<Datasets>>,
+    /// The same.
+    health: Health,
 }
 
 impl Root {
-    /// Opens the store in a state directory, making it if there is none.
+    /// Opens the directory store in a state directory, making it if there is none.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        kind::refuse_dataset(dir)?;
+        Self::open_plain(dir)
+    }
+
+    fn open_plain(dir: &Path) -> io::Result<Self> {
         let pgs = dir.join("pgs");
         if !pgs.is_dir() {
             fs::create_dir(&pgs)?;
@@ -66,6 +88,8 @@ impl Root {
             machine: MachineBoot::present(),
             unnamed: Mutex::default(),
             doomed: Mutex::default(),
+            datasets: None,
+            health: Health::default(),
         })
     }
 
@@ -138,8 +162,11 @@ impl Root {
         ))
     }
 
-    /// Makes the directories above a file; their names become stable with the file's.
-    pub(crate) fn make_parents(&self, file: &Path) -> io::Result<()> {
+    /// Makes the directories above an object's file; their names become stable with the file's. What is
+    /// returned is held until the file is made.
+    pub(crate) fn make_parents(&self, key: ObjectKey) -> io::Result<Held> {
+        let held = self.hold(group_of(key))?;
+        let file = &self.path(key);
         let mut missing: Vec<_> = file
             .ancestors()
             .skip(1)
@@ -153,13 +180,19 @@ impl Root {
                 Ok(()) | Err(_) => {}
             }
         }
-        Ok(())
+        Ok(held)
     }
 
     /// Makes the name of a file stable, and those of the directories above that are not yet.
     pub(crate) fn sync_name(&self, file: &Path) -> io::Result<()> {
+        let by_file = !self.syncs_together();
         for path in file.ancestors().take_while(|path| **path != self.pgs) {
             let is_file = path == file;
+            if by_file {
+                // The synced file took its name along.
+                self.unnamed().remove(path);
+                continue;
+            }
             if !is_file && !self.unnamed().contains(path) {
                 continue;
             }
@@ -173,10 +206,14 @@ impl Root {
         Ok(())
     }
 
-    /// Makes everything stable that was written to the file system so far.
+    /// Makes everything stable that was written so far; if it does not [sync together](Self::syncs_together),
+    /// names only.
     pub(crate) fn sync_all(&self) -> io::Result<()> {
         let unnamed: Vec<_> = self.unnamed().iter().cloned().collect();
-        nix::unistd::syncfs(&self.handle).map_err(io::Error::from)?;
+        match &self.datasets {
+            None => nix::unistd::syncfs(&self.handle).map_err(io::Error::from)?,
+            Some(datasets) => on_zfs::sync_all(datasets)?,
+        }
         let mut names = self.unnamed();
         for path in unnamed {
             names.remove(&path);
@@ -186,6 +223,7 @@ impl Root {
 
     /// The objects of a placement group, ascending.
     pub(crate) fn names(&self, pg: PgKey) -> io::Result<Vec<ObjectId>> {
+        self.check_absence(pg)?;
         let mut names = Vec::new();
         let group = self.pgs.join(pg.to_string());
         for dir in entries(&group)? {
@@ -200,8 +238,11 @@ impl Root {
         Ok(names)
     }
 
-    /// The placement groups that have a directory.
+    /// The placement groups that have a directory, or a dataset.
     pub(crate) fn groups(&self) -> io::Result<Vec<PgKey>> {
+        if let Some(datasets) = &self.datasets {
+            return Ok(datasets.all().into_iter().map(|(group, _)| group).collect());
+        }
         let parse = |path: PathBuf| {
             let (volume, pg) = path.file_name()?.to_str()?.split_once('.')?;
             Some(PgKey {
@@ -218,7 +259,11 @@ impl Root {
         if self.distrusts_cache {
             forget_pages(&path)?;
         }
-        ObjectFile::open(key.object, path, self.machine)
+        let opened = ObjectFile::open(key.object, path, self.machine)?;
+        if opened.is_none() {
+            self.check_absence(group_of(key))?;
+        }
+        Ok(opened)
     }
 
     /// After a failed write and before a stop in good order nothing more can be wrong with what was written.
@@ -282,8 +327,10 @@ impl Root {
             return Ok(());
         }
         match fs::remove_file(self.path(key)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.check_absence(group_of(key))?;
+            }
+            outcome => outcome?,
         }
         self.doomed().remove(&key);
         Ok(())
@@ -319,10 +366,11 @@ impl Root {
         let failed = u64::from(self.is_poisoned());
         let mut metrics = self.damage.metrics();
         metrics.push(Metric::gauge("oxfs_osd_store_failed", help, failed));
+        metrics.extend(self.health.metrics());
         metrics
     }
 
-    /// Bytes in all of the file system, and bytes that new data may take.
+    /// Bytes in all of the file system or below the dataset, and bytes that new data may take.
     pub(crate) fn space(&self) -> io::Result<(u64, u64)> {
         self.room.space()
     }

@@ -1,10 +1,13 @@
-//! Tests of the directory store beyond the contract: what lies in the files, and damage to them.
+//! Tests of the store beyond the contract: what lies in the files, and damage to them. Those that
+//! [`on_zfs`] lists are run on ZFS, too.
 
 pub(crate) mod disks;
 mod failing_disk;
 mod full_disk;
 mod large_files;
 mod lost;
+mod on_zfs;
+pub(crate) mod pools;
 mod rot;
 mod suspects;
 
@@ -24,24 +27,48 @@ use crate::store_root::Root;
 use crate::store_sync::{Job, Scope};
 
 struct Bed {
-    dir: tempfile::TempDir,
     store: DirectoryStore,
+    ground: Ground,
+}
+
+/// What a store stands on.
+enum Ground {
+    Directory(tempfile::TempDir),
+    Zfs(pools::Store),
 }
 
 impl Bed {
+    /// A directory store; on ZFS while a test [has a pool](pools::while_on_zfs).
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = DirectoryStore::new(Arc::new(Root::open(dir.path()).unwrap()));
-        Self { dir, store }
+        let ground = match pools::Store::wanted() {
+            Some(store) => Ground::Zfs(store),
+            None => Ground::Directory(tempfile::tempdir().unwrap()),
+        };
+        Self {
+            store: DirectoryStore::new(ground.open()),
+            ground,
+        }
     }
 
     /// As after a crash of the process: what was written to files is there, memory is not.
     fn crash(&mut self) {
-        self.store = DirectoryStore::new(Arc::new(Root::open(self.dir.path()).unwrap()));
+        self.store = DirectoryStore::new(self.root());
+    }
+
+    /// The store opened once more.
+    fn root(&self) -> Arc<Root> {
+        self.ground.open()
+    }
+
+    fn path(&self) -> &std::path::Path {
+        match &self.ground {
+            Ground::Directory(dir) => dir.path(),
+            Ground::Zfs(store) => store.dir(),
+        }
     }
 
     fn file(&self, key: ObjectKey) -> PathBuf {
-        Root::open(self.dir.path()).unwrap().path(key)
+        self.root().path(key)
     }
 
     fn flip(&self, key: ObjectKey, at: u64) {
@@ -59,9 +86,33 @@ impl Bed {
         self.store.sync(key, true, record).unwrap().run().unwrap();
     }
 
+    /// Waits until a file takes less of the disk than this: ZFS counts when it writes out a transaction group.
+    fn await_used_below(&self, key: ObjectKey, bytes: u64) {
+        use std::os::unix::fs::MetadataExt;
+        let file = self.file(key);
+        let begun = std::time::Instant::now();
+        loop {
+            let used = fs::metadata(&file).unwrap().blocks() * 512;
+            if used < bytes {
+                return;
+            }
+            assert!(begun.elapsed().as_secs() < 60, "{used} bytes");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
     fn read_all(&mut self, key: ObjectKey) -> Bytes {
         let length = self.store.length(key);
         self.store.read(key, 0, length as u32).unwrap()
+    }
+}
+
+impl Ground {
+    fn open(&self) -> Arc<Root> {
+        match self {
+            Self::Directory(dir) => Arc::new(Root::open(dir.path()).unwrap()),
+            Self::Zfs(store) => store.open(),
+        }
     }
 }
 
@@ -286,7 +337,6 @@ fn damaged_header_and_cut_file_quarantine_one_object_only() {
 
 #[test]
 fn holes_take_no_space_and_read_as_zeros() {
-    use std::os::unix::fs::MetadataExt;
     let mut bed = Bed::new();
     bed.store.create(key(1), &Record::default()).unwrap();
 
@@ -294,8 +344,7 @@ fn holes_take_no_space_and_read_as_zeros() {
     bed.store.truncate(key(1), 1 << 41).unwrap();
     bed.sync(key(1), &record(1, 1 << 41, true));
 
-    let used = fs::metadata(bed.file(key(1))).unwrap().blocks() * 512;
-    assert!(used < 100_000, "{used} bytes");
+    bed.await_used_below(key(1), 100_000);
     assert_eq!(bed.store.read(key(1), 77, 10).unwrap(), vec![0; 10]);
     assert_eq!(bed.store.length(key(1)), 1 << 41);
     bed.crash();
@@ -307,7 +356,6 @@ fn holes_take_no_space_and_read_as_zeros() {
 
 #[test]
 fn zeroed_blocks_give_their_space_back() {
-    use std::os::unix::fs::MetadataExt;
     let mut bed = Bed::new();
     bed.store.create(key(1), &Record::default()).unwrap();
     bed.store.write(key(1), 0, &bytes(4 << 20, 1)).unwrap();
@@ -316,8 +364,7 @@ fn zeroed_blocks_give_their_space_back() {
     bed.store.write_zeros(key(1), 100, (4 << 20) - 100).unwrap();
     bed.sync(key(1), &record(2, 4 << 20, true));
 
-    let used = fs::metadata(bed.file(key(1))).unwrap().blocks() * 512;
-    assert!(used < 100_000, "{used} bytes");
+    bed.await_used_below(key(1), 200_000);
     assert_eq!(bed.store.length(key(1)), 4 << 20);
     assert_eq!(bed.read_all(key(1)).slice(..100), bytes(100, 1));
     assert!(
@@ -367,32 +414,28 @@ fn unsynced_changes_outlive_closing() {
 }
 
 #[test]
-fn contract_directory_store_does_what_every_store_must() {
-    let beds = std::cell::RefCell::new(Vec::new());
+fn contract_store_does_what_every_store_must() {
+    let grounds = std::cell::RefCell::new(Vec::new());
     osd_core::contract::run(&mut || {
-        let dir = tempfile::tempdir().unwrap();
-        let store = DirectoryStore::new(Arc::new(Root::open(dir.path()).unwrap()));
-        beds.borrow_mut().push(dir);
-        Box::new(store)
+        let bed = Bed::new();
+        grounds.borrow_mut().push(bed.ground);
+        Box::new(bed.store)
     })
     .unwrap();
 }
 
 #[test]
-fn contract_directory_store_keeps_what_was_synced() {
-    let dir = tempfile::tempdir().unwrap();
-    osd_core::contract::reopen(&mut || {
-        Box::new(DirectoryStore::new(Arc::new(
-            Root::open(dir.path()).unwrap(),
-        )))
-    })
-    .unwrap();
+fn contract_store_keeps_what_was_synced() {
+    let bed = Bed::new();
+    let Bed { store, ground } = bed;
+    drop(store);
+    osd_core::contract::reopen(&mut || Box::new(DirectoryStore::new(ground.open()))).unwrap();
 }
 
 #[test]
 fn deleted_object_is_absent_before_its_file_is_gone() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = Arc::new(Root::open(dir.path()).unwrap());
+    let bed = Bed::new();
+    let root = bed.root();
     let mut store = DirectoryStore::with_reaper(Arc::clone(&root));
     let group = PgKey {
         volume: VolumeId(1),

@@ -2,7 +2,8 @@
 //!
 //! A few waiting jobs run side by side, each with its own two syncs. When many wait, one thread
 //! takes them all and makes the whole file system stable twice: once for data and sums, once for
-//! the records. Jobs nobody waits for are always taken together.
+//! the records. Jobs nobody waits for are always taken together. Where the file system can't be made stable as
+//! a whole, each job makes its own syncs, however many wait.
 //!
 //! A job that must be prepared joins the others only afterwards. One thread at a time prepares, and
 //! does other work that waits after every part of it, so that nobody waits for more than a part.
@@ -117,7 +118,10 @@ impl SyncPool {
                     (task.on_done)(result);
                 }
                 Work::Many(tasks) => {
-                    self.sweep(tasks);
+                    match self.root.syncs_together() {
+                        true => self.sweep(tasks),
+                        false => run_each(tasks),
+                    }
                     self.lock().sweeping = false;
                     self.ready.notify_all();
                 }
@@ -141,7 +145,7 @@ impl SyncPool {
             state.prepared_last = false;
             let now = Instant::now();
             let lazy = state.lazy_at.is_some_and(|at| at <= now || state.stopped);
-            let many = state.urgent.len() > SYNC_ALONE_MAX;
+            let many = state.urgent.len() > SYNC_ALONE_MAX && self.root.syncs_together();
             if (many || lazy) && !state.sweeping {
                 state.sweeping = true;
                 state.lazy_at = None;
@@ -252,6 +256,14 @@ impl State {
         self.preparing = true;
         self.prepared_last = true;
         Some(Work::Prepare(task))
+    }
+}
+
+/// Runs jobs one after the other.
+fn run_each(tasks: Vec<Task>) {
+    for mut task in tasks {
+        let result = task.job.run();
+        (task.on_done)(result);
     }
 }
 

@@ -49,15 +49,41 @@ pub(crate) struct UpArguments {
     /// what is dead, and return.
     #[arg(long)]
     pub(crate) restart: bool,
-    /// What object servers keep files in; `dir`, plain directories, is the only choice so far.
-    #[arg(long, value_enum, default_value_t = Store::Dir, hide_possible_values = true)]
-    pub(crate) store: Store,
+    /// What object servers keep files in: `dir`, plain directories in DIR, or `zfs`, datasets below
+    /// --zfs-dataset. Only matters when DIR is made. Default: dir.
+    #[arg(long, value_enum)]
+    pub(crate) store: Option<Store>,
+    /// Dataset below which each object server makes one of its own, such as tank/oxfs. It is made if
+    /// it is missing; its pool must be there.
+    #[arg(
+        long,
+        value_name = "POOL/DS",
+        required_if_eq("store", "zfs"),
+        requires = "store"
+    )]
+    pub(crate) zfs_dataset: Option<String>,
+}
+
+impl UpArguments {
+    /// What was asked for: none if nothing was, else the dataset, or none for directories.
+    pub(crate) fn store(&self) -> anyhow::Result<Option<Option<&str>>> {
+        match (self.store, &self.zfs_dataset) {
+            (None, _) => Ok(None),
+            (Some(Store::Dir), None) => Ok(Some(None)),
+            (Some(Store::Dir), Some(dataset)) => {
+                anyhow::bail!("--zfs-dataset {dataset} needs --store zfs")
+            }
+            (Some(Store::Zfs), dataset) => Ok(Some(dataset.as_deref())),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Store {
     /// Plain directories.
     Dir,
+    /// ZFS datasets.
+    Zfs,
 }
 
 #[derive(Args, Debug)]

@@ -43,13 +43,24 @@ pub(crate) fn take(dir: &Path) -> Result<Option<Lock>> {
     }
 }
 
-/// Opens the cluster in a locked directory, or makes one with so many servers of each role.
-pub(crate) fn open_or_make(dir: &Path, single: bool) -> Result<LocalCluster> {
+/// Opens the cluster in a locked directory, or makes one with so many servers of each role. `store` is a dataset,
+/// or none for directories, if anything is asked for.
+pub(crate) fn open_or_make(
+    dir: &Path,
+    single: bool,
+    store: Option<Option<&str>>,
+) -> Result<LocalCluster> {
     let cluster = if dir.join("cluster.toml").exists() {
-        LocalCluster::open(dir)?
+        let cluster = LocalCluster::open(dir)?;
+        check_store(&cluster, store)?;
+        cluster
     } else {
         refuse_foreign(dir)?;
-        make(dir, if single { 1 } else { SERVERS_PER_ROLE })?
+        let dataset = store.flatten();
+        if let Some(dataset) = dataset {
+            zfs_driver::DatasetName::new(dataset).context("--zfs-dataset")?;
+        }
+        make(dir, if single { 1 } else { SERVERS_PER_ROLE }, dataset)?
     };
     // Only now it is known to be ours.
     make_private(dir)?;
@@ -92,7 +103,31 @@ fn refuse_foreign(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn make(dir: &Path, servers_per_role: u64) -> Result<LocalCluster> {
+/// Refuses another kind of store than the cluster was made with.
+fn check_store(cluster: &LocalCluster, store: Option<Option<&str>>) -> Result<()> {
+    let Some(wanted) = store else {
+        return Ok(());
+    };
+    let servers = cluster.servers();
+    let Some(osd) = servers.iter().find(|server| server.role == Role::Osd) else {
+        return Ok(());
+    };
+    let present = cluster.zfs_dataset(osd);
+    let fits = present == wanted.map(|dataset| format!("{dataset}/{}", osd.name()));
+    let made = present.map_or_else(
+        || "directories".to_owned(),
+        |dataset| format!("the dataset {dataset}"),
+    );
+    ensure!(
+        fits,
+        "{} was made with other stores: {} has {made}; leave out --store and --zfs-dataset",
+        cluster.dir().display(),
+        osd.name()
+    );
+    Ok(())
+}
+
+fn make(dir: &Path, servers_per_role: u64, dataset: Option<&str>) -> Result<LocalCluster> {
     let secret = Secret::from_bytes(rand::random());
     let path = dir.join("secret");
     let write_secret = || -> std::io::Result<()> {
@@ -125,6 +160,7 @@ fn make(dir: &Path, servers_per_role: u64) -> Result<LocalCluster> {
         cluster: ClusterId(rand::random()).to_string(),
         mrc: members(),
         osd: members(),
+        zfs_dataset: dataset.map(str::to_owned),
     };
     Ok(LocalCluster::create(dir, file)?)
 }
@@ -149,6 +185,10 @@ struct OsdFile<'a> {
     listen: &'a str,
     dir: &'a Path,
     mrc: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zfs_dataset: Option<String>,
 }
 
 /// Writes a server's configuration, unless there is one, which its owner may have changed.
@@ -186,6 +226,7 @@ fn config_text(cluster: &LocalCluster, server: &LocalServer) -> Result<String> {
             members,
         })?
     } else {
+        let zfs_dataset = cluster.zfs_dataset(server);
         toml::to_string(&OsdFile {
             cluster: cluster.cluster().to_string(),
             secret_file: &secret_file,
@@ -193,6 +234,8 @@ fn config_text(cluster: &LocalCluster, server: &LocalServer) -> Result<String> {
             listen: &server.address,
             dir: &dir,
             mrc: cluster.mrc_addresses(),
+            store: zfs_dataset.as_ref().map(|_| "zfs"),
+            zfs_dataset,
         })?
     };
     Ok(text)
@@ -209,8 +252,8 @@ mod tests {
         let dir = home.path().join("cluster");
         let _lock = take(&dir).unwrap().unwrap();
 
-        let made = open_or_make(&dir, false).unwrap();
-        let again = open_or_make(&dir, true).unwrap();
+        let made = open_or_make(&dir, false, None).unwrap();
+        let again = open_or_make(&dir, true, None).unwrap();
 
         assert_eq!(made.cluster(), again.cluster());
         assert_eq!(made.servers(), again.servers());
@@ -231,7 +274,7 @@ mod tests {
     fn single_cluster_has_one_server_of_each_role() {
         let dir = tempfile::tempdir().unwrap();
 
-        let cluster = open_or_make(dir.path(), true).unwrap();
+        let cluster = open_or_make(dir.path(), true, None).unwrap();
 
         let names: Vec<_> = cluster.servers().iter().map(LocalServer::name).collect();
         assert_eq!(names, ["mrc-1", "osd-1"]);
@@ -260,19 +303,40 @@ mod tests {
                 .to_string()
                 .contains("not a directory")
         );
-        let error = open_or_make(dir.path(), false).unwrap_err().to_string();
+        let error = open_or_make(dir.path(), false, None)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("not empty"), "{error}");
     }
 
     #[test]
     fn configuration_that_was_changed_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let cluster = open_or_make(dir.path(), true).unwrap();
+        let cluster = open_or_make(dir.path(), true, None).unwrap();
         let path = cluster.config_file("osd-1");
         fs::write(&path, "mine").unwrap();
 
-        open_or_make(dir.path(), true).unwrap();
+        open_or_make(dir.path(), true, None).unwrap();
 
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+
+    #[test]
+    fn store_on_zfs_is_remembered_and_another_one_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let bad = open_or_make(dir.path(), true, Some(Some("tank"))).unwrap_err();
+        assert!(format!("{bad:#}").contains("\"tank\""), "{bad:#}");
+
+        open_or_make(dir.path(), true, Some(Some("tank/oxfs"))).unwrap();
+        let cluster = open_or_make(dir.path(), true, None).unwrap();
+
+        let config = fs::read_to_string(cluster.config_file("osd-1")).unwrap();
+        let config: osd::Config = toml::from_str(&config).unwrap();
+        assert_eq!(config.zfs_dataset.as_deref(), Some("tank/oxfs/osd-1"));
+        config.validated().unwrap();
+        for other in [None, Some("tank/other")] {
+            let error = open_or_make(dir.path(), true, Some(other)).unwrap_err();
+            assert!(error.to_string().contains("tank/oxfs/osd-1"), "{error}");
+        }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &UpArguments) -> Result<()> {
         clear_remains(&LocalCluster::open(&arguments.dir)?)?;
     }
     let point = mountpoint::check(point)?;
-    let cluster = layout::open_or_make(&arguments.dir, arguments.single)?;
+    let cluster = layout::open_or_make(&arguments.dir, arguments.single, arguments.store()?)?;
     let mut up = Up {
         cluster,
         point,

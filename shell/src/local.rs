@@ -50,6 +50,9 @@ pub struct ClusterFile {
     pub mrc: Vec<Member>,
     /// Object servers.
     pub osd: Vec<Member>,
+    /// Dataset below which each object server has one of its own for its store; none: directory stores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zfs_dataset: Option<String>,
 }
 
 /// A local cluster's directory.
@@ -127,6 +130,13 @@ impl LocalCluster {
             cause,
         })?;
         Self::open(dir)
+    }
+
+    /// Dataset of an object server's store on ZFS; none for a directory store.
+    #[must_use]
+    pub fn zfs_dataset(&self, server: &LocalServer) -> Option<String> {
+        let above = self.file.zfs_dataset.as_ref()?;
+        Some(format!("{above}/{}", server.name()))
     }
 
     /// Adds an object server at `address` to the description, with the next number.
@@ -375,6 +385,7 @@ mod tests {
             cluster: ClusterId(5).to_string(),
             mrc: vec![member(1)],
             osd: vec![member(2), member(3)],
+            zfs_dataset: None,
         }
     }
 
@@ -388,6 +399,24 @@ mod tests {
         let names: Vec<_> = made.servers().iter().map(LocalServer::name).collect();
         assert_eq!(names, ["mrc-1", "osd-2", "osd-3"]);
         assert_eq!(made.mrc_addresses(), ["127.0.0.1:1"]);
+    }
+
+    #[test]
+    fn each_object_server_has_a_dataset_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = ClusterFile {
+            zfs_dataset: Some("tank/oxfs".to_owned()),
+            ..file()
+        };
+
+        let made = LocalCluster::create(dir.path(), with).unwrap();
+
+        let servers = made.servers();
+        let dataset = |name: &str| {
+            let server = servers.iter().find(|server| server.name() == name);
+            made.zfs_dataset(server.unwrap())
+        };
+        assert_eq!(dataset("osd-3").as_deref(), Some("tank/oxfs/osd-3"));
     }
 
     #[test]

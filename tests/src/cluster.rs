@@ -38,6 +38,8 @@ pub struct Server {
 pub struct Cluster {
     home: tempfile::TempDir,
     up: Option<Child>,
+    /// Further arguments of `oxfs up`.
+    arguments: Vec<String>,
     further_mounts: Vec<PathBuf>,
 }
 
@@ -48,11 +50,21 @@ impl Cluster {
     ///
     /// If it does not get usable; the message has what `oxfs up` wrote.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// As [`Cluster::start`], with further arguments of `oxfs up`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::start`].
+    pub fn start_with(arguments: &[&str]) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("oxfs-test-").tempdir()?;
         std::fs::create_dir(home.path().join("mnt"))?;
         let mut cluster = Self {
             home,
             up: None,
+            arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
             further_mounts: Vec::new(),
         };
         cluster.up()?;
@@ -91,6 +103,7 @@ impl Cluster {
             .arg(self.dir())
             .arg("--mount")
             .arg(self.mount())
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

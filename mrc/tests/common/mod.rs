@@ -444,6 +444,7 @@ pub(crate) fn heartbeat(osd: u64) -> wire::OsdHeartbeat {
         file_system: String::new(),
         location: String::new(),
         repaired_bytes: 0,
+        pool: None,
     }
 }
 

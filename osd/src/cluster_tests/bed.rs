@@ -65,6 +65,8 @@ pub(super) struct Bed {
     pub(super) maps: watch::Sender<mrc::OsdMap>,
     pub(super) change_id: Arc<AtomicU64>,
     pub(super) limits: Limits,
+    /// Each server's store is in a dataset below this one.
+    pub(super) dataset: Option<String>,
 }
 
 impl Bed {
@@ -72,7 +74,20 @@ impl Bed {
         Self::with_policy(count, "", "").await
     }
 
+    /// With stores on ZFS, below this dataset.
+    pub(super) async fn on_zfs(count: u64, dataset: &str) -> Self {
+        Self::with(count, ("", ""), Some(dataset.to_owned())).await
+    }
+
     pub(super) async fn with_policy(count: u64, write_policy: &str, quorum: &str) -> Self {
+        Self::with(count, (write_policy, quorum), None).await
+    }
+
+    async fn with(
+        count: u64,
+        (write_policy, quorum): (&str, &str),
+        dataset: Option<String>,
+    ) -> Self {
         // With RUST_LOG, a failing test tells more.
         shell::telemetry::init("off", None).unwrap();
         let root = tempfile::tempdir().unwrap();
@@ -101,6 +116,7 @@ impl Bed {
             map,
             change_id: Arc::new(AtomicU64::new(1)),
             limits: Limits::default(),
+            dataset,
         };
         for id in 1..=count {
             bed.start(id).await;
@@ -148,7 +164,10 @@ impl Bed {
             self.root.path().join("secret"),
             self.nodes[id as usize - 1].dir,
         );
-        let config: Config = toml::from_str(&text).unwrap();
+        let store = self.dataset.as_ref().map_or_else(String::new, |above| {
+            format!("store = \"zfs\"\nzfs_dataset = \"{above}/osd-{id}\"\n")
+        });
+        let config: Config = toml::from_str(&(text + &store)).unwrap();
         let limits = self.limits;
         Config { limits, ..config }.validated().unwrap()
     }
@@ -306,7 +325,7 @@ impl Drop for Bed {
 }
 
 fn store(dir: &Path) -> DirectoryStore {
-    DirectoryStore::new(Arc::new(Root::open(dir).unwrap()))
+    DirectoryStore::new(Arc::new(Root::open_to_look(dir).unwrap()))
 }
 
 fn link(address: &str, session: SessionId) -> Arc<Link> {

@@ -40,6 +40,15 @@ impl Shard {
                 group_of(key)
             ))
         })?;
+        let group = group_of(key);
+        if !self.around.root.is_ready(group) {
+            if !self.parked.contains_key(&group) {
+                self.want(group);
+            }
+            return Err(Fault::retry(format!(
+                "the dataset of placement group {group} is being made"
+            )));
+        }
         let replica = match self.open_replica(key, membership.clone()) {
             Err(error) if is_damage(&error) => {
                 tracing::error!(

@@ -4,11 +4,11 @@
 //! writes stable can't: what the kernel could not place then is lost. So new objects and growing ones are
 //! refused while records, checksums, directories and deletions still find space.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use nix::sys::statvfs::{Statvfs, statvfs};
+use nix::sys::statvfs::statvfs;
 
 use crate::config::{
     FULL_BYTES, RESERVE_BYTES_MAX, RESERVE_INODES_MAX, RESERVE_PERCENT, ROOM_INTERVAL, ROOM_SHARES,
@@ -30,11 +30,64 @@ impl Amount {
     }
 }
 
-/// The room of one file system, as last seen.
+/// The room of a store, as last seen.
 #[derive(Debug)]
 pub(crate) struct Room {
-    path: PathBuf,
+    place: Mutex<Place>,
     granted: Mutex<Granted>,
+}
+
+/// Where to look.
+#[derive(Debug, Default)]
+struct Place {
+    /// A directory on the file system, if there is one yet.
+    path: Option<PathBuf>,
+    /// What is known of a file system that only knows its own part of a greater whole.
+    whole: Option<Whole>,
+}
+
+/// Room that several file systems share.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Whole {
+    pub(crate) total_bytes: u64,
+    pub(crate) available_bytes: u64,
+}
+
+impl Place {
+    /// What there is in all, and what of it is free.
+    fn look(&self) -> std::io::Result<(Amount, Amount)> {
+        let Some(path) = &self.path else {
+            let whole = self.whole.unwrap_or_default();
+            return Ok((of_bytes(whole.total_bytes), of_bytes(whole.available_bytes)));
+        };
+        let stat = statvfs(path).map_err(std::io::Error::from)?;
+        let unit = stat.fragment_size();
+        let inodes = |count| match stat.files() {
+            // Made as they are needed.
+            0 => u64::MAX,
+            _ => count,
+        };
+        let total = match self.whole {
+            Some(whole) => of_bytes(whole.total_bytes),
+            None => Amount {
+                bytes: stat.blocks() * unit,
+                inodes: inodes(stat.files()),
+            },
+        };
+        let free = Amount {
+            bytes: stat.blocks_available() * unit,
+            inodes: inodes(stat.files_available()),
+        };
+        Ok((total, free))
+    }
+}
+
+/// So many bytes, and inodes as they are needed.
+const fn of_bytes(bytes: u64) -> Amount {
+    Amount {
+        bytes,
+        inodes: u64::MAX,
+    }
 }
 
 /// What may be taken before the next look.
@@ -48,12 +101,13 @@ struct Granted {
 
 impl Granted {
     /// Looks how much there is beside what is wanted; false if that is not there.
-    fn look(&mut self, path: &Path, wanted: Amount) -> bool {
-        let Ok(stat) = statvfs(path) else {
+    fn look(&mut self, place: &Mutex<Place>, wanted: Amount) -> bool {
+        let seen = place.lock().unwrap_or_else(PoisonError::into_inner).look();
+        let Ok((total, free)) = seen else {
             // The change itself will tell.
             return true;
         };
-        let free = above_reserve(&stat);
+        let free = above_reserve(total, free);
         let rest = free.minus(wanted);
         let share = |number: u64| number.checked_div(ROOM_SHARES).unwrap_or_default();
         let left = rest.unwrap_or_default();
@@ -71,10 +125,20 @@ impl Granted {
 
 impl Room {
     pub(crate) fn of(path: PathBuf) -> Self {
+        let place = Place {
+            path: Some(path),
+            whole: None,
+        };
         Self {
-            path,
+            place: Mutex::new(place),
             granted: Mutex::default(),
         }
+    }
+
+    /// Looks elsewhere from now on: at one of the file systems that share a whole, if there is one yet.
+    pub(crate) fn look_at(&self, path: Option<PathBuf>, whole: Whole) {
+        let whole = Some(whole);
+        *self.place() = Place { path, whole };
     }
 
     /// Takes room for a change that is about to be made; false if there is none.
@@ -87,7 +151,7 @@ impl Room {
             granted.left = left;
             return true;
         }
-        granted.look(&self.path, wanted)
+        granted.look(&self.place, wanted)
     }
 
     /// Whether there is no room for a large write, as of a look that is not old.
@@ -97,33 +161,69 @@ impl Room {
             .looked_at
             .is_some_and(|at| at.elapsed() < ROOM_INTERVAL);
         if !fresh {
-            granted.look(&self.path, Amount::default());
+            granted.look(&self.place, Amount::default());
         }
         granted.full
     }
 
     /// Bytes in all, and bytes that new data may take.
     pub(crate) fn space(&self) -> std::io::Result<(u64, u64)> {
-        let stat = statvfs(&self.path).map_err(std::io::Error::from)?;
-        let total = stat.blocks() * stat.fragment_size();
-        Ok((total, above_reserve(&stat).bytes))
+        let known = self.place().whole;
+        let seen = match known {
+            // The file system itself may hang.
+            Some(whole) => (of_bytes(whole.total_bytes), of_bytes(whole.available_bytes)),
+            None => self.place().look()?,
+        };
+        let (total, free) = seen;
+        Ok((total.bytes, above_reserve(total, free).bytes))
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What is free of the file system beyond the reserve.
-fn above_reserve(stat: &Statvfs) -> Amount {
-    let unit = stat.fragment_size();
+/// What is free beyond the reserve.
+fn above_reserve(total: Amount, free: Amount) -> Amount {
     let reserve = |total: u64, max: u64| (total / 100 * RESERVE_PERCENT).min(max);
-    let reserve_bytes = reserve(stat.blocks() * unit, RESERVE_BYTES_MAX);
-    let inodes = match stat.files() {
-        // Made as they are needed.
-        0 => u64::MAX,
-        total => stat
-            .files_available()
+    let inodes = match total.inodes {
+        u64::MAX => u64::MAX,
+        total => free
+            .inodes
             .saturating_sub(reserve(total, RESERVE_INODES_MAX)),
     };
     Amount {
-        bytes: (stat.blocks_available() * unit).saturating_sub(reserve_bytes),
+        bytes: free
+            .bytes
+            .saturating_sub(reserve(total.bytes, RESERVE_BYTES_MAX)),
         inodes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_system_of_a_whole_keeps_the_reserve_of_the_whole() {
+        const TOTAL: u64 = 1 << 40;
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room::of(dir.path().to_owned());
+        let own = room.space().unwrap();
+        let whole = |available_bytes| Whole {
+            total_bytes: TOTAL,
+            available_bytes,
+        };
+
+        // Nothing is there yet that could be looked at.
+        room.look_at(None, whole(RESERVE_BYTES_MAX + 7));
+        assert_eq!(room.space().unwrap(), (TOTAL, 7));
+        room.look_at(None, whole(RESERVE_BYTES_MAX));
+        assert!(!room.take(of_bytes(1)));
+
+        // The file system itself is asked before changes.
+        room.look_at(Some(dir.path().to_owned()), whole(0));
+        assert_eq!(room.space().unwrap(), (TOTAL, 0));
+        assert!(own.1 == 0 || room.take(of_bytes(1)));
     }
 }

@@ -21,9 +21,9 @@ fn assert_stopped(store: &mut DirectoryStore, length: u64) {
 }
 
 #[test]
-fn poisoned_store_takes_no_changes_and_still_reads_and_deletes() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = Arc::new(Root::open(dir.path()).unwrap());
+pub(super) fn poisoned_store_takes_no_changes_and_still_reads_and_deletes() {
+    let bed = Bed::new();
+    let root = bed.root();
     let mut store = DirectoryStore::new(Arc::clone(&root));
     store.create(key(1), &Record::default()).unwrap();
     store.write(key(1), 0, &bytes(10, 1)).unwrap();
@@ -45,7 +45,7 @@ fn poisoned_store_takes_no_changes_and_still_reads_and_deletes() {
 /// The kernel reports a failed write-back once; a second sync would succeed. It names the file, so the
 /// others go on.
 #[test]
-fn sync_without_space_stops_its_object_and_is_not_retried() {
+pub(super) fn sync_without_space_stops_its_object_and_is_not_retried() {
     let Some(disk) = Disk::failing(64 << 20, 8 << 20) else {
         return;
     };
@@ -86,9 +86,9 @@ fn sync_without_space_stops_its_object_and_is_not_retried() {
 
 /// No device is needed for a file that can't be synced.
 #[test]
-fn sync_that_fails_for_another_reason_stops_the_store() {
+pub(super) fn sync_that_fails_for_another_reason_stops_the_store() {
     let mut bed = Bed::new();
-    let root = Arc::new(Root::open(bed.dir.path()).unwrap());
+    let root = bed.root();
     bed.store.create(key(1), &Record::default()).unwrap();
     let path = root.path(key(1));
     let (mut file, _) = ObjectFile::open(key(1).object, path, MachineBoot(1))

@@ -48,7 +48,7 @@ fn sync_all(store: &mut DirectoryStore, model: &Model, seq: u64, clean: bool) {
 }
 
 #[test]
-fn full_disk_refuses_changes_and_neither_poisons_nor_damages_anything() {
+pub(super) fn full_disk_refuses_changes_and_neither_poisons_nor_damages_anything() {
     let Some(disk) = Disk::new(16 << 20) else {
         return;
     };
@@ -165,7 +165,7 @@ fn sweep(root: &Root, store: &mut DirectoryStore, model: &Model, seq: u64) {
 /// New data is refused while there is room for all else; even on a disk that somebody else has filled to
 /// the last byte the server starts, syncs and deletes.
 #[test]
-fn disk_full_of_small_objects_syncs_restarts_and_deletes() {
+pub(super) fn disk_full_of_small_objects_syncs_restarts_and_deletes() {
     let Some(disk) = Disk::for_small_files(48 << 20) else {
         return;
     };
@@ -213,9 +213,9 @@ fn disk_full_of_small_objects_syncs_restarts_and_deletes() {
 
 /// What a job could not write is written by the next one; nothing is lost or recorded meanwhile.
 #[test]
-fn job_without_space_leaves_its_work_to_the_next() {
+pub(super) fn job_without_space_leaves_its_work_to_the_next() {
     let mut bed = Bed::new();
-    let root = Arc::new(Root::open(bed.dir.path()).unwrap());
+    let root = bed.root();
     bed.store.create(key(1), &Record::default()).unwrap();
     bed.store.write(key(1), 0, &bytes(9_000, 1)).unwrap();
     bed.sync(key(1), &record(1, 9_000, false));
@@ -252,7 +252,7 @@ fn job_without_space_leaves_its_work_to_the_next() {
 }
 
 #[test]
-fn failed_job_leaves_the_object_as_its_file_says() {
+pub(super) fn failed_job_leaves_the_object_as_its_file_says() {
     let mut bed = Bed::new();
     bed.store.create(key(1), &Record::default()).unwrap();
     bed.store.write(key(1), 0, &bytes(9_000, 1)).unwrap();

@@ -36,7 +36,7 @@ fn close_and_reopen(bed: &mut Bed) {
 }
 
 #[test]
-fn sums_that_a_job_has_not_written_yet_are_not_read_from_the_file() {
+pub(super) fn sums_that_a_job_has_not_written_yet_are_not_read_from_the_file() {
     let mut bed = large();
     bed.store.write(key(1), 0, &bytes(8_192, 1)).unwrap();
     bed.sync(key(1), &record(1, 2 << 40, false));
@@ -60,7 +60,7 @@ fn sums_that_a_job_has_not_written_yet_are_not_read_from_the_file() {
 }
 
 #[test]
-fn late_job_does_not_put_older_sums_in_the_place_of_newer_ones() {
+pub(super) fn late_job_does_not_put_older_sums_in_the_place_of_newer_ones() {
     let mut bed = large();
     bed.store.write(key(1), 9 << 20, &bytes(4_096, 1)).unwrap();
 
@@ -78,7 +78,7 @@ fn late_job_does_not_put_older_sums_in_the_place_of_newer_ones() {
 }
 
 #[test]
-fn late_job_writes_nothing_behind_the_new_end() {
+pub(super) fn late_job_writes_nothing_behind_the_new_end() {
     for cut in [5 << 20, 9 << 20, (9 << 20) + 5_000, (9 << 20) + 8_192] {
         let mut bed = large();
         let data = bytes(40_000, 1);
@@ -109,7 +109,7 @@ fn late_job_writes_nothing_behind_the_new_end() {
 }
 
 #[test]
-fn sums_that_could_not_be_written_stay_in_memory() {
+pub(super) fn sums_that_could_not_be_written_stay_in_memory() {
     let bed = large();
     let path = bed.file(key(1));
     let (mut file, _) = ObjectFile::open(key(1).object, path.clone(), MachineBoot(1))

@@ -24,7 +24,7 @@ fn damaged_blocks(bed: &mut Bed) -> Vec<u64> {
 }
 
 #[test]
-fn flipped_bit_at_rest_is_noticed_although_the_server_crashed() {
+pub(super) fn flipped_bit_at_rest_is_noticed_although_the_server_crashed() {
     let mut bed = synced();
     bed.store.write(key(1), 40_000, &bytes(10_000, 2)).unwrap();
     bed.flip(key(1), HEADER_BYTES + 100_000);
@@ -47,7 +47,7 @@ fn flipped_bit_at_rest_is_noticed_although_the_server_crashed() {
 }
 
 #[test]
-fn damaged_block_is_mended_by_the_bytes_its_sum_is_of_and_by_no_others() {
+pub(super) fn damaged_block_is_mended_by_the_bytes_its_sum_is_of_and_by_no_others() {
     let mut bed = synced();
     let sound = bed.read_all(key(1));
     let last = LENGTH as u64 / 4_096;
@@ -71,7 +71,7 @@ fn damaged_block_is_mended_by_the_bytes_its_sum_is_of_and_by_no_others() {
 
 /// A file's last block is seldom whole; whoever has all of its bytes can replace it.
 #[test]
-fn overwriting_all_that_is_left_of_a_damaged_block_heals_it() {
+pub(super) fn overwriting_all_that_is_left_of_a_damaged_block_heals_it() {
     let mut bed = synced();
     let last = LENGTH as u64 / 4_096 * 4_096;
     bed.flip(key(1), HEADER_BYTES + last + 5);
@@ -84,7 +84,7 @@ fn overwriting_all_that_is_left_of_a_damaged_block_heals_it() {
 
 /// The process dies at any moment: all it wrote is there, and every block of it can be read.
 #[test]
-fn nothing_that_was_being_changed_counts_as_damaged_after_a_crash() {
+pub(super) fn nothing_that_was_being_changed_counts_as_damaged_after_a_crash() {
     use rand::{Rng, RngExt, SeedableRng};
     for seed in 0..40 {
         let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
@@ -157,7 +157,7 @@ fn nothing_that_was_being_changed_counts_as_damaged_after_a_crash() {
 
 /// Also by a server that crashes twice: what it changed before the first time is at rest by the second.
 #[test]
-fn block_that_was_made_stable_after_a_crash_is_at_rest() {
+pub(super) fn block_that_was_made_stable_after_a_crash_is_at_rest() {
     let mut bed = synced();
     bed.store.write(key(1), 40_000, &bytes(10_000, 2)).unwrap();
     bed.crash();
@@ -173,7 +173,7 @@ fn block_that_was_made_stable_after_a_crash_is_at_rest() {
 
 /// Files from before there were notes say nothing of what was being changed: all of it may have been.
 #[test]
-fn file_without_a_note_is_read_as_it_is_found() {
+pub(super) fn file_without_a_note_is_read_as_it_is_found() {
     let mut bed = synced();
     let file = OpenOptions::new()
         .write(true)
@@ -196,7 +196,7 @@ fn file_without_a_note_is_read_as_it_is_found() {
 /// Power fails after a block reached the disk and before the note did: it looks like damage, and it is
 /// left to the replicas whether anybody has it as it was.
 #[test]
-fn block_that_lacks_its_note_is_taken_as_it_is_only_if_the_machine_went_down() {
+pub(super) fn block_that_lacks_its_note_is_taken_as_it_is_only_if_the_machine_went_down() {
     let mut bed = synced();
     let file = OpenOptions::new()
         .read(true)
@@ -218,7 +218,7 @@ fn block_that_lacks_its_note_is_taken_as_it_is_only_if_the_machine_went_down() {
 
     // Known until the object is closed, however often the server is restarted.
     for boot in [5, 5, 6] {
-        let root = Root::open_in(bed.dir.path(), MachineBoot(boot)).unwrap();
+        let root = Root::open_in(bed.path(), MachineBoot(boot)).unwrap();
         bed.store = DirectoryStore::new(Arc::new(root));
         bed.store.write(key(1), 100_000, &bytes(1, 9)).unwrap();
         assert_eq!(damaged_blocks(&mut bed), [2]);
@@ -233,7 +233,7 @@ fn block_that_lacks_its_note_is_taken_as_it_is_only_if_the_machine_went_down() {
     );
     bed.sync(key(1), &record(2, LENGTH as u64, true));
     bed.flip(key(1), HEADER_BYTES + 100_000);
-    let root = Root::open_in(bed.dir.path(), MachineBoot(7)).unwrap();
+    let root = Root::open_in(bed.path(), MachineBoot(7)).unwrap();
     bed.store = DirectoryStore::new(Arc::new(root));
     assert_eq!(damaged_blocks(&mut bed), [24]);
     assert!(!bed.store.accept(key(1), 24).unwrap(), "closed before");
@@ -241,7 +241,7 @@ fn block_that_lacks_its_note_is_taken_as_it_is_only_if_the_machine_went_down() {
 
 /// Reading the memory at small addresses is an error of the kernel's own, like that of a broken sector.
 #[test]
-fn block_that_the_disk_can_not_read_is_damaged_like_any_other() {
+pub(super) fn block_that_the_disk_can_not_read_is_damaged_like_any_other() {
     let bed = synced();
     let boot = MachineBoot(1);
     let (mut file, _) = ObjectFile::open(key(1).object, bed.file(key(1)), boot)

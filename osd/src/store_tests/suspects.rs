@@ -22,7 +22,7 @@ fn suspect(groups: u64) -> Bed {
 }
 
 #[test]
-fn sums_are_made_anew_in_parts_by_the_job_that_vouches_for_them() {
+pub(super) fn sums_are_made_anew_in_parts_by_the_job_that_vouches_for_them() {
     let mut bed = suspect(20);
     let length = bed.store.length(key(1));
 
@@ -51,7 +51,7 @@ fn sums_are_made_anew_in_parts_by_the_job_that_vouches_for_them() {
 }
 
 #[test]
-fn holes_need_no_look() {
+pub(super) fn holes_need_no_look() {
     let mut bed = Bed::new();
     bed.store.create(key(1), &Record::default()).unwrap();
     bed.store.write(key(1), 0, &bytes(4_096, 1)).unwrap();
@@ -79,7 +79,7 @@ fn holes_need_no_look() {
 
 /// What a primary does after a crash of all: it looks at every block that is not known to be a hole.
 #[test]
-fn comparing_a_sparse_object_of_a_tebibyte_looks_at_its_data_only() {
+pub(super) fn comparing_a_sparse_object_of_a_tebibyte_looks_at_its_data_only() {
     let mut bed = Bed::new();
     let length = 1 << 40;
     let places = [0, 300 << 30, (700 << 30) + 12_345];
@@ -113,7 +113,7 @@ fn comparing_a_sparse_object_of_a_tebibyte_looks_at_its_data_only() {
 
 /// A suspect object's tables need not stay, however many are looked at.
 #[test]
-fn memory_for_sums_is_bounded() {
+pub(super) fn memory_for_sums_is_bounded() {
     let bed = suspect(1);
     let path = bed.file(key(1));
     let (mut file, _) = ObjectFile::open(key(1).object, path, MachineBoot(1))
@@ -132,7 +132,7 @@ fn memory_for_sums_is_bounded() {
 }
 
 #[test]
-fn changes_while_sums_are_made_anew_are_not_lost() {
+pub(super) fn changes_while_sums_are_made_anew_are_not_lost() {
     use rand::{Rng, RngExt, SeedableRng};
     for seed in 0..30 {
         let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
@@ -183,7 +183,8 @@ fn changes_while_sums_are_made_anew_are_not_lost() {
 }
 
 #[test]
-fn comparing_trusts_the_sums_of_blocks_at_rest_and_reads_those_that_were_being_changed() {
+pub(super) fn comparing_trusts_the_sums_of_blocks_at_rest_and_reads_those_that_were_being_changed()
+{
     let mut bed = Bed::new();
     bed.store.create(key(1), &Record::default()).unwrap();
     let data = bytes(3 * SUM_BYTES as usize + 5_000, 1);

@@ -10,6 +10,18 @@ use types::ClusterId;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Another process has the turn for too long, or nobody can have it.
+    #[error(
+        "can't get the turn to mount, a lock on {}; look whether another `zfs mount` hangs (`fuser -v` on it)",
+        .path.display()
+    )]
+    NoTurn {
+        /// The locked file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+
     /// A program is missing.
     #[error(
         "the program {program} is in none of {places}; install it with `apt-get install zfsutils-linux` \
@@ -142,6 +154,32 @@ pub enum Error {
         mark: Option<String>,
         /// The cluster that asked.
         ours: ClusterId,
+    },
+
+    /// A dataset of the cluster that holds the store of another server, or none; it was not touched.
+    #[error(
+        "{dataset} holds {}, not that of this server ({ours}); give this server a dataset of its own, or \
+         the directory that belongs to this one, or, if what it holds is lost to the cluster already, run \
+         `zfs destroy -r {dataset}`",
+        .store.as_deref().map_or_else(|| "no store".to_owned(), |store| format!("the store {store}"))
+    )]
+    OtherStore {
+        /// The dataset.
+        dataset: String,
+        /// The store it holds.
+        store: Option<String>,
+        /// The store that asked.
+        ours: String,
+    },
+
+    /// Writes to the dataset are called stable before they are.
+    #[error(
+        "{dataset} has sync=disabled, so that a loss of power loses what was synced; run `zfs set \
+         sync=standard {dataset}`"
+    )]
+    NotSynced {
+        /// The dataset.
+        dataset: String,
     },
 
     /// A dataset outside the part of the pool that the cluster uses; it was not touched.

@@ -75,12 +75,26 @@ impl DatasetName {
         Ok(Self(name.to_owned()))
     }
 
-    /// The dataset `<pool>/<prefix>`, above those of all volumes.
-    pub(crate) fn root(pool: &PoolName, prefix: &str) -> Result<Self, Error> {
-        check_component(prefix, prefix)?;
-        let root = Self::new(&format!("{pool}/{prefix}"))?;
-        check_length(&root.0, ROOT_BYTES_MAX)?;
-        Ok(root)
+    /// Whether what lies below it can be named: `/<volume>/<pg>@<snapshot>`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LongName`] above 200 bytes.
+    pub(crate) fn check_root(&self) -> Result<(), Error> {
+        check_length(&self.0, ROOT_BYTES_MAX)
+    }
+
+    /// The pool it is in.
+    #[must_use]
+    pub fn pool(&self) -> PoolName {
+        PoolName(self.0.split('/').next().unwrap_or_default().to_owned())
+    }
+
+    /// The dataset above it; none if that is the pool's own.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        let (parent, _) = self.0.rsplit_once('/')?;
+        parent.contains('/').then(|| Self(parent.to_owned()))
     }
 
     /// The dataset below this one that holds all of a volume.
@@ -243,8 +257,17 @@ mod tests {
     }
 
     #[test]
+    fn datasets_above_are_named_up_to_the_pool() {
+        let name = DatasetName::new("tank/a/b").unwrap();
+        let parent = name.parent().unwrap();
+
+        assert_eq!(parent.as_str(), "tank/a");
+        assert_eq!((name.pool().as_str(), parent.parent()), ("tank", None));
+    }
+
+    #[test]
     fn group_and_name_are_each_others_inverse() {
-        let root = DatasetName::root(&PoolName::new("tank").unwrap(), "oxfs").unwrap();
+        let root = DatasetName::new("tank/oxfs").unwrap();
         let group = PgKey {
             volume: VolumeId(u64::MAX),
             pg: PgId(31),

@@ -1,12 +1,21 @@
 //! The programs `zfs` and `zpool`: where they are, what they can do, and how they are called.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::Error;
 use crate::process::{ASK_LIMIT, CHANGE_LIMIT, Line};
 use crate::usage::Abilities;
+
+/// Time between two looks whether another process has finished its turn. 5 ms: a turn takes some 30.
+const TURN_PAUSE: Duration = Duration::from_millis(5);
 
 /// Directories of administrators' programs that a service's path may lack.
 const PLACES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
@@ -90,6 +99,30 @@ impl Tools {
         words: impl IntoIterator<Item = &'a str>,
     ) -> Result<(), Error> {
         Line::new(&self.0.zpool, words).run(CHANGE_LIMIT).map(drop)
+    }
+
+    /// Waits until no other process of this machine has the turn, which ends with what is returned. The lock is
+    /// on the program's own file, which all of them have.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTurn`] after as long as a command may take.
+    pub(crate) fn take_turn(&self) -> Result<Flock<File>, Error> {
+        let path = &self.0.zfs;
+        let failed = |source| Error::NoTurn {
+            path: path.clone(),
+            source,
+        };
+        let begun = Instant::now();
+        let mut file = File::open(path).map_err(failed)?;
+        loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(turn) => return Ok(turn),
+                Err((file, Errno::EAGAIN)) if begun.elapsed() < CHANGE_LIMIT => file,
+                Err((_, error)) => return Err(failed(error.into())),
+            };
+            thread::sleep(TURN_PAUSE);
+        }
     }
 
     /// `zfs` with these words, to be run.

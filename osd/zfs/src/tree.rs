@@ -1,6 +1,6 @@
 //! The datasets of one cluster in one pool.
 //!
-//! They lie at `<pool>/<prefix>/<volume>/<pg>`, and each carries the user property `oxfs:cluster` with
+//! They lie at `<root>/<volume>/<pg>`, the root being any dataset but a pool's own, and each carries the user property `oxfs:cluster` with
 //! the cluster's id, set on itself. A dataset without it is somebody else's, wherever it lies: it is
 //! never changed, received into or sent. An inherited mark doesn't count, because what an administrator
 //! makes below one of ours inherits it.
@@ -8,13 +8,21 @@
 //! The mark is read before each change; nothing guards against somebody who swaps two datasets between.
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use types::{ClusterId, PgKey, VolumeId};
 
 use crate::error::Error;
-use crate::name::{DatasetName, PoolName};
+use crate::name::DatasetName;
 use crate::properties::{Values, rows};
 use crate::tools::Tools;
+
+/// How long a dataset may be busy after it was unmounted. 10 s: zfs-fuse takes some hundred milliseconds.
+const LET_GO_LIMIT: Duration = Duration::from_secs(10);
+
+/// Time between two looks whether it still is. 50 ms: each runs a command.
+const LET_GO_PAUSE: Duration = Duration::from_millis(50);
 
 /// The user property that says whose a dataset is.
 pub(crate) const MARK: &str = "oxfs:cluster";
@@ -87,16 +95,12 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// [`Error::BadName`] or [`Error::LongName`] if the prefix is no name or too long.
-    pub fn new(
-        tools: Tools,
-        pool: &PoolName,
-        prefix: &str,
-        cluster: ClusterId,
-    ) -> Result<Self, Error> {
+    /// [`Error::LongName`] if the root's name leaves no room for those below it.
+    pub fn new(tools: Tools, root: DatasetName, cluster: ClusterId) -> Result<Self, Error> {
+        root.check_root()?;
         Ok(Self {
             tools,
-            root: DatasetName::root(pool, prefix)?,
+            root,
             cluster,
         })
     }
@@ -105,6 +109,12 @@ impl Tree {
     #[must_use]
     pub const fn tools(&self) -> &Tools {
         &self.tools
+    }
+
+    /// The cluster whose datasets these are.
+    #[must_use]
+    pub const fn cluster(&self) -> ClusterId {
+        self.cluster
     }
 
     /// The dataset above all others of the cluster.
@@ -171,7 +181,7 @@ impl Tree {
         self.make_container(&DatasetName::new(&format!("{}/{volume}", self.root))?)
     }
 
-    fn make_container(&self, name: &DatasetName) -> Result<(), Error> {
+    pub(crate) fn make_container(&self, name: &DatasetName) -> Result<(), Error> {
         match self.check_ours(name) {
             Err(error) if error.is_missing() => {}
             outcome => return outcome,
@@ -188,7 +198,11 @@ impl Tree {
         }
     }
 
-    fn create_with(&self, name: &DatasetName, properties: &[String]) -> Result<(), Error> {
+    pub(crate) fn create_with(
+        &self,
+        name: &DatasetName,
+        properties: &[String],
+    ) -> Result<(), Error> {
         let options = properties.iter().flat_map(|set| ["-o", set.as_str()]);
         let words = ["create"].into_iter().chain(options);
         self.tools.change_zfs(words.chain([name.as_str()]))
@@ -268,7 +282,8 @@ impl Tree {
         })
     }
 
-    /// Mounts a dataset at its mount point; nothing happens if it is mounted.
+    /// Mounts a dataset at its mount point; nothing happens if it is mounted. Waits while another process of this
+    /// machine mounts one through this driver: two at once make zfs-fuse hang for good.
     ///
     /// # Errors
     ///
@@ -278,6 +293,7 @@ impl Tree {
         if self.info(dataset)?.is_mounted {
             return Ok(());
         }
+        let _turn = self.tools.take_turn()?;
         self.tools.change_zfs(["mount", dataset.as_str()])
     }
 
@@ -339,7 +355,20 @@ impl Tree {
         for snapshot in self.snapshots(dataset)? {
             self.tools.change_zfs(["destroy", snapshot.name.as_str()])?;
         }
-        self.tools.change_zfs(["destroy", dataset.as_str()])
+        self.destroy_once_let_go(dataset)
+    }
+
+    /// ZFS lets go of a file system some time after it was unmounted.
+    fn destroy_once_let_go(&self, dataset: &DatasetName) -> Result<(), Error> {
+        let begun = Instant::now();
+        loop {
+            match self.tools.change_zfs(["destroy", dataset.as_str()]) {
+                Err(Error::Failed { said, .. })
+                    if said.contains("is busy") && begun.elapsed() < LET_GO_LIMIT => {}
+                outcome => return outcome,
+            }
+            thread::sleep(LET_GO_PAUSE);
+        }
     }
 
     /// Destroys the container of a volume that has no datasets any more; nothing happens if it has some
@@ -398,7 +427,11 @@ impl Tree {
         self.check_mark(dataset, &Values::of(&text, dataset.as_str(), "zfs get"))
     }
 
-    fn check_mark(&self, dataset: &DatasetName, values: &Values<'_>) -> Result<(), Error> {
+    pub(crate) fn check_mark(
+        &self,
+        dataset: &DatasetName,
+        values: &Values<'_>,
+    ) -> Result<(), Error> {
         let row = values.row(MARK).filter(|row| row.source == "local");
         let mark = row.map(|row| row.value);
         if mark == Some(self.cluster.to_string().as_str()) {
@@ -424,7 +457,7 @@ impl Tree {
 }
 
 /// A path as a property's value.
-fn mountpoint_word(path: &Path) -> Result<&str, Error> {
+pub(crate) fn mountpoint_word(path: &Path) -> Result<&str, Error> {
     let word = path
         .to_str()
         .filter(|word| word.starts_with('/') && !word.chars().any(char::is_control));

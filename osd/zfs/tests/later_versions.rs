@@ -11,8 +11,8 @@ use std::path::Path;
 use tempfile::TempDir;
 use types::{ClusterId, PgId, PgKey, VolumeId};
 use zfs_driver::{
-    Base, Changes, Error, NewDataset, Pool, PoolName, Remains, ResumeToken, StreamOptions, Tools,
-    Tree,
+    Base, Changes, DatasetName, Error, NewDataset, Pool, PoolName, Remains, ResumeToken,
+    StreamOptions, Tools, Tree,
 };
 
 /// Knows `tank/oxfs/3/7` of cluster 7 with a snapshot `a`, and `tank/theirs`.
@@ -79,8 +79,8 @@ impl Stand {
         install(dir.path(), "zfs", ZFS);
         install(dir.path(), "zpool", ZPOOL);
         let tools = Tools::find_in([dir.path().to_owned()]).unwrap();
-        let pool = PoolName::new("tank").unwrap();
-        let tree = Tree::new(tools.clone(), &pool, "oxfs", ClusterId(7)).unwrap();
+        let root = DatasetName::new("tank/oxfs").unwrap();
+        let tree = Tree::new(tools.clone(), root, ClusterId(7)).unwrap();
         Self { dir, tools, tree }
     }
 

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use types::ClusterId;
-use zfs_driver::{Changes, Error, StreamOptions, Tree};
+use types::{ClusterId, PgId, PgKey};
+use zfs_driver::{Changes, Error, NewDataset, StreamOptions, Tree};
 
 use crate::machine::{CLUSTER, Machine, dataset, inventory, run, write_noise};
 use crate::side::{PG, Side};
@@ -119,14 +119,43 @@ fn datasets_without_the_mark_are_never_touched() {
     let outside = dataset(&side.pool, "elsewhere/7");
     let error = tree.rename(&side.name, &outside).unwrap_err();
     assert!(matches!(error, Error::Outside { .. }), "{error}");
-    let others = Tree::new(
-        machine.tools.clone(),
-        side.pool.name(),
-        "oxfs",
-        ClusterId(1),
-    )
-    .unwrap();
+    let root = tree.root().clone();
+    let others = Tree::new(machine.tools.clone(), root, ClusterId(1)).unwrap();
     let error = others.create(PG, &side.plan()).unwrap_err();
     assert!(matches!(error, Error::Foreign { .. }), "{error}");
     assert_eq!(inventory(&side.pool), before);
+}
+
+/// Two at once make zfs-fuse wait for ever for the rest of what they told it.
+#[test]
+fn many_processes_mount_at_once() {
+    let mut machine = Machine::take();
+    let pool = machine.pool("many", &[], 1);
+    let tree = machine.tree(&pool);
+    let groups: Vec<_> = (0..24).map(|pg| PgKey { pg: PgId(pg), ..PG }).collect();
+    for group in &groups {
+        let new = NewDataset {
+            mountpoint: Some(machine.dir().join(format!("many-{}", group.pg))),
+            ..NewDataset::default()
+        };
+        tree.create(*group, &new).unwrap();
+    }
+
+    // Each opens the lock for itself, as processes do.
+    let tree = &tree;
+    std::thread::scope(|scope| {
+        for part in groups.chunks(6) {
+            scope.spawn(move || {
+                for group in part {
+                    tree.mount(&tree.group(*group)).unwrap();
+                }
+            });
+        }
+    });
+
+    for group in &groups {
+        let path = machine.dir().join(format!("many-{}", group.pg));
+        fs::write(path.join("a"), "x").unwrap();
+        assert!(tree.info(&tree.group(*group)).unwrap().is_mounted);
+    }
 }

@@ -9,10 +9,12 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -24,6 +26,10 @@ const LOCK: &str = "/tmp/oxfs-zfs-test.lock";
 
 /// How long anything may take that a test waits for. 120 s: a daemon on a machine that does much else.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a pool may be in use after everything in it was closed. 5 s: some milliseconds, and it goes with its
+/// daemon otherwise.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Bytes of a device. 128 MiB, sparse: the smallest that pools take is 64 MiB.
 const DEVICE_BYTES: u64 = 128 << 20;
@@ -72,7 +78,9 @@ impl Machine {
     /// Makes a pool; `layout` is `mirror` or nothing.
     pub(crate) fn pool(&mut self, name: &str, layout: &[&str], devices: usize) -> Pool {
         // No two tests share a name, in case one could not remove its pool.
-        let name = format!("{name}-{}", std::process::id());
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{name}-{}-{count}", std::process::id());
         let files: Vec<_> = (0..devices).map(|n| self.device(&name, n)).collect();
         for file in &files {
             File::create(file).unwrap().set_len(DEVICE_BYTES).unwrap();
@@ -106,7 +114,42 @@ impl Machine {
 
     /// The cluster's tree in a pool.
     pub(crate) fn tree(&self, pool: &Pool) -> Tree {
-        Tree::new(self.tools.clone(), pool.name(), "oxfs", CLUSTER).unwrap()
+        Tree::new(self.tools.clone(), dataset(pool, "oxfs"), CLUSTER).unwrap()
+    }
+
+    /// Kills the daemon as a loss of power would, starts another and brings the pools in again. False, and nothing
+    /// was done, if ZFS is in the kernel or somebody else's.
+    pub(crate) fn lose_power(&mut self) -> bool {
+        let killed = self.kill_daemon();
+        if killed {
+            self.start_again();
+        }
+        killed
+    }
+
+    /// Kills the daemon, which stays dead until [`Machine::start_again`]. False as there.
+    pub(crate) fn kill_daemon(&mut self) -> bool {
+        let Some(mut daemon) = self.daemon.take() else {
+            return false;
+        };
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        true
+    }
+
+    /// Starts the daemon that was killed, and brings the pools in.
+    pub(crate) fn start_again(&mut self) {
+        self.daemon = Some(start_daemon());
+        await_answer();
+        let dir = self.dir().to_str().unwrap().to_owned();
+        for pool in &self.pools {
+            let mountpoint = self.dir().join(format!("{pool}-root"));
+            // What is mounted there is dead and in the way.
+            let _ = umount2(&mountpoint, MntFlags::MNT_DETACH);
+            // What killed it left the pool in use.
+            let words = ["import", "-f", "-d", &dir, "-o", "cachefile=none", pool];
+            run("zpool", &words);
+        }
     }
 
     /// Overwrites a device's middle, where labels are not.
@@ -126,7 +169,11 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         for pool in &self.pools {
-            let _ = Command::new("zpool").args(["destroy", "-f", pool]).status();
+            // ZFS lets go of a file system some time after its last file was closed.
+            let begun = Instant::now();
+            while !is_destroyed(pool) && begun.elapsed() < CLOSE_LIMIT {
+                thread::sleep(Duration::from_millis(20));
+            }
         }
         if let Some(daemon) = &mut self.daemon {
             let _ = kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGTERM);
@@ -138,6 +185,12 @@ impl Drop for Machine {
             let _ = daemon.wait();
         }
     }
+}
+
+/// Destroys a pool; whether that was possible.
+fn is_destroyed(pool: &str) -> bool {
+    let output = Command::new("zpool").args(["destroy", "-f", pool]).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 fn start_daemon() -> Child {

@@ -10,6 +10,7 @@
 mod cuts;
 mod datasets;
 mod health;
+#[expect(dead_code, reason = "the store's tests use the rest")]
 mod machine;
 mod side;
 mod streams;
