@@ -53,7 +53,8 @@ pub(crate) fn next(cluster: &Cluster<'_>, tally: &Tally, group: &Group) -> Next 
 /// Each new member must be up and hold everything, or the change achieved nothing. Each member
 /// that is up must hold everything, or it would have to copy from servers that are about to delete.
 /// And those that are up and hold everything must be a majority, so that the new set alone can
-/// serve and each of its majorities knows what was acknowledged.
+/// serve and each of its majorities knows what was acknowledged. A majority of the set before must have declared,
+/// too: it may not decide alone any more.
 fn may_end(cluster: &Cluster<'_>, group: &Group) -> bool {
     let has_declared = |osd: OsdId| {
         let new = !group.previous.contains(&osd);
@@ -63,7 +64,10 @@ fn may_end(cluster: &Cluster<'_>, group: &Group) -> bool {
     };
     let mut up = group.members.iter().filter(|osd| cluster.is_up(**osd));
     let ready = up.clone().count() >= Quorum::Majority.of(group.members.len());
-    ready && up.all(|osd| has_declared(*osd)) && group.joining().all(|osd| cluster.is_up(osd))
+    let previous = group.previous.iter();
+    let declared = previous.filter(|osd| has_declared(**osd)).count();
+    let known = declared >= Quorum::Majority.of(group.previous.len());
+    ready && known && up.all(|osd| has_declared(*osd)) && group.joining().all(|osd| cluster.is_up(osd))
 }
 
 /// The members that the change should have instead.
@@ -128,7 +132,9 @@ fn waits_for(cluster: &Cluster<'_>, group: &Group) -> Why {
     if let Some(why) = away {
         return why;
     }
-    let members = group.members.iter().copied();
+    let before = group.previous.iter();
+    let before = before.filter(|osd| !group.members.contains(osd));
+    let members = group.members.iter().chain(before).copied();
     let servers: Vec<OsdId> = members
         .filter(|osd| cluster.is_up(*osd) && !group.has_declared(*osd))
         .collect();

@@ -42,6 +42,21 @@ fn a_change_ends_when_all_members_that_are_up_have_declared() {
 }
 
 #[test]
+fn a_change_does_not_end_before_a_majority_of_the_set_before_has_declared() {
+    let mut bed = Bed::new(&["a", "b", "c"]);
+    bed.change(0, &[1, 2], &[3, 2]);
+    settling(&mut bed, &[1]);
+
+    assert!(bed.acts().is_empty());
+    assert_eq!(bed.why(0), "waits for server 1 to hold everything");
+    bed.down(1, 1);
+    assert!(bed.acts().is_empty());
+    assert!(bed.why(0).contains("server 1"), "{}", bed.why(0));
+    settling(&mut bed, &[]);
+    assert_eq!(bed.acts(), [end(0)]);
+}
+
+#[test]
 fn a_change_does_not_end_while_its_new_member_is_down_or_lost_its_store() {
     let mut bed = bed();
     settling(&mut bed, &[]);
