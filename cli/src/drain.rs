@@ -10,15 +10,16 @@ use shell::admin::Admin;
 use shell::local::LocalCluster;
 
 use crate::find::Found;
+use crate::jobs;
 use crate::lists::osds_known;
 use crate::outcome::{Done, Failure};
 
 /// Between two looks at how far a drain is. 500 ms: as often as object servers report.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// How long a server that is to be removed may still count as up. 5 s: longer than it takes until one that
-/// was just stopped is missed.
-const SILENCE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a server that is to be removed may still count as up. 30 s: with most settings of `osd_timeout_ms` one
+/// that was just stopped is missed by then.
+const SILENCE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Brings what a server holds to others; if `wait`, until nothing is left.
 pub(crate) async fn drain(admin: &Admin, osd: u64, wait: bool) -> Result<Done, Failure> {
@@ -28,7 +29,14 @@ pub(crate) async fn drain(admin: &Admin, osd: u64, wait: bool) -> Result<Done, F
         .await?;
     let mut left = find(admin, osd).await?.pgs;
     let all = left;
+    let mut told = String::new();
     while wait && left > 0 {
+        if let Some(obstacle) = obstacle(&jobs::ask(admin).await?)
+            && obstacle != told
+        {
+            eprintln!("\r{obstacle}");
+            told = obstacle;
+        }
         if io::stderr().is_terminal() {
             eprint!("\r{} of {all} placement groups left ", left);
         }
@@ -59,6 +67,18 @@ pub(crate) async fn drain(admin: &Admin, osd: u64, wait: bool) -> Result<Done, F
     ))
 }
 
+/// Why nothing goes on, if so.
+fn obstacle(jobs: &mrc::Jobs) -> Option<String> {
+    if jobs.paused {
+        return Some("copying is paused: `xfs-admin job resume`".to_owned());
+    }
+    let stuck = jobs.notes.iter().find(|note| note.state == "stuck")?;
+    Some(format!(
+        "volume {}, placement group {}: {} (`xfs-admin job list` shows all)",
+        stuck.volume, stuck.pg, stuck.why
+    ))
+}
+
 /// Lets a server hold replicas again.
 pub(crate) async fn undrain(admin: &Admin, osd: u64) -> Result<Done, Failure> {
     let draining = false;
@@ -75,7 +95,7 @@ pub(crate) async fn remove(admin: &Admin, found: &Found, osd: u64) -> Result<Don
     while find(admin, osd).await?.state != "down" {
         if Instant::now() >= give_up {
             return Err(Failure::failed(format!(
-                "object server {osd} runs and would come back at once; stop it first"
+                "object server {osd} still counts as running; stop it, and try again after `osd_timeout_ms`"
             )));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -103,5 +123,35 @@ fn done(text: String, json: serde_json::Value) -> Done {
         text,
         json: json.to_string(),
         missing: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drain_says_what_keeps_it_from_going_on() {
+        let note = |state: &str, why: &str| mrc::PgNote {
+            volume: 1,
+            pg: 3,
+            state: state.to_owned(),
+            why: why.to_owned(),
+        };
+        let mut jobs = mrc::Jobs {
+            notes: vec![note("changing", "waits for server 2 to hold everything")],
+            ..mrc::Jobs::default()
+        };
+        assert_eq!(obstacle(&jobs), None);
+
+        jobs.notes.push(note("stuck", "no server has room"));
+        let text = obstacle(&jobs).unwrap();
+        assert!(
+            text.contains("placement group 3: no server has room"),
+            "{text}"
+        );
+
+        jobs.paused = true;
+        assert!(obstacle(&jobs).unwrap().contains("job resume"));
     }
 }

@@ -168,7 +168,7 @@ pub(crate) async fn set(admin: &Admin, set: JobSet) -> Result<Done, Failure> {
     Ok(render::one(&Summary::from(&jobs)))
 }
 
-async fn ask(admin: &Admin) -> Result<Jobs, Failure> {
+pub(crate) async fn ask(admin: &Admin) -> Result<Jobs, Failure> {
     match admin.ask_leader(Op::JobList(JobList {})).await? {
         Reply::Jobs(jobs) => Ok(jobs),
         _ => Err(odd()),

@@ -67,7 +67,10 @@ fn may_end(cluster: &Cluster<'_>, group: &Group) -> bool {
     let previous = group.previous.iter();
     let declared = previous.filter(|osd| has_declared(**osd)).count();
     let known = declared >= Quorum::Majority.of(group.previous.len());
-    ready && known && up.all(|osd| has_declared(*osd)) && group.joining().all(|osd| cluster.is_up(osd))
+    ready
+        && known
+        && up.all(|osd| has_declared(*osd))
+        && group.joining().all(|osd| cluster.is_up(osd))
 }
 
 /// The members that the change should have instead.
