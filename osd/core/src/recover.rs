@@ -165,7 +165,11 @@ impl ObjectReplica {
         };
         let primary = OsdId(response.promised_holder);
         match refused.refusal() {
-            Refusal::Deleted => self.recovered(step),
+            // What was seen there is gone, too.
+            Refusal::Deleted => {
+                let newest = recovery.newest;
+                self.end_recovery(step, newest);
+            }
             Refusal::NotPrimary
                 if primary != from
                     && primary != self.me
@@ -203,9 +207,13 @@ impl ObjectReplica {
     }
 
     pub(crate) fn finish_recovery(&mut self, step: &mut Step<'_>) {
+        let position = self.copy.vouched(&self.membership);
+        self.end_recovery(step, position);
+    }
+
+    fn end_recovery(&mut self, step: &mut Step<'_>, position: Position) {
         self.durable.forget_recovery();
         if self.recovery.take().is_some() {
-            let position = self.copy.vouched(&self.membership);
             step.effects.push(Effect::Recovered { position });
         }
     }

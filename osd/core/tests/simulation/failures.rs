@@ -78,6 +78,30 @@ fn serving_primary_that_is_to_recover_only_has_to_reach_its_disk() {
 }
 
 #[test]
+fn copy_of_what_was_deleted_elsewhere_is_as_new_as_it_can_be() {
+    let mut bench = Bench::new(3, Config::default());
+    let newest = osd_core::Position {
+        epoch: EPOCH,
+        seq: 1,
+        holder: OsdId(2),
+    };
+    let effects = bench.settle(Input::Recover { newest });
+    let asked = calls(&effects, |kind| kind == CallKind::WantCatchUp);
+
+    let refused = Reply::Refused(peer::Refused {
+        refusal: Refusal::Deleted.into(),
+        ..peer::Refused::default()
+    });
+    let effects = bench.reply(asked[0].0, asked[0].1, refused);
+
+    let recovered = effects.iter().find_map(|effect| match effect {
+        Effect::Recovered { position } => Some(*position),
+        _ => None,
+    });
+    assert_eq!(recovered, Some(newest), "or it would be wanted for ever");
+}
+
+#[test]
 fn recovery_that_can_not_go_on_is_given_back() {
     let not_recovered = |effect: &Effect| matches!(effect, Effect::NotRecovered);
     let (mut bench, _) = serving();
