@@ -63,6 +63,9 @@ fn drain_is_limited_paused_and_resumed_whoever_leads() -> Result<()> {
     make_files(&cluster)?;
     cluster.start_new_osd()?;
     cluster.wait_full()?;
+    cluster.wait_for("the leader to look", |cluster| {
+        Ok(json(cluster, &["job", "show"]).is_ok())
+    })?;
     let before = number(&json(&cluster, &["job", "show"])?, "moved_bytes")?;
 
     // Paused before it begins: nothing happens, and that is said.
