@@ -106,6 +106,7 @@ impl OxFs {
             types::Duration::from_nanos(u64::try_from(soft.as_nanos()).unwrap_or(u64::MAX))
         });
         let shared = Arc::new(Shared {
+            runtime: tokio::runtime::Handle::current(),
             metadata,
             servers: ObjectServers::new(identity(&options)),
             stalls,

@@ -28,7 +28,8 @@ impl File {
                 change,
             } => self.send_change(this, (token, attempt), osd, order, change),
             Effect::Renew => {
-                tokio::spawn(async move { this.renew().await });
+                let renew = async move { this.renew().await };
+                self.shared.runtime.spawn(renew);
             }
             Effect::Probe { attempt, osd } => {
                 if let Some(silent) = lock(&self.state).changes.target() {
@@ -176,7 +177,8 @@ impl File {
             (state.grant.clone(), due)
         };
         if renew && let Some(this) = self.this.upgrade() {
-            tokio::spawn(async move { this.renew().await });
+            let renew = async move { this.renew().await };
+            self.shared.runtime.spawn(renew);
         }
         osd::Request {
             object: Some(osd::ObjectRef {

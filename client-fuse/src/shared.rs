@@ -40,6 +40,8 @@ impl Budget {
 
 /// The parts of a mount that its files use.
 pub(crate) struct Shared {
+    /// For what is begun by threads of the FUSE device, which are not the runtime's.
+    pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) metadata: Metadata,
     pub(crate) servers: ObjectServers,
     pub(crate) stalls: Arc<Stalls>,
