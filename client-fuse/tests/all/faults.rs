@@ -219,6 +219,23 @@ async fn expired_capability_is_renewed_unnoticed() {
     assert_eq!(fs.read(handle, 0, 5).await.unwrap(), &b"bytes"[..]);
 }
 
+/// As a thread of the FUSE device does, which knows of no runtime.
+#[tokio::test(flavor = "multi_thread")]
+async fn capability_that_ends_is_renewed_by_whichever_thread_notices() {
+    let cluster = Cluster::start().await;
+    let fs = cluster.client().await;
+    cluster.metadata.valid_ms.store(0, Ordering::Relaxed);
+    let (inode, handle) = create(&fs, "file").await;
+    cluster.metadata.valid_ms.store(600_000, Ordering::Relaxed);
+
+    let writer = fs.clone();
+    let thread = std::thread::spawn(move || writer.write_now(handle, 0, b"bytes", RW));
+    assert_eq!(thread.join().unwrap(), Ok(true));
+    fs.fsync(handle, false).await.unwrap();
+
+    assert_eq!(cluster.objects.bytes(inode).unwrap(), b"bytes");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn soft_mount_gives_up_and_recovers() {
     let cluster = Cluster::start().await;
