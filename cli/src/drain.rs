@@ -17,9 +17,9 @@ use crate::outcome::{Done, Failure};
 /// Between two looks at how far a drain is. 500 ms: as often as object servers report.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// How long a server that is to be removed may still count as up. 30 s: with most settings of `osd_timeout_ms` one
+/// How long a server that is to be removed may still count as up. 10 s: with most settings of `osd_timeout_ms` one
 /// that was just stopped is missed by then.
-const SILENCE_WAIT_MAX: Duration = Duration::from_secs(30);
+const SILENCE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Brings what a server holds to others; if `wait`, until nothing is left.
 pub(crate) async fn drain(admin: &Admin, osd: u64, wait: bool) -> Result<Done, Failure> {
@@ -95,7 +95,7 @@ pub(crate) async fn remove(admin: &Admin, found: &Found, osd: u64) -> Result<Don
     while find(admin, osd).await?.state != "down" {
         if Instant::now() >= give_up {
             return Err(Failure::failed(format!(
-                "object server {osd} still counts as running; stop it, and try again after `osd_timeout_ms`"
+                "object server {osd} counts as running and would come back at once; stop it first, and try again when `osd_timeout_ms` is over"
             )));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
