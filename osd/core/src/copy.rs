@@ -259,7 +259,7 @@ impl LocalCopy {
     }
 
     /// Has the record tell of nothing that the history of `base` has not: of the newest position until there where
-    /// this copy was, and of the changes that either has. The copy need not have all that is there at `base`.
+    /// this copy was, and of the changes that both have. The copy need not have all that is there at `base`.
     pub(crate) fn take_back(
         &mut self,
         config: &Config,
