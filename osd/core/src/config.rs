@@ -45,6 +45,10 @@ pub struct Config {
     pub async_lag_bytes_max: u64,
     /// How old the oldest of them may be. Default 1 s: as long as a backup may keep quiet.
     pub async_lag_max: Duration,
+    /// How long a block that a loss of power may have torn waits for a replica that may have it and
+    /// keeps quiet, before it is taken as it is. Default 10 min: machines boot within that when power
+    /// returns; one that does not must not withhold the object for ever.
+    pub doubt_wait: Duration,
     /// A deliberate wrong edit.
     #[cfg(feature = "mutants")]
     pub mutant: Option<crate::Mutant>,
@@ -67,6 +71,7 @@ impl Default for Config {
             recover_retry: Duration::from_secs(1),
             async_lag_bytes_max: 16 << 20,
             async_lag_max: Duration::from_secs(1),
+            doubt_wait: Duration::from_secs(600),
             #[cfg(feature = "mutants")]
             mutant: None,
         }

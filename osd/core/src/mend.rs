@@ -4,8 +4,11 @@
 //! may have it, too: the checksum at rest tells.
 //!
 //! If power failed everywhere while a block was being changed, it may fit its checksum nowhere: the block
-//! reached the disks and what says so did not. When a majority was asked in vain, and the store can't tell
-//! it from one that was being changed, it is taken as it is here and everywhere else.
+//! reached the disks and what says so did not. If the store can't tell it from one that was being changed,
+//! it is taken as it is here and everywhere else, when a majority lost it or never had it. Replicas with
+//! sound bytes of another state tell nothing: theirs may have been replaced by a change that was taken
+//! back, and a replica that keeps quiet have the sound block. So all must have been asked then, or
+//! enough time have passed.
 
 use bytes::Bytes;
 use types::{BLOCK_BYTES, Instant, OsdId, Quorum};
@@ -29,11 +32,21 @@ pub(crate) struct Mend {
     asked: Option<OsdId>,
     /// Replicas that said that it is damaged there, too.
     damaged: usize,
-    /// Replicas that answered and could not help.
-    answered: usize,
+    /// Replicas that have nothing there, or said that it is damaged.
+    without: usize,
+    /// Replicas with sound bytes of another state.
+    elsewhere: usize,
     pub(crate) asked_at: Instant,
     /// The request that found the damage.
     pub(crate) culprit: Option<Queued>,
+}
+
+impl Mend {
+    /// Whether nobody can have the block as it was, of so many members, as far as it can be known.
+    fn is_lost(&self, members: usize) -> bool {
+        let asked_all = 1 + self.without + self.elsewhere == members;
+        asked_all || 1 + self.without >= Quorum::Majority.of(members)
+    }
 }
 
 impl ObjectReplica {
@@ -53,7 +66,8 @@ impl ObjectReplica {
             tried: Vec::new(),
             asked: None,
             damaged: 0,
-            answered: 0,
+            without: 0,
+            elsewhere: 0,
             asked_at: step.now,
             culprit,
         };
@@ -91,15 +105,15 @@ impl ObjectReplica {
             .and_then(|tenure| tenure.mending.as_mut());
         if let Some(mend) = mend {
             mend.damaged += 1;
-            mend.answered += 1;
+            mend.without += 1;
         }
     }
 
-    /// The replica that was asked has other bytes there: asks the next.
-    fn mend_in_vain(&mut self, step: &mut Step<'_>) {
+    /// The replica that was asked can't help: asks the next.
+    fn mend_in_vain(&mut self, step: &mut Step<'_>, count: impl FnOnce(&mut Mend)) {
         let tenure = self.tenure.as_mut();
         if let Some(mend) = tenure.and_then(|tenure| tenure.mending.as_mut()) {
-            mend.answered += 1;
+            count(mend);
         }
         self.mend_from_next(step);
     }
@@ -150,10 +164,14 @@ impl ObjectReplica {
         let Some(tenure) = self.tenure.as_mut() else {
             return;
         };
-        let majority = mend.answered + 1 >= Quorum::Majority.of(tenure.members());
-        if (majority || self.config.has(Mutant::DoubtedTaken))
-            && self.take_as_found(step, mend.block, &mut mend.culprit)
-        {
+        let members = tenure.members();
+        let since = *self.in_doubt_since.get_or_insert(step.now);
+        let waited = step.now.since(since) >= self.config.doubt_wait;
+        if self.config.has(Mutant::ElsewhereCounts) {
+            mend.without += std::mem::take(&mut mend.elsewhere);
+        }
+        let lost = mend.is_lost(members) || waited || self.config.has(Mutant::DoubtedTaken);
+        if lost && self.take_as_found(step, mend.block, &mut mend.culprit) {
             return;
         }
         let Some(tenure) = self.tenure.as_mut() else {
@@ -216,6 +234,7 @@ impl ObjectReplica {
             self.fail(step);
             return false;
         };
+        self.in_doubt_since = None;
         step.effects.push(Effect::TakenAsFound { block });
         let length = self.copy.length_bytes;
         self.share_done(step, Change::Write { offset, data }, length);
@@ -238,14 +257,14 @@ impl ObjectReplica {
         let offset = mend.block * BLOCK_BYTES;
         let expected = length.saturating_sub(offset).min(BLOCK_BYTES);
         if bytes.len() as u64 != expected {
-            self.mend_in_vain(step);
+            self.mend_in_vain(step, |mend| mend.without += 1);
             return;
         }
         let source = tenure.peers.iter().find(|peer| Some(peer.id) == mend.asked);
         let same_state = source.is_some_and(Peer::is_joined);
         let mended = match step.store.mend(self.key, mend.block, bytes) {
             Ok(false) if !same_state => {
-                self.mend_in_vain(step);
+                self.mend_in_vain(step, |mend| mend.elsewhere += 1);
                 return;
             }
             Ok(false) if expected > 0 => step.store.write(self.key, offset, bytes),
@@ -266,6 +285,7 @@ impl ObjectReplica {
                 return;
             }
         }
+        self.in_doubt_since = None;
         if let Some(mend) = tenure.mending.take() {
             step.effects.push(Effect::Damaged {
                 block: mend.block,

@@ -41,6 +41,8 @@ pub enum Mutant {
     RecoveredInMemory,
     /// A block that may have been torn by a loss of power is taken as it is without asking for a sound one.
     DoubtedTaken,
+    /// The same when a majority was asked, whatever they have, while a replica that may have it keeps quiet.
+    ElsewhereCounts,
     /// What was added stays although the program was told that there is no room for it.
     RefusedStays,
     /// Nobody looks whether acknowledged changes are still there.

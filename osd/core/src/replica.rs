@@ -69,6 +69,8 @@ pub struct ObjectReplica {
     pub(crate) recovery: Option<Recovery>,
     /// The lease is wanted although no client asks.
     pub(crate) bring_up: bool,
+    /// Since when a block has been waiting for a replica that may have it and keeps quiet.
+    pub(crate) in_doubt_since: Option<Instant>,
     pub(crate) shutting_down: bool,
     pub(crate) malformed: u64,
     pub(crate) behind_reported: Vec<OsdId>,
@@ -119,6 +121,7 @@ impl ObjectReplica {
             waiting: Waiting::default(),
             recovery: None,
             bring_up: false,
+            in_doubt_since: None,
             shutting_down: false,
             malformed: 0,
             behind_reported: Vec::new(),

@@ -13,6 +13,7 @@
 mod bench;
 mod catch_up_bytes;
 mod clients;
+mod doubted;
 mod effects;
 mod failures;
 mod faults;

@@ -205,6 +205,15 @@ fn doubted_blocks_taken_at_once_are_found() {
 }
 
 #[test]
+fn doubted_blocks_taken_while_somebody_may_have_them_are_found() {
+    let mut config = config();
+    config.mutant = Some(Mutant::ElsewhereCounts);
+    assert_ne!(crate::doubted::taken_as_found(&config).0, 0);
+    // What it leads to: a rotten byte is read.
+    assert!(run(Plan::of(19_708), config).is_err());
+}
+
+#[test]
 fn appends_that_stay_without_room_are_found() {
     let seed = found(
         |plan, config| {
