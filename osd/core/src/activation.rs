@@ -3,7 +3,7 @@
 //! Every replica is asked where it is. With answers of so many trusted replicas that every majority has
 //! one of them, the newest history among them holds every acknowledged change. This copy is brought to its end, then enough others are, and only then anything is served.
 
-use types::{Instant, OsdId};
+use types::{Instant, OsdId, WritePolicy};
 
 use crate::copy::Answer;
 use crate::durable::{Need, Who};
@@ -74,6 +74,7 @@ impl ObjectReplica {
         tenure.phase = Phase::Asking {
             reading,
             grace_until: step.now + self.config.trust_grace,
+            heard_until: step.now + self.config.backup_timeout,
             own: None,
         };
         let activate = peer::Activate {
@@ -166,6 +167,9 @@ impl ObjectReplica {
             self.ask(step, false);
             return;
         }
+        if self.waits_for_all(tenure, step.now) {
+            return;
+        }
         let Some((newest, sources)) = decide(tenure, step.now, &self.config) else {
             return;
         };
@@ -190,6 +194,19 @@ impl ObjectReplica {
         } else {
             self.start_fetching(step, newest, sources);
         }
+    }
+
+    /// With `async`, what was acknowledged may be at the primary before alone, which lives if it only handed
+    /// over or the replica set changed. Whoever is connected is therefore heard, within a limit.
+    fn waits_for_all(&self, tenure: &Tenure, now: Instant) -> bool {
+        let Phase::Asking { heard_until, .. } = tenure.phase else {
+            return false;
+        };
+        let mut peers = tenure.peers.iter();
+        self.writes(WritePolicy::Async)
+            && !self.config.has(Mutant::AsyncHasty)
+            && now < heard_until
+            && peers.any(|peer| peer.connected && !matches!(peer.state, PeerState::Answered(_)))
     }
 
     /// This copy is at the end of the newest history: from here on it is this epoch's.

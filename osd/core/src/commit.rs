@@ -63,7 +63,10 @@ impl ObjectReplica {
             .held
             .extract_if(.., |held| Some(held.seq) <= committed);
         replies.extend(ready.map(|held| (held.request, held.done)));
-        if self.membership.policy.write == WritePolicy::Async {
+        // While the set changes, this primary may be of no set when the change ends or is taken back: what it
+        // alone had would be lost although nothing failed.
+        let may_leave = !self.membership.replicas.previous().is_empty();
+        if self.writes(WritePolicy::Async) && (!may_leave || self.config.has(Mutant::AsyncHasty)) {
             replies.extend(self.within_bound(step.now));
         }
         for (request, done) in replies {

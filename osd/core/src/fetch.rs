@@ -10,6 +10,7 @@ use crate::config::REPAIRS_MAX;
 use crate::event::{CallKind, Payload};
 use crate::faults;
 use crate::marks::Marks;
+use crate::mutant::Mutant;
 use crate::position::Position;
 use crate::recent::Span;
 use crate::replica::{ObjectReplica, Step};
@@ -273,6 +274,10 @@ impl ObjectReplica {
             .fetching()
             .is_some_and(|fetching| fetching.is_from(from))
         {
+            if self.config.has(Mutant::FetchErrorsIgnored) {
+                self.fetched_all(step);
+                return;
+            }
             self.fetch_from_next_source(step);
         }
     }

@@ -43,6 +43,14 @@ pub enum Mutant {
     DoubtedTaken,
     /// The same when a majority was asked, whatever they have, while a replica that may have it keeps quiet.
     ElsewhereCounts,
+    /// A backup answers an activation before its promise is on disk.
+    PromiseForgotten,
+    /// A backup obeys a primary that goes by another view.
+    ViewIgnored,
+    /// A new primary takes a source that fails for one that has sent everything.
+    FetchErrorsIgnored,
+    /// A new primary of a volume with `async` decides with a majority, whoever else would answer.
+    AsyncHasty,
     /// What was added stays although the program was told that there is no room for it.
     RefusedStays,
     /// Nobody looks whether acknowledged changes are still there.

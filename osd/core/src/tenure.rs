@@ -62,7 +62,10 @@ pub(crate) enum Phase {
     /// Asks everybody where they are.
     Asking {
         reading: bool,
+        /// Replicas that did not crash are waited for until then.
         grace_until: Instant,
+        /// With `async`, all that are connected are waited for until then.
+        heard_until: Instant,
         own: Option<Answer>,
     },
     /// Gets what this copy lacks.

@@ -37,15 +37,20 @@ impl ObjectReplica {
             .iter()
             .find(|change| change.request.is_some());
         let phase = match &tenure.phase {
-            Phase::Asking { grace_until, .. } if *grace_until > self.last_step => {
-                Some(*grace_until)
-            }
+            Phase::Asking {
+                grace_until,
+                heard_until,
+                ..
+            } => [*heard_until, *grace_until]
+                .into_iter()
+                .filter(|at| *at > self.last_step)
+                .min(),
             Phase::Fetching(fetching) => Some(fetching.progress_at + self.config.step_timeout),
             Phase::BringingUp { .. } if tenure.newborn => {
                 Some(tenure.began_at + self.config.newborn_patience)
             }
             Phase::Closing { since } => Some(*since + self.config.step_timeout),
-            Phase::Asking { .. } | Phase::BringingUp { .. } | Phase::Serving => None,
+            Phase::BringingUp { .. } | Phase::Serving => None,
         };
         let mend = tenure.mending.as_ref();
         [

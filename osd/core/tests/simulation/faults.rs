@@ -113,10 +113,27 @@ impl Plan {
         }
     }
 
-    /// What is acknowledged may be lost although a majority survives.
+    /// The replica set of this many servers changes, and nothing fails.
+    pub(crate) fn moving_calmly(seed: u64, replicas: usize) -> Self {
+        Self {
+            crashes: false,
+            total_losses: false,
+            partitions: false,
+            pauses: false,
+            wipes: false,
+            ..Self::moving(seed, replicas)
+        }
+    }
+
+    /// What is acknowledged may be lost although a majority survives: with `async`, if something fails.
     pub(crate) fn loses(&self) -> bool {
         let mut policies = self.policies.iter();
-        policies.any(|policy| policy.write == WritePolicy::Async)
+        self.fails() && policies.any(|policy| policy.write == WritePolicy::Async)
+    }
+
+    /// Something fails; otherwise servers hear in time of changes of the set.
+    pub(crate) fn fails(&self) -> bool {
+        self.crashes || self.total_losses || self.partitions || self.pauses || self.damage
     }
 
     /// What is acknowledged survives the loss of power.
@@ -269,7 +286,8 @@ impl World {
                 }
             }
             9 if self.plan.full => self.fill_disks(),
-            _ => self.disconnect_for_a_moment(node, other),
+            _ if self.plan.fails() => self.disconnect_for_a_moment(node, other),
+            _ => {}
         }
     }
 

@@ -51,6 +51,26 @@ fn epochs_compared_with_what_was_written_are_found() {
 }
 
 #[test]
+fn promises_that_a_crash_forgets_are_found() {
+    check(Mutant::PromiseForgotten, 20);
+}
+
+#[test]
+fn fetch_errors_that_are_ignored_are_found() {
+    check(Mutant::FetchErrorsIgnored, 500);
+}
+
+#[test]
+fn backups_that_obey_another_view_are_found() {
+    let mutant = Mutant::ViewIgnored;
+    check_moving(
+        "ViewIgnored",
+        |_, config| config.mutant = Some(mutant),
+        500,
+    );
+}
+
+#[test]
 fn trusted_suspects_are_found() {
     check(Mutant::SuspectsTrusted, 50);
 }
@@ -211,6 +231,15 @@ fn doubted_blocks_taken_while_somebody_may_have_them_are_found() {
     assert_ne!(crate::doubted::taken_as_found(&config).0, 0);
     // What it leads to: a rotten byte is read.
     assert!(run(Plan::of(19_708), config).is_err());
+}
+
+#[test]
+fn primaries_that_do_not_hear_the_one_before_are_found() {
+    let mut config = config();
+    config.mutant = Some(Mutant::AsyncHasty);
+    let seed = (0..100).find(|seed| crate::policies::calmly(*seed, config.clone()).is_err());
+    println!("AsyncHasty: found by seed {seed:?} of 100");
+    assert!(seed.is_some());
 }
 
 #[test]

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use osd_core::{Effect, Op};
+use osd_core::{Config, Effect, Op};
 use types::{Policy, Quorum, WritePolicy};
 
 use crate::faults::{Fault, Plan};
 use crate::lease_model::MS;
 use crate::world::{Event, KEY, Node, Target, World, osd};
-use crate::{config, run, seeds};
+use crate::{Outcome, config, run, seeds};
 
 /// How far copies ever came, as one who sees everything knows it.
 #[derive(Debug, Default)]
@@ -170,6 +170,24 @@ fn no_policy_breaks_its_promise_with_one_to_seven_replicas() {
             for policy in EVERY {
                 check(&Plan::with(seed, replicas, &[policy]));
             }
+        }
+    }
+}
+
+/// A run in which the replica set changes and nothing fails.
+pub(crate) fn calmly(seed: u64, config: Config) -> Result<Outcome, String> {
+    let plan = Plan {
+        policies: vec![policy(WritePolicy::Async, Quorum::Majority)],
+        ..Plan::moving_calmly(seed, 3)
+    };
+    run(plan, config)
+}
+
+#[test]
+fn async_loses_nothing_while_nothing_fails() {
+    for seed in seeds("OXFS_SEEDS", 50) {
+        if let Err(error) = calmly(seed, config()) {
+            panic!("seed {seed}: {error}");
         }
     }
 }

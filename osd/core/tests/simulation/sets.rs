@@ -150,7 +150,8 @@ impl World {
 
     /// What the shell of a server does about the view.
     pub(crate) fn settle(&mut self, node: usize) -> Result<(), String> {
-        if self.nodes[node].known != self.group && (self.rng.once_in(8) || self.clients.stopping) {
+        let soon = self.clients.stopping || !self.plan.fails();
+        if self.nodes[node].known != self.group && (self.rng.once_in(8) || soon) {
             let new_view = self.nodes[node].known.view != self.group.view;
             self.nodes[node].known = self.group.clone();
             if new_view {
