@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::command;
@@ -28,12 +29,21 @@ const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at processes.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// What `pg list` says of a placement group, as far as it matters here.
+#[derive(Debug, Deserialize)]
+struct Group {
+    pg: u64,
+    osds: Vec<u64>,
+    previous: Vec<u64>,
+}
+
 /// A cluster; its processes end with the value.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     home: PathBuf,
     cluster: String,
     network: Network,
+    servers: Vec<Node>,
     running: BTreeMap<Node, Child>,
 }
 
@@ -49,6 +59,7 @@ impl Cluster {
             home: home.to_owned(),
             cluster: format!("{:032x}", rng.random::<u128>()),
             network,
+            servers: Node::servers(),
             running: BTreeMap::new(),
         };
         for dir in ["config", "logs"] {
@@ -68,10 +79,20 @@ impl Cluster {
             .mode(0o600)
             .open(cluster.secret())?;
         std::io::Write::write_all(&mut file, secret.as_bytes())?;
-        for node in Node::servers() {
+        for node in Node::servers().into_iter().chain([Node::SPARE]) {
             fs::write(cluster.config(node), cluster.config_text(node))?;
         }
         Ok(cluster)
+    }
+
+    /// From now on the spare object server is one of the cluster's.
+    pub(crate) fn add_spare(&mut self) {
+        self.servers.push(Node::SPARE);
+    }
+
+    /// The cluster's servers, metadata servers first.
+    pub(crate) fn servers(&self) -> Vec<Node> {
+        self.servers.clone()
     }
 
     /// State directory of a server, or mount point.
@@ -281,7 +302,21 @@ impl Cluster {
         });
         let groups = &status["placement_groups"];
         let is_full = groups["total"].as_u64() > Some(0) && groups["full"] == groups["total"];
-        up.count() == Node::servers().len() && (!full || is_full)
+        up.count() == self.servers.len() && (!full || is_full)
+    }
+
+    /// The replica sets of the volume's placement groups; none if one is just changing.
+    ///
+    /// # Errors
+    ///
+    /// What `xfs-admin` said.
+    pub(crate) fn replica_sets(&self) -> Result<Option<BTreeMap<u64, Vec<u64>>>> {
+        let text = self.admin(&["--output", "json", "pg", "list", "--volume", VOLUME])?;
+        let groups: Vec<Group> =
+            serde_json::from_str(&text).with_context(|| format!("not understood: {text}"))?;
+        let settled = groups.iter().all(|group| group.previous.is_empty());
+        let sets = groups.into_iter().map(|group| (group.pg, group.osds));
+        Ok(settled.then(|| sets.collect()))
     }
 
     /// The metadata leader.
@@ -304,13 +339,35 @@ impl Cluster {
     ///
     /// What it said.
     pub(crate) fn admin(&self, words: &[&str]) -> Result<String> {
+        let line = self.admin_line(words)?;
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        command::fed(&line, "")
+    }
+
+    /// Starts the same without waiting for its end.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be started.
+    pub(crate) fn start_admin(&self, words: &[&str]) -> Result<Child> {
+        let line = self.admin_line(words)?;
+        Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .args(&line)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("can't start xfs-admin")
+    }
+
+    fn admin_line(&self, words: &[&str]) -> Result<Vec<String>> {
         let mut line = self.network.inside(None);
         line.push(tests::binary("xfs-admin")?.display().to_string());
         line.extend(["--mrc".to_owned(), mrc_addresses().join(",")]);
         line.extend(self.membership());
         line.extend(words.iter().map(|word| (*word).to_owned()));
-        let line: Vec<&str> = line.iter().map(String::as_str).collect();
-        command::fed(&line, "")
+        Ok(line)
     }
 
     /// Whether a mount can be used.

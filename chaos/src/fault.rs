@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Full(Node),
     /// Every fsync takes this many milliseconds longer.
     SlowSync(Node, u32),
+    /// Everything it holds is brought to others; at the end it may hold replicas again.
+    Drain(Node),
     /// One byte in each of some files of objects is changed.
     Rot(Node, u8),
 }
@@ -46,6 +48,7 @@ impl Fault {
             Self::Loss(node, _) => format!("loss-{}", node.kind),
             Self::Full(node) => format!("full-{}", node.kind),
             Self::SlowSync(node, _) => format!("slow-sync-{}", node.kind),
+            Self::Drain(node) => format!("drain-{}", node.kind),
             Self::Rot(node, _) => format!("rot-{}", node.kind),
         }
     }
@@ -62,6 +65,8 @@ impl Fault {
             | Self::Full(node)
             | Self::SlowSync(node, _)
             | Self::Rot(node, _) => vec![node.kind],
+            // Nobody is missed.
+            Self::Drain(_) => Vec::new(),
             Self::Cut(one, other) | Self::CutOneWay(one, other) if one.kind == other.kind => {
                 vec![one.kind]
             }
@@ -71,11 +76,11 @@ impl Fault {
         }
     }
 
-    /// The servers whose processes it kills.
-    pub(crate) fn kills(&self) -> Vec<Node> {
+    /// Those of the servers whose processes it kills.
+    pub(crate) fn kills(&self, servers: &[Node]) -> Vec<Node> {
         match self {
             Self::Kill(node) => vec![*node],
-            Self::KillAll | Self::Power => Node::servers(),
+            Self::KillAll | Self::Power => servers.to_vec(),
             _ => Vec::new(),
         }
     }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::cluster::Cluster;
 use crate::command;
 use crate::disk::Disk;
+use crate::errands::Errands;
 use crate::fault::{Fault, Happened, Planned};
 use crate::history::now_ns;
 use crate::node::{Kind, Node};
@@ -41,6 +42,7 @@ pub(crate) struct Injector {
     /// Servers that ended while their disk was full.
     ended_full: Vec<Node>,
     restarts: u32,
+    errands: Errands,
     /// What was done.
     pub(crate) done: Done,
 }
@@ -87,6 +89,7 @@ impl Injector {
             active: Vec::new(),
             ended_full: Vec::new(),
             restarts: 0,
+            errands: Errands::default(),
             done: Done::default(),
         }
     }
@@ -120,7 +123,7 @@ impl Injector {
         let mut log_bytes = 0;
         match &planned.fault {
             Fault::Kill(_) | Fault::KillAll | Fault::Power => {
-                for node in planned.fault.kills() {
+                for node in planned.fault.kills(&self.cluster.servers()) {
                     if self.cluster.pid(node).is_some() {
                         self.cluster.kill(node)?;
                     }
@@ -143,6 +146,10 @@ impl Injector {
                 let flips = rot::flip(&self.cluster.dir(*node), *count, &mut self.rng)?;
                 self.note(now_ns, format!("flipped {flips:?}"));
                 self.done.flips.extend(flips);
+            }
+            Fault::Drain(node) => {
+                let number = node.number.to_string();
+                self.errands.add(&["osd", "drain", "--no-wait", &number])?;
             }
             Fault::Isolate(_) | Fault::Cut(..) | Fault::CutOneWay(..) | Fault::Loss(..) => {}
         }
@@ -169,11 +176,15 @@ impl Injector {
             let mut over = self.active.remove(at);
             match &over.planned.fault {
                 Fault::Kill(_) | Fault::KillAll | Fault::Power => {
-                    for node in over.planned.fault.kills() {
+                    for node in over.planned.fault.kills(&self.cluster.servers()) {
                         self.cluster.start(node)?;
                     }
                 }
                 Fault::Freeze(node) => self.signal(*node, Signal::SIGCONT),
+                Fault::Drain(node) => {
+                    let number = node.number.to_string();
+                    self.errands.add(&["osd", "undrain", &number])?;
+                }
                 Fault::Full(node) => {
                     let (node, log_bytes) = (*node, over.log_bytes);
                     self.make_room(node, log_bytes)?;
@@ -206,6 +217,7 @@ impl Injector {
     ///
     /// If a mount ended, or servers end again and again.
     pub(crate) fn look_after(&mut self) -> Result<()> {
+        self.errands.go_on(&self.cluster)?;
         for (node, status) in self.cluster.take_ended() {
             let what = format!("{node} ended by itself ({status})");
             self.note(now_ns(), what.clone());
@@ -224,6 +236,15 @@ impl Injector {
             self.cluster.start(node)?;
         }
         Ok(())
+    }
+
+    /// Whether the cluster has heard everything that it was to be told.
+    ///
+    /// # Errors
+    ///
+    /// If a process can't be started or asked.
+    pub(crate) fn has_told_all(&mut self) -> Result<bool> {
+        self.errands.go_on(&self.cluster)
     }
 
     /// Does what an operator does about a full disk.

@@ -210,7 +210,7 @@ impl<'a> Checker<'a> {
         let killed: BTreeSet<Node> = faults
             .iter()
             .filter(|fault| fault.began_ns < safe_from && record.began_ns < fault.healed_ns)
-            .flat_map(|fault| fault.fault.kills())
+            .flat_map(|fault| fault.fault.kills(&Node::servers()))
             .filter(|node| node.kind == Kind::Osd)
             .collect();
         killed.len() >= 2

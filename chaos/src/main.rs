@@ -1,6 +1,6 @@
 //! Breaks a real cluster while programs use it, and checks that it kept its promises.
 //!
-//! Six servers and three mounts, each a process in a network namespace of its own, are killed,
+//! Seven servers and three mounts, each a process in a network namespace of its own, are killed,
 //! frozen, cut off, starved and corrupted at moments that a seed decides, while clients work on
 //! all mounts. Afterwards everything is healed, the replicas are compared, and the history of what
 //! the clients did and saw is checked.
@@ -11,6 +11,7 @@ mod cluster;
 mod command;
 mod directories;
 mod disk;
+mod errands;
 mod errors;
 mod fault;
 mod history;
@@ -50,6 +51,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::run::{Outcome, Settings};
+use crate::schedule::Extras;
 use crate::violation::Violation;
 use crate::worker::Work;
 
@@ -69,6 +71,9 @@ struct Arguments {
     /// Change no bytes on disks.
     #[arg(long)]
     no_rot: bool,
+    /// Have no spare object server, and let replica sets stay as they are.
+    #[arg(long)]
+    no_moves: bool,
     /// Keep the run's directory even if all is well, and the servers' state with it.
     #[arg(long, global = true)]
     keep: bool,
@@ -137,7 +142,10 @@ fn kept_promises(arguments: &Arguments) -> Result<bool> {
     let settings = Settings {
         seed,
         length: Duration::from_secs_f64(arguments.minutes * 60.0),
-        rot: !arguments.no_rot,
+        extras: Extras {
+            rot: !arguments.no_rot,
+            moves: !arguments.no_moves,
+        },
         home: home.clone(),
         keep: arguments.keep,
     };

@@ -51,7 +51,10 @@ impl Node {
         Self { kind, number }
     }
 
-    /// All servers, metadata servers first.
+    /// The object server that has nothing to do until another one is drained.
+    pub(crate) const SPARE: Self = Self::osd(SERVERS_PER_KIND + 1);
+
+    /// All servers but the spare one, metadata servers first.
     pub(crate) fn servers() -> Vec<Self> {
         let mrcs = (1..=SERVERS_PER_KIND).map(Self::mrc);
         mrcs.chain((1..=SERVERS_PER_KIND).map(Self::osd)).collect()
@@ -65,6 +68,7 @@ impl Node {
     /// Servers and mounts.
     pub(crate) fn all() -> Vec<Self> {
         let mut all = Self::servers();
+        all.push(Self::SPARE);
         all.extend(Self::mounts());
         all
     }

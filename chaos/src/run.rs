@@ -21,7 +21,7 @@ use crate::network::Network;
 use crate::node::{Kind, Node};
 use crate::operation::{Operation, Record};
 use crate::register;
-use crate::schedule::{schedule, victims};
+use crate::schedule::{Extras, schedule, victims};
 use crate::violation::Violation;
 use crate::worker::{final_log, found_inodes};
 use crate::workload::LOGS;
@@ -39,8 +39,8 @@ pub(crate) struct Settings {
     pub(crate) seed: u64,
     /// How long faults happen.
     pub(crate) length: Duration,
-    /// Whether bytes on disks are changed.
-    pub(crate) rot: bool,
+    /// What happens besides.
+    pub(crate) extras: Extras,
     /// Where everything of the run lies.
     pub(crate) home: PathBuf,
     /// Whether what the servers stored is kept although all is well.
@@ -71,6 +71,9 @@ pub(crate) fn run(settings: &Settings, interrupted: &Arc<AtomicBool>) -> Result<
     let mut run = Run::new(settings, interrupted)?;
     for node in victims(settings.seed).small_disks {
         run.injector.add_small_disk(node)?;
+    }
+    if settings.extras.moves {
+        run.injector.cluster.add_spare();
     }
     run.start()?;
     run.finish(Run::inject)
@@ -159,7 +162,7 @@ impl<'a> Run<'a> {
     ///
     /// If one of them does not get there.
     pub(crate) fn start_servers(&mut self) -> Result<()> {
-        for node in Node::servers() {
+        for node in self.injector.cluster.servers() {
             self.injector.cluster.start(node)?;
         }
         self.wait_for("the servers", |run| {
@@ -229,7 +232,7 @@ impl<'a> Run<'a> {
     /// Lets all faults happen and heals them.
     fn inject(&mut self) -> Result<()> {
         let length_ms = u64::try_from(self.settings.length.as_millis())?;
-        let plan = schedule(self.settings.seed, length_ms, self.settings.rot);
+        let plan = schedule(self.settings.seed, length_ms, self.settings.extras);
         let mut plan = plan.into_iter().peekable();
         let begun = Instant::now();
         loop {
@@ -292,7 +295,7 @@ impl<'a> Run<'a> {
     pub(crate) fn last_look(&mut self) -> Result<Vec<FinalLog>> {
         let full = self.wait_for("full redundancy", |run| {
             run.injector.look_after()?;
-            Ok(run.injector.cluster.are_all_up(true))
+            Ok(run.injector.has_told_all()? && run.injector.cluster.are_all_up(true))
         });
         if let Err(error) = full {
             self.check_interrupted()?;
@@ -330,8 +333,16 @@ impl<'a> Run<'a> {
     /// If a store can't be read; differences are a violation.
     pub(crate) fn compare_replicas(&mut self) -> Result<usize> {
         self.end_all(&Node::mounts())?;
+        let mut sets = None;
+        self.wait_for("replica sets that stay", |run| {
+            run.injector.look_after()?;
+            sets = run.injector.cluster.replica_sets().unwrap_or_default();
+            Ok(sets.is_some())
+        })?;
+        let sets = sets.unwrap_or_default();
+        let servers = self.injector.cluster.servers();
         let of_kind = |kind| {
-            let servers = Node::servers().into_iter();
+            let servers = servers.clone().into_iter();
             servers
                 .filter(move |it| it.kind == kind)
                 .collect::<Vec<_>>()
@@ -341,12 +352,13 @@ impl<'a> Run<'a> {
         let inodes = std::fs::read_to_string(found_inodes(&self.settings.home))?;
         let inodes: BTreeSet<&str> = inodes.lines().collect();
         let differ = |rotten: bool| -> Result<Vec<String>> {
-            let dirs: Vec<PathBuf> = of_kind(Kind::Osd)
+            let stores: Vec<(u64, PathBuf)> = of_kind(Kind::Osd)
                 .into_iter()
                 .filter(|it| rotten || *it != victims(self.settings.seed).rotten)
-                .map(|it| self.injector.cluster.dir(it))
+                .map(|it| (u64::from(it.number), self.injector.cluster.dir(it)))
                 .collect();
-            let mut differences = tests::replicas_differ(&dirs)?;
+            let members = |pg| sets.get(&pg).cloned().unwrap_or_default();
+            let mut differences = tests::members_differ(&stores, members)?;
             differences.retain(|line| {
                 let inode = line.split(['/', '.']).nth(1);
                 inode.is_none_or(|inode| inodes.contains(inode))

@@ -20,6 +20,9 @@ const PAUSE_MS: std::ops::Range<u64> = 1200..4500;
 /// off could not say what became of its last change.
 const LENGTH_MS: std::ops::Range<u64> = 500..7000;
 
+/// How much longer a server is drained: its groups are to have gone by then.
+const DRAIN_MS: u64 = 8000;
+
 /// After a fault, nothing happens to its kind of server for so long: it finds its place again.
 const REST_MS: u64 = 1500;
 
@@ -47,8 +50,17 @@ pub(crate) fn victims(seed: u64) -> Victims {
     }
 }
 
+/// What happens in a run besides what always does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extras {
+    /// Bytes on disks are changed.
+    pub(crate) rot: bool,
+    /// There is a spare object server, and replica sets change.
+    pub(crate) moves: bool,
+}
+
 /// All faults of a run, by beginning.
-pub(crate) fn schedule(seed: u64, length_ms: u64, rot: bool) -> Vec<Planned> {
+pub(crate) fn schedule(seed: u64, length_ms: u64, extras: Extras) -> Vec<Planned> {
     let victims = victims(seed);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut bag = Vec::new();
@@ -57,7 +69,7 @@ pub(crate) fn schedule(seed: u64, length_ms: u64, rot: bool) -> Vec<Planned> {
     let mut now = FIRST_MS;
     while now + LAST_MS < length_ms {
         if bag.is_empty() {
-            bag = full_bag(rot);
+            bag = full_bag(extras);
         }
         // The first that may begin now, from a random place on: no choice waits for ever.
         let start = rng.random_range(0..bag.len());
@@ -95,10 +107,11 @@ enum Choice {
     Full(usize),
     SlowSync(Kind),
     Rot,
+    Drain,
 }
 
 /// Each round draws every choice of this list once, so that a few minutes see all of them.
-fn full_bag(rot: bool) -> Vec<Choice> {
+fn full_bag(extras: Extras) -> Vec<Choice> {
     use Kind::{Mount, Mrc, Osd};
     let mut bag = vec![
         Choice::Kill(Osd),
@@ -130,8 +143,11 @@ fn full_bag(rot: bool) -> Vec<Choice> {
         Choice::SlowSync(Osd),
         Choice::SlowSync(Mrc),
     ];
-    if rot {
+    if extras.rot {
         bag.extend([Choice::Rot, Choice::Rot]);
+    }
+    if extras.moves {
+        bag.extend([Choice::Drain; 6]);
     }
     bag
 }
@@ -160,6 +176,7 @@ fn make(choice: Choice, victims: &Victims, rng: &mut ChaCha8Rng) -> Fault {
             Fault::SlowSync(node, rng.random_range(50..800))
         }
         Choice::Rot => Fault::Rot(victims.rotten, rng.random_range(1..4)),
+        Choice::Drain => Fault::Drain(Node::osd(rng.random_range(1..=Node::SPARE.number))),
     }
 }
 
@@ -168,6 +185,7 @@ fn own_length(fault: &Fault, length_ms: u64) -> u64 {
         // Done at once; the time is for what the servers make of it before another one is hit.
         Fault::Rot(..) => 4000,
         Fault::KillAll => length_ms / 4,
+        Fault::Drain(_) => length_ms + DRAIN_MS,
         _ => length_ms,
     }
 }
@@ -196,6 +214,7 @@ struct FreeAt {
     mrc: u64,
     osd: u64,
     mount: u64,
+    drain: u64,
 }
 
 impl FreeAt {
@@ -211,6 +230,9 @@ impl FreeAt {
         if *fault == Fault::KillAll && *self.of(Kind::Mount) > now {
             return false;
         }
+        if matches!(fault, Fault::Drain(_)) {
+            return self.drain <= now;
+        }
         fault.takes().into_iter().all(|kind| *self.of(kind) <= now)
     }
 
@@ -220,6 +242,9 @@ impl FreeAt {
                 *self.of(kind) = until_ms + REST_AFTER_ALL_MS;
             }
             return;
+        }
+        if matches!(fault, Fault::Drain(_)) {
+            self.drain = until_ms + REST_MS;
         }
         for kind in fault.takes() {
             *self.of(kind) = until_ms + REST_MS;
@@ -233,16 +258,21 @@ mod tests {
 
     use super::*;
 
+    const ALL: Extras = Extras {
+        rot: true,
+        moves: true,
+    };
+
     #[test]
     fn same_seed_gives_the_same_faults_and_another_seed_others() {
-        assert_eq!(schedule(1, 60_000, true), schedule(1, 60_000, true));
-        assert_ne!(schedule(1, 60_000, true), schedule(2, 60_000, true));
+        assert_eq!(schedule(1, 60_000, ALL), schedule(1, 60_000, ALL));
+        assert_ne!(schedule(1, 60_000, ALL), schedule(2, 60_000, ALL));
     }
 
     #[test]
     fn longer_run_begins_like_the_shorter_one() {
-        let short = schedule(3, 60_000, true);
-        let long = schedule(3, 120_000, true);
+        let short = schedule(3, 60_000, ALL);
+        let long = schedule(3, 120_000, ALL);
 
         assert_eq!(long[..short.len()], short);
     }
@@ -250,7 +280,7 @@ mod tests {
     #[test]
     fn no_majority_of_a_kind_is_taken_away() {
         for seed in 0..50 {
-            let plan = schedule(seed, 300_000, true);
+            let plan = schedule(seed, 300_000, ALL);
             for (at, one) in plan.iter().enumerate() {
                 for other in &plan[at + 1..] {
                     let together = other.from_ms < one.until_ms && one.from_ms < other.until_ms;
@@ -267,7 +297,7 @@ mod tests {
 
     #[test]
     fn few_minutes_see_every_fault() {
-        let plan = schedule(7, 240_000, true);
+        let plan = schedule(7, 240_000, ALL);
         let names: BTreeSet<String> = plan.iter().map(|it| it.fault.name()).collect();
 
         assert!(names.len() >= 24, "{names:?}");
@@ -276,8 +306,22 @@ mod tests {
     }
 
     #[test]
+    fn one_server_at_a_time_is_drained() {
+        let plan = schedule(9, 900_000, ALL);
+        let drains: Vec<&Planned> = plan
+            .iter()
+            .filter(|it| matches!(it.fault, Fault::Drain(_)))
+            .collect();
+
+        assert!(drains.len() > 20, "{}", drains.len());
+        for pair in drains.windows(2) {
+            assert!(pair[0].until_ms < pair[1].from_ms, "{pair:?}");
+        }
+    }
+
+    #[test]
     fn only_one_servers_files_rot() {
-        let rotten: BTreeSet<Node> = schedule(5, 900_000, true)
+        let rotten: BTreeSet<Node> = schedule(5, 900_000, ALL)
             .into_iter()
             .filter_map(|it| match it.fault {
                 Fault::Rot(node, _) => Some(node),

@@ -13,7 +13,7 @@ use crate::store_root::Root;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Writes a line for every object in the store of a state directory, ascending by placement group
-/// and inode: `VOLUME/INODE.COLUMN LENGTH_BYTES CRC32C`.
+/// and inode: `VOLUME/INODE.COLUMN LENGTH_BYTES CRC32C PG`.
 ///
 /// # Errors
 ///
@@ -50,7 +50,8 @@ pub fn store_sums(dir: &Path, out: &mut impl Write) -> io::Result<()> {
             file.settle(record.length_bytes, !record.clean);
             let length_bytes = file.length_bytes();
             let sum = sum_of(&mut file)?;
-            writeln!(out, "{object} {length_bytes} {sum:08x}")?;
+            let pg = group.pg.0;
+            writeln!(out, "{object} {length_bytes} {sum:08x} {pg}")?;
         }
     }
     Ok(())
@@ -97,6 +98,7 @@ mod tests {
         // Without a record the length is that of the file, in whole blocks or not.
         let text = String::from_utf8(lines).unwrap();
         assert!(text.starts_with("1/2a.0 10 "), "{text}");
+        assert!(text.ends_with(" 3\n"), "{text}");
         assert_eq!(text.lines().count(), 1);
     }
 

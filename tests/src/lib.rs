@@ -19,5 +19,5 @@ pub use linked::with_link;
 pub use probe::{Probe, Stall};
 pub use program::{binary, run, shell};
 pub use sockets::{Socket, sockets};
-pub use store::replicas_differ;
+pub use store::{members_differ, replicas_differ};
 pub use tree::{Entry, Tree};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::program::{binary, run};
 
@@ -17,38 +17,73 @@ use crate::program::{binary, run};
 ///
 /// If a store can't be read.
 pub fn replicas_differ(stores: &[PathBuf]) -> Result<Vec<String>> {
-    let mut seen: BTreeMap<String, BTreeMap<String, Vec<usize>>> = BTreeMap::new();
-    for (number, store) in stores.iter().enumerate() {
-        for (object, sum) in sums(store)? {
-            seen.entry(object)
-                .or_default()
-                .entry(sum)
-                .or_default()
-                .push(number);
+    let stores: Vec<(u64, PathBuf)> = (0..).zip(stores.iter().cloned()).collect();
+    let all: Vec<u64> = stores.iter().map(|(osd, _)| *osd).collect();
+    members_differ(&stores, |_| all.clone())
+}
+
+/// The same if each placement group is on some of the servers only, which `members` names by number.
+/// What others still have of it does not count.
+///
+/// # Errors
+///
+/// If a store can't be read.
+pub fn members_differ(
+    stores: &[(u64, PathBuf)],
+    members: impl Fn(u64) -> Vec<u64>,
+) -> Result<Vec<String>> {
+    let mut seen: BTreeMap<(String, u64), BTreeMap<String, Vec<u64>>> = BTreeMap::new();
+    for (osd, store) in stores {
+        for sum in sums(store)? {
+            if members(sum.pg).contains(osd) {
+                let copies = seen.entry((sum.object, sum.pg)).or_default();
+                copies.entry(sum.bytes).or_default().push(*osd);
+            }
         }
     }
     let mut differences = Vec::new();
-    for (object, sums) in seen {
+    for ((object, pg), sums) in seen {
         let holders: usize = sums.values().map(Vec::len).sum();
+        let wanted = members(pg);
+        let wanted = stores
+            .iter()
+            .filter(|(osd, _)| wanted.contains(osd))
+            .count();
         let is_empty = sums.keys().all(|sum| sum.starts_with("0 "));
-        if !is_empty && (sums.len() != 1 || holders != stores.len()) {
+        if !is_empty && (sums.len() != 1 || holders != wanted) {
             differences.push(format!("{object}: {sums:?}"));
         }
     }
     Ok(differences)
 }
 
-/// `OBJECT LENGTH SUM` lines of a store, as `oxfs store sums` prints them.
-fn sums(store: &Path) -> Result<Vec<(String, String)>> {
+/// One object in a store.
+struct Sum {
+    object: String,
+    /// Length and checksum.
+    bytes: String,
+    pg: u64,
+}
+
+/// What `oxfs store-sums` prints, as lines `OBJECT LENGTH SUM PG`.
+fn sums(store: &Path) -> Result<Vec<Sum>> {
     let program = binary("oxfs")?.display().to_string();
     let text = run(
         store,
         &program,
         &["store-sums", &store.display().to_string()],
     )?;
-    Ok(text
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(object, rest)| (object.to_owned(), rest.to_owned()))
-        .collect())
+    let sum = |line: &str| {
+        let (object, rest) = line.split_once(' ')?;
+        let (bytes, pg) = rest.rsplit_once(' ')?;
+        Some(Sum {
+            object: object.to_owned(),
+            bytes: bytes.to_owned(),
+            pg: pg.parse().ok()?,
+        })
+    };
+    let lines = text.lines();
+    lines
+        .map(|line| sum(line).with_context(|| format!("`oxfs store-sums` printed {line:?}")))
+        .collect()
 }
