@@ -8,8 +8,9 @@ pub struct Config {
     /// How long a new primary waits for replicas that did not crash before it decides with those
     /// that did. Default 3 s: longer than a server needs to restart, and than most freezes.
     pub trust_grace: Duration,
-    /// How long a backup may keep quiet before writes go on without it. Default 1 s: shorter than a
-    /// lease, so that a frozen backup stalls writers less than a frozen primary.
+    /// How long a backup may keep quiet before writes go on without it, and a new primary's disk before
+    /// others take its place. Default 1 s: shorter than a lease, so that a frozen backup stalls writers
+    /// less than a frozen primary.
     pub backup_timeout: Duration,
     /// Time between attempts to bring up a replica that was left behind. Default 500 ms.
     pub catch_up_retry: Duration,

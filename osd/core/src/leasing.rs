@@ -139,7 +139,7 @@ impl ObjectReplica {
             && self.tenure.is_none()
             && !self.leasing.asking
             && !self.copy.failed
-            && !self.is_disk_stuck(self.last_step)
+            && !self.is_disk_slow(self.last_step)
             // Also of the set before: it may be the only one that can tell what the others lack.
             && self.membership.replicas.contains(self.me)
     }
@@ -248,7 +248,7 @@ impl ObjectReplica {
             false => epoch > NEWBORN_EPOCH_MAX.max(self.copy.promised.epoch),
         };
         let wanted = !self.waiting.is_empty() || self.bring_up;
-        let useless = self.copy.failed || self.is_disk_stuck(step.now);
+        let useless = self.copy.failed || self.is_disk_slow(step.now);
         if !usable || !wanted || useless || until <= step.now || epoch > EPOCH_MAX {
             if !usable {
                 self.leasing

@@ -1,6 +1,6 @@
 //! One object's replica on one server: backup until it holds the lease, then primary.
 
-use types::{Instant, OsdId};
+use types::{Duration, Instant, OsdId};
 
 use crate::backup::Following;
 use crate::config::Config;
@@ -69,6 +69,10 @@ pub struct ObjectReplica {
     pub(crate) recovery: Option<Recovery>,
     /// The lease is wanted although no client asks.
     pub(crate) bring_up: bool,
+    /// How long the disk may take for the promise of a new primary.
+    pub(crate) disk_patience: Duration,
+    /// When the job began that took longer.
+    pub(crate) slow_job: Option<Instant>,
     /// Since when a block has been waiting for a replica that may have it and keeps quiet.
     pub(crate) in_doubt_since: Option<Instant>,
     pub(crate) shutting_down: bool,
@@ -108,6 +112,7 @@ impl ObjectReplica {
         config: Config,
         store: &mut dyn ObjectStore,
     ) -> Result<Self, StoreError> {
+        let disk_patience = config.backup_timeout;
         Ok(Self {
             me,
             key,
@@ -121,6 +126,8 @@ impl ObjectReplica {
             waiting: Waiting::default(),
             recovery: None,
             bring_up: false,
+            disk_patience,
+            slow_job: None,
             in_doubt_since: None,
             shutting_down: false,
             malformed: 0,
@@ -330,7 +337,8 @@ impl ObjectReplica {
             step.refuse(request, faults::not_a_member(self.membership.view));
             return;
         }
-        if self.is_out_of_service() || self.is_disk_stuck(step.now) {
+        let idle = self.tenure.is_none() && self.is_disk_slow(step.now);
+        if self.is_out_of_service() || idle || self.is_disk_stuck(step.now) {
             step.refuse(request, faults::elsewhere());
             return;
         }

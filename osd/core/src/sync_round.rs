@@ -163,6 +163,7 @@ impl ObjectReplica {
             return;
         };
         if self.is_writable() && promised == tenure.promise {
+            self.disk_patience = self.config.backup_timeout;
             self.answer_myself(step);
         }
         self.answer_synced(step);

@@ -104,17 +104,42 @@ impl ObjectReplica {
         since.is_some_and(|since| since + self.config.step_timeout <= now)
     }
 
+    /// Whether the disk has been at one job for so long that somebody else had better become primary.
+    pub(crate) fn is_disk_slow(&self, now: Instant) -> bool {
+        let since = self.durable.busy_since();
+        since.is_some_and(|since| self.slow_job == Some(since) || since + self.disk_patience <= now)
+    }
+
+    /// Whether nothing goes on until this server's promise is on its disk.
+    fn waits_for_own_promise(&self) -> bool {
+        let tenure = self.tenure.as_ref();
+        tenure.is_some_and(|tenure| matches!(tenure.phase, Phase::Asking { own: None, .. }))
+    }
+
     fn gives_up_on_disk_at(&self) -> Option<Instant> {
         let needed = self.tenure.is_some() || !self.waiting.is_empty();
-        let at = self.durable.busy_since()? + self.config.step_timeout;
+        let patience = match self.waits_for_own_promise() {
+            true => self.disk_patience,
+            false => self.config.step_timeout,
+        };
+        let at = self.durable.busy_since()? + patience;
         (needed && at > self.last_step).then_some(at)
     }
 
-    /// Nothing that needs this server's disk would end: the others have to do it.
+    /// Nothing that needs this server's disk would end: the others have to do it. If their disks are no
+    /// faster, this one gets twice the time when its turn comes again.
     fn leave_if_disk_is_stuck(&mut self, step: &mut Step<'_>) {
         let needed = self.tenure.is_some() || !self.waiting.is_empty();
-        if !needed || !self.is_disk_stuck(step.now) {
+        let slow = self.waits_for_own_promise() && self.is_disk_slow(step.now);
+        if !needed || !slow && !self.is_disk_stuck(step.now) {
             return;
+        }
+        if slow {
+            self.slow_job = self.durable.busy_since();
+            self.disk_patience = self
+                .config
+                .step_timeout
+                .min(self.disk_patience + self.disk_patience);
         }
         self.step_down(step, true);
         self.bring_up = false;

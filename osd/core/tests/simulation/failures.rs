@@ -230,6 +230,45 @@ fn primary_whose_disk_does_not_answer_leaves_the_object_to_others() {
     assert_eq!(replies(&effects), [], "the disk answers again");
 }
 
+/// What a server does that has become primary and whose disk does not answer, until it gives up.
+fn wait_for_the_disk(bench: &mut Bench, epoch: u64) -> (Duration, Vec<Effect>) {
+    bench.client(1, read());
+    let effects = bench.step(Input::Lease(LeaseEvent::Held {
+        epoch,
+        until: bench.now + Duration::from_secs(1_000),
+        newborn: false,
+    }));
+    assert_ne!(calls(&effects, is_activate), []);
+    let begun = bench.now;
+    loop {
+        bench.now = bench.replica.next_wakeup().expect("it gives up");
+        let effects = bench.step(Input::Tick);
+        let left = |effect: &Effect| matches!(effect, Effect::ReleaseLease);
+        if count(&effects, left) > 0 {
+            return (bench.now.since(begun), effects);
+        }
+    }
+}
+
+#[test]
+fn new_primary_whose_disk_is_slow_leaves_the_object_to_others_soon() {
+    let mut bench = Bench::new(3, Config::default());
+    bench.client(1, write(1, b"one"));
+
+    let (first, effects) = wait_for_the_disk(&mut bench, EPOCH);
+
+    assert!(first <= Duration::from_millis(1_001), "{first:?}");
+    assert_eq!(replies(&effects)[0].1, Err(Remedy::Redirect));
+    let effects = bench.client(3, read());
+    assert_eq!(replies(&effects), [(3, Err(Remedy::Redirect))]);
+    assert!(!acquires(&effects), "the others have to");
+}
+
+fn acquires(effects: &[Effect]) -> bool {
+    let acquires = |effect: &Effect| matches!(effect, Effect::AcquireLease { .. });
+    effects.iter().any(acquires)
+}
+
 #[test]
 fn primary_without_a_change_that_was_acknowledged_says_so() {
     let (mut bench, _) = serving();

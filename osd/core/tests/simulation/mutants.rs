@@ -63,11 +63,7 @@ fn fetch_errors_that_are_ignored_are_found() {
 #[test]
 fn backups_that_obey_another_view_are_found() {
     let mutant = Mutant::ViewIgnored;
-    check_moving(
-        "ViewIgnored",
-        |_, config| config.mutant = Some(mutant),
-        500,
-    );
+    check_moving("ViewIgnored", |_, config| config.mutant = Some(mutant), 500);
 }
 
 #[test]
