@@ -20,8 +20,10 @@ pub(crate) struct Leasing {
     retry_at: Option<Instant>,
     /// Somebody else holds it, and until when that is taken for granted.
     holder: Option<(OsdId, Instant)>,
-    /// The holder's connection broke: it may be dead, so requests wait here for the lease's end.
+    /// The holder's connection is broken: it may be dead, so requests wait here for the lease's end.
     holder_lost: bool,
+    /// Members whose connections are broken.
+    lost: Vec<OsdId>,
     /// When the holder's lease would end if it were never renewed again.
     holder_ends: Instant,
     /// Epochs up to this one were refused by some replica.
@@ -63,15 +65,24 @@ impl Leasing {
     }
 
     pub(crate) fn lost_peer(&mut self, peer: OsdId) {
+        if !self.lost.contains(&peer) {
+            self.lost.push(peer);
+        }
         if self.holder.is_some_and(|(holder, _)| holder == peer) {
             self.holder_lost = true;
         }
     }
 
     pub(crate) fn found_peer(&mut self, peer: OsdId) {
+        self.lost.retain(|lost| *lost != peer);
         if self.holder.is_some_and(|(holder, _)| holder == peer) {
             self.holder_lost = false;
         }
+    }
+
+    /// Forgets whose connections are broken but those of members.
+    pub(crate) fn keep_lost(&mut self, replicas: &ReplicaSet) {
+        self.lost.retain(|lost| replicas.contains(*lost));
     }
 
     /// Refuses to hold epochs up to this one from now on.
@@ -198,7 +209,10 @@ impl ObjectReplica {
                 let ends = now + remaining;
                 // A lease that was renewed since has a living holder, connected to us or not.
                 let renewed = ends > self.leasing.holder_ends + self.config.acquire_retry;
-                self.leasing.holder_lost &= same && !renewed;
+                self.leasing.holder_lost = match same {
+                    true => self.leasing.holder_lost && !renewed,
+                    false => self.leasing.lost.contains(&member),
+                };
                 self.leasing.holder = Some((member, now + known));
                 self.leasing.holder_ends = ends;
                 if self.leasing.holder_lost {

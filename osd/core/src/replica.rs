@@ -402,6 +402,7 @@ impl ObjectReplica {
             self.commit(step);
             return;
         }
+        self.leasing.keep_lost(&self.membership.replicas);
         // Those of the old view may have been counted: start over with those of the new one.
         self.step_down(step, true);
         self.following.leave();

@@ -219,7 +219,9 @@ impl ObjectReplica {
     }
 
     pub(crate) fn peer_lost(&mut self, step: &mut Step<'_>, id: OsdId) {
-        self.leasing.lost_peer(id);
+        if self.membership.replicas.contains(id) {
+            self.leasing.lost_peer(id);
+        }
         let Some(tenure) = self.tenure.as_mut() else {
             return;
         };

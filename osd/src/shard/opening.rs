@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use osd_core::{Done, Input, Membership, ObjectKey, ObjectReplica, ObjectStore, StoreError};
 use shell::clock::boottime;
-use types::{Fault, Remedy};
+use types::{Fault, OsdId, Remedy};
 
 use super::{Shard, Slot, Waiting};
 use crate::board::group_of;
@@ -49,6 +49,7 @@ impl Shard {
                 "the dataset of placement group {group} is being made"
             )));
         }
+        let lost = self.unconnected(&membership);
         let replica = match self.open_replica(key, membership.clone()) {
             Err(error) if is_damage(&error) => {
                 tracing::error!(
@@ -75,7 +76,20 @@ impl Shard {
             bringing_up: false,
         };
         self.replicas.insert(key.object, slot);
+        // It has not heard of what happened before.
+        for osd in lost {
+            self.step(key.object, Input::PeerLost(osd));
+        }
         Ok(())
+    }
+
+    /// The members that can't be reached at the moment.
+    fn unconnected(&self, membership: &Membership) -> Vec<OsdId> {
+        let links = &self.cluster.links;
+        let members = membership.replicas.all().iter().copied();
+        members
+            .filter(|osd| links.get(osd).is_some_and(|link| !link.is_connected()))
+            .collect()
     }
 
     fn open_replica(
