@@ -91,6 +91,9 @@ enum Part {
         /// Writes every sample as JSON to this file.
         #[arg(long)]
         json: Option<PathBuf>,
+        /// Only faults whose name, as in the table, contains this.
+        #[arg(long)]
+        only: Option<String>,
     },
     /// Starts clusters from images of all disks, made while programs work: power fails everywhere.
     Images {
@@ -116,7 +119,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.part {
         Some(Part::Clients { work }) => worker::work(work).map(|()| true),
-        Some(Part::Stalls { faults, json }) => stall_bench(&arguments, *faults, json.as_deref()),
+        Some(Part::Stalls { faults, json, only }) => {
+            stall_bench(&arguments, *faults, json.as_deref(), only.as_deref())
+        }
         _ => kept_promises(&arguments),
     };
     match result {
@@ -185,14 +190,19 @@ fn try_images(settings: &Settings, count: u32, interrupted: &AtomicBool) -> Resu
 }
 
 /// Whether no program saw an error.
-fn stall_bench(arguments: &Arguments, faults: usize, json: Option<&Path>) -> Result<bool> {
+fn stall_bench(
+    arguments: &Arguments,
+    faults: usize,
+    json: Option<&Path>,
+    only: Option<&str>,
+) -> Result<bool> {
     let seed = arguments.seed.unwrap_or_else(any_seed);
     let parent = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
     let home = parent.join(format!("oxfs-stalls-{}", std::process::id()));
     fs::create_dir_all(&home).with_context(|| home.display().to_string())?;
     let interrupted = Arc::new(AtomicBool::new(false));
     watch_signals(&interrupted);
-    let report = stall_bench::run(&home, seed, faults, &interrupted)
+    let report = stall_bench::run(&home, seed, faults, only, &interrupted)
         .with_context(|| format!("see {}/logs", home.display()))?;
     println!("{}", report.markdown());
     if let Some(path) = json {
