@@ -21,7 +21,7 @@ use crate::network::Network;
 use crate::node::{Kind, Node};
 
 /// The volume that is mounted.
-const VOLUME: &str = "default";
+pub(crate) const VOLUME: &str = "default";
 
 /// Until a process that was asked to end is killed: far more than a busy machine needs.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);

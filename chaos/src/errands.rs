@@ -10,6 +10,9 @@ use crate::cluster::Cluster;
 /// Commands that wait to be given. 100: some 20 minutes of drains; nobody has heard any in all that time.
 const WAITING_MAX: usize = 100;
 
+/// Exit status of `xfs-admin`.
+const PARTLY_DONE: i32 = 3;
+
 /// Commands of `xfs-admin` that are still to be done.
 #[derive(Debug, Default)]
 pub(crate) struct Errands {
@@ -45,7 +48,8 @@ impl Errands {
                 return Ok(false);
             };
             self.running = None;
-            if status.success() {
+            // Partly done: not every object server has said that it knows, but all will be told.
+            if status.success() || status.code() == Some(PARTLY_DONE) {
                 self.waiting.pop_front();
             }
         }

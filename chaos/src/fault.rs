@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     SlowSync(Node, u32),
     /// Everything it holds is brought to others; at the end it may hold replicas again.
     Drain(Node),
+    /// The volume gets this policy and quorum; at the end it gets the usual ones again.
+    Policy(&'static str, &'static str),
     /// One byte in each of some files of objects is changed.
     Rot(Node, u8),
 }
@@ -49,6 +51,7 @@ impl Fault {
             Self::Full(node) => format!("full-{}", node.kind),
             Self::SlowSync(node, _) => format!("slow-sync-{}", node.kind),
             Self::Drain(node) => format!("drain-{}", node.kind),
+            Self::Policy(policy, quorum) => format!("{policy}-{quorum}"),
             Self::Rot(node, _) => format!("rot-{}", node.kind),
         }
     }
@@ -66,7 +69,7 @@ impl Fault {
             | Self::SlowSync(node, _)
             | Self::Rot(node, _) => vec![node.kind],
             // Nobody is missed.
-            Self::Drain(_) => Vec::new(),
+            Self::Drain(_) | Self::Policy(..) => Vec::new(),
             Self::Cut(one, other) | Self::CutOneWay(one, other) if one.kind == other.kind => {
                 vec![one.kind]
             }

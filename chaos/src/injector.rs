@@ -11,7 +11,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, VOLUME};
 use crate::command;
 use crate::disk::Disk;
 use crate::errands::Errands;
@@ -151,6 +151,7 @@ impl Injector {
                 let number = node.number.to_string();
                 self.errands.add(&["osd", "drain", "--no-wait", &number])?;
             }
+            Fault::Policy(policy, quorum) => self.set_policy(policy, quorum)?,
             Fault::Isolate(_) | Fault::Cut(..) | Fault::CutOneWay(..) | Fault::Loss(..) => {}
         }
         self.active.push(Active {
@@ -185,6 +186,7 @@ impl Injector {
                     let number = node.number.to_string();
                     self.errands.add(&["osd", "undrain", &number])?;
                 }
+                Fault::Policy(..) => self.set_policy("memsync", "majority")?,
                 Fault::Full(node) => {
                     let (node, log_bytes) = (*node, over.log_bytes);
                     self.make_room(node, log_bytes)?;
@@ -245,6 +247,12 @@ impl Injector {
     /// If a process can't be started or asked.
     pub(crate) fn has_told_all(&mut self) -> Result<bool> {
         self.errands.go_on(&self.cluster)
+    }
+
+    fn set_policy(&mut self, policy: &str, quorum: &str) -> Result<()> {
+        let volume = ["volume", "set", VOLUME];
+        let words = [&volume[..], &["--policy", policy, "--quorum", quorum]];
+        self.errands.add(&words.concat())
     }
 
     /// Does what an operator does about a full disk.

@@ -74,6 +74,9 @@ struct Arguments {
     /// Have no spare object server, and let replica sets stay as they are.
     #[arg(long)]
     no_moves: bool,
+    /// Let the volume's write policy and quorum stay as they are.
+    #[arg(long)]
+    no_policies: bool,
     /// Keep the run's directory even if all is well, and the servers' state with it.
     #[arg(long, global = true)]
     keep: bool,
@@ -150,6 +153,7 @@ fn kept_promises(arguments: &Arguments) -> Result<bool> {
         extras: Extras {
             rot: !arguments.no_rot,
             moves: !arguments.no_moves,
+            policies: !arguments.no_policies,
         },
         home: home.clone(),
         keep: arguments.keep,

@@ -57,6 +57,8 @@ pub(crate) struct Extras {
     pub(crate) rot: bool,
     /// There is a spare object server, and replica sets change.
     pub(crate) moves: bool,
+    /// The volume's policy changes.
+    pub(crate) policies: bool,
 }
 
 /// All faults of a run, by beginning.
@@ -108,6 +110,7 @@ enum Choice {
     SlowSync(Kind),
     Rot,
     Drain,
+    Policy(&'static str, &'static str),
 }
 
 /// Each round draws every choice of this list once, so that a few minutes see all of them.
@@ -149,6 +152,14 @@ fn full_bag(extras: Extras) -> Vec<Choice> {
     if extras.moves {
         bag.extend([Choice::Drain; 6]);
     }
+    if extras.policies {
+        let stronger = [
+            ("fullsync", "majority"),
+            ("fullsync", "all"),
+            ("memsync", "all"),
+        ];
+        bag.extend(stronger.map(|(policy, quorum)| Choice::Policy(policy, quorum)));
+    }
     bag
 }
 
@@ -176,6 +187,7 @@ fn make(choice: Choice, victims: &Victims, rng: &mut ChaCha8Rng) -> Fault {
             Fault::SlowSync(node, rng.random_range(50..800))
         }
         Choice::Rot => Fault::Rot(victims.rotten, rng.random_range(1..4)),
+        Choice::Policy(policy, quorum) => Fault::Policy(policy, quorum),
         Choice::Drain => Fault::Drain(Node::osd(rng.random_range(1..=Node::SPARE.number))),
     }
 }
@@ -215,6 +227,7 @@ struct FreeAt {
     osd: u64,
     mount: u64,
     drain: u64,
+    policy: u64,
 }
 
 impl FreeAt {
@@ -230,8 +243,10 @@ impl FreeAt {
         if *fault == Fault::KillAll && *self.of(Kind::Mount) > now {
             return false;
         }
-        if matches!(fault, Fault::Drain(_)) {
-            return self.drain <= now;
+        match fault {
+            Fault::Drain(_) => return self.drain <= now,
+            Fault::Policy(..) => return self.policy <= now,
+            _ => {}
         }
         fault.takes().into_iter().all(|kind| *self.of(kind) <= now)
     }
@@ -243,8 +258,10 @@ impl FreeAt {
             }
             return;
         }
-        if matches!(fault, Fault::Drain(_)) {
-            self.drain = until_ms + REST_MS;
+        match fault {
+            Fault::Drain(_) => self.drain = until_ms + REST_MS,
+            Fault::Policy(..) => self.policy = until_ms + REST_MS,
+            _ => {}
         }
         for kind in fault.takes() {
             *self.of(kind) = until_ms + REST_MS;
@@ -261,6 +278,7 @@ mod tests {
     const ALL: Extras = Extras {
         rot: true,
         moves: true,
+        policies: true,
     };
 
     #[test]
