@@ -5,6 +5,7 @@ use std::fmt;
 use types::{Duration, Instant, OsdId};
 
 use crate::faults;
+use crate::peer_state::{Peer, PeerState};
 use crate::replica::{ObjectReplica, Step};
 use crate::tenure::{Phase, Tenure};
 
@@ -42,14 +43,15 @@ pub enum WaitsFor {
     Obstacle(Obstacle),
     /// Replicas that have not said how far their copies go.
     Activation {
-        /// Who is silent.
+        /// Who is silent; this server itself if its disk has not done its part.
         silent: Vec<OsdId>,
     },
     /// The newest bytes, which are fetched from other replicas.
     NewestBytes,
     /// Replicas that must agree to what was changed, or make it stable.
     Quorum {
-        /// Who is not up with this server.
+        /// Who is not up with this server, or has not made stable what it was asked to; this server itself
+        /// if its disk has not.
         silent: Vec<OsdId>,
     },
 }
@@ -105,7 +107,7 @@ impl fmt::Display for WaitsFor {
             Self::Quorum { silent } => {
                 write!(
                     f,
-                    "too few replicas have answered for the volume's quorum; not up: {}",
+                    "too few replicas have answered for the volume's quorum; missing: {}",
                     names(silent)
                 )
             }
@@ -163,34 +165,45 @@ impl ObjectReplica {
         Some(Stall {
             since: [queued, oldest].into_iter().flatten().min()?,
             requests: self.waiting.len() + pending.len(),
-            waits_for: tenure_waits_for(tenure),
+            waits_for: self.tenure_waits_for(tenure),
         })
     }
 
     /// The answer to a request that waited in vain.
     pub(crate) fn waited_in_vain(&self, step: &Step<'_>) -> types::Fault {
         let waits_for = match &self.tenure {
-            Some(tenure) => tenure_waits_for(tenure),
+            Some(tenure) => self.tenure_waits_for(tenure),
             None => self.leasing.waits_for(step.now),
         };
         faults::stalled(&waits_for)
     }
 }
 
-fn tenure_waits_for(tenure: &Tenure) -> WaitsFor {
-    let missing = |is_missing: fn(&crate::peer_state::Peer) -> bool| {
-        let peers = tenure.peers.iter().filter(|peer| is_missing(peer));
-        peers.map(|peer| peer.id).collect()
-    };
-    match &tenure.phase {
-        Phase::Asking { .. } => WaitsFor::Activation {
-            silent: missing(|peer| {
-                !matches!(peer.state, crate::peer_state::PeerState::Answered(_))
-            }),
-        },
-        Phase::Fetching(_) => WaitsFor::NewestBytes,
-        Phase::BringingUp { .. } | Phase::Serving | Phase::Closing { .. } => WaitsFor::Quorum {
-            silent: missing(|peer| !peer.is_joined() || peer.owing_since.is_some()),
-        },
+impl ObjectReplica {
+    fn tenure_waits_for(&self, tenure: &Tenure) -> WaitsFor {
+        let missing = |mine: bool, is_missing: &dyn Fn(&Peer) -> bool| {
+            let peers = tenure.peers.iter().filter(|peer| is_missing(peer));
+            let me = (mine && self.durable.busy_since().is_some()).then_some(self.me);
+            me.into_iter().chain(peers.map(|peer| peer.id)).collect()
+        };
+        match &tenure.phase {
+            Phase::Asking { own, .. } => WaitsFor::Activation {
+                silent: missing(own.is_none(), &|peer| {
+                    !matches!(peer.state, PeerState::Answered(_))
+                }),
+            },
+            Phase::Fetching(_) => WaitsFor::NewestBytes,
+            Phase::BringingUp { .. } | Phase::Serving | Phase::Closing { .. } => {
+                let syncing = tenure.syncs.deadline().is_some();
+                let at_disk = |peer: &Peer| peer.asked_sync > peer.durable;
+                let silent = |peer: &Peer| !peer.is_joined() || peer.owing_since.is_some();
+                WaitsFor::Quorum {
+                    silent: match syncing {
+                        true => missing(true, &|peer| silent(peer) || at_disk(peer)),
+                        false => missing(false, &silent),
+                    },
+                }
+            }
+        }
     }
 }

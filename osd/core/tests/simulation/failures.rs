@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use osd_core::{
     CallKind, ChangeOrder, Config, Effect, Input, LeaseEvent, ObjectKey, ObjectStore, Op, Payload,
-    PeerFailure, Record,
+    PeerFailure, Record, WaitsFor,
 };
 use proto::peer;
 use proto::peer::Refusal;
@@ -228,6 +228,27 @@ fn primary_whose_disk_does_not_answer_leaves_the_object_to_others() {
     });
     let effects = bench.client(4, read());
     assert_eq!(replies(&effects), [], "the disk answers again");
+}
+
+#[test]
+fn sync_that_waits_names_those_whose_disks_it_waits_for() {
+    let (mut bench, _) = serving();
+    let effects = bench.step(Input::Client {
+        request: 2,
+        session: SessionId(1),
+        op: Op::Sync { follows: 0 },
+    });
+    let silent = |bench: &Bench| match bench.replica.stall(bench.now).unwrap().waits_for {
+        WaitsFor::Quorum { silent } => silent,
+        other => panic!("waits for {other}"),
+    };
+    assert_eq!(silent(&bench), [osd(0), osd(1), osd(2)]);
+
+    let syncs = calls(&effects, |kind| matches!(kind, CallKind::Sync { .. }));
+    let (peer, call) = syncs[0];
+    bench.reply(peer, call, Reply::Synced(peer::Synced { seq: 1 }));
+    let other = 3 - peer;
+    assert_eq!(silent(&bench), [osd(0), osd(other)]);
 }
 
 /// What a server does that has become primary and whose disk does not answer, until it gives up.
