@@ -3,6 +3,7 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "proto/link.proto",
+        "proto/dump.proto",
         "proto/mrc.proto",
         "proto/osd.proto",
         "proto/peer.proto",

@@ -80,9 +80,30 @@ pub(crate) enum Command {
     /// Sessions of mounts.
     #[command(subcommand)]
     Session(SessionVerb),
+    /// Write all metadata to a file, as it is at one moment; files stay open. Not the content of files.
+    Dump {
+        /// The file. It is complete or not there; one of that name is replaced.
+        file: PathBuf,
+    },
+    /// Fill a new metadata cluster with a dump. The object servers have to run.
+    Restore {
+        /// The file that `dump` wrote.
+        file: PathBuf,
+    },
+    /// What a restore left to do.
+    #[command(subcommand)]
+    Restored(RestoredVerb),
     /// Configuration files.
     #[command(subcommand)]
     Config(ConfigVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RestoredVerb {
+    /// How many files are compared with what object servers hold, and which have lost their content.
+    Show,
+    /// Let objects be deleted that the restored metadata knows no file of. Until then they are kept.
+    Discard,
 }
 
 #[derive(Debug, Subcommand)]
@@ -424,6 +445,10 @@ mod tests {
             "lease hand-over 1/42 --to 3",
             "lease stats",
             "session list",
+            "dump f",
+            "restore f",
+            "restored show",
+            "restored discard",
             "config check f",
         ] {
             assert!(parse(&format!("xfs-admin {line}")).is_ok(), "{line}");
@@ -440,6 +465,8 @@ mod tests {
             "volume set v --policy sync",
             "volume create v --quorum most",
             "pg show v x",
+            "dump",
+            "restore",
             "job limit",
             "job limit fast",
             "mrc add",

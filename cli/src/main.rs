@@ -4,6 +4,9 @@ mod arguments;
 mod check;
 mod doctor;
 mod drain;
+mod dump;
+mod dump_file;
+mod dump_line;
 mod find;
 mod hand_over;
 mod jobs;
@@ -13,6 +16,8 @@ mod members;
 mod osds;
 mod outcome;
 mod render;
+mod restore;
+mod restored;
 mod scrub;
 mod show_osd;
 mod status;
@@ -25,8 +30,8 @@ use proto::mrc::JobSet;
 use shell::admin::Admin;
 
 use arguments::{
-    Arguments, Command, ConfigVerb, JobVerb, LeaseVerb, MrcVerb, OsdVerb, PgVerb, ScrubVerb,
-    SessionVerb, VolumeVerb,
+    Arguments, Command, ConfigVerb, JobVerb, LeaseVerb, MrcVerb, OsdVerb, PgVerb, RestoredVerb,
+    ScrubVerb, SessionVerb, VolumeVerb,
 };
 use find::Found;
 use outcome::{Done, Failure};
@@ -77,6 +82,10 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Scrub(ScrubVerb::Start { osd }) => scrub::start(admin, *osd).await,
         Command::Scrub(ScrubVerb::Status { osd }) => scrub::status(admin, *osd).await,
         Command::Session(SessionVerb::List) => lists::sessions(admin).await,
+        Command::Dump { file } => dump::run(admin, file).await,
+        Command::Restore { file } => restore::run(admin, file).await,
+        Command::Restored(RestoredVerb::Show) => restored::show(admin).await,
+        Command::Restored(RestoredVerb::Discard) => restored::discard(admin).await,
         Command::Config(ConfigVerb::Check { file }) => check::run(file),
     }
 }

@@ -539,3 +539,17 @@ pub(crate) const CUSHION_BYTES_MAX: u64 = 64 << 20;
 
 /// Bytes taken off that file at once. 1 MiB: pages of one batch of changes.
 pub(crate) const CUSHION_PIECE_BYTES: u64 = 1 << 20;
+
+/// Dumps of the metadata that one server hands out at a time. 2: a nightly one and an administrator's; each
+/// keeps the index's file from reusing room.
+pub(crate) const DUMPS_MAX: usize = 2;
+
+/// How long a dump is kept that nobody asks about. 60 s: a stalled disk at the other end, not a crash.
+pub(crate) const DUMP_IDLE: Duration = Duration::from_secs(60);
+
+/// Bytes of records and keys on one page of a dump. 512 KiB: as a page of a directory.
+pub(crate) const DUMP_PAGE_BYTES: usize = 512 << 10;
+
+/// Files that somebody waits for after a restore, which are compared with their objects before others. 1024:
+/// more than programs open at a time; one that is left out has its turn later.
+pub(crate) const SETTLE_FIRST_MAX: usize = 1024;

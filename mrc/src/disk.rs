@@ -142,7 +142,8 @@ fn grows(change: &Change) -> bool {
         | Change::Symlink(_)
         | Change::Link(_)
         | Change::SetXattr(_)
-        | Change::VolumeCreate(_) => true,
+        | Change::VolumeCreate(_)
+        | Change::RestoreBatch(_) => true,
         Change::Rename(rename) => rename.new_name.len() > rename.name.len(),
         _ => false,
     }

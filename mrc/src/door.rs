@@ -1,8 +1,10 @@
 //! Metadata requests: reads answered at once under the lease, changes proposed, others sent on.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use mrc_core::janitor::LostWriter;
 use mrc_core::{IndexError, IndexRead, Reply, query};
 use prost::Message as _;
 use proto::index::Command;
@@ -10,12 +12,13 @@ use proto::index::command::Op as Change;
 use proto::mrc::request::Op;
 use proto::mrc::{self, Request, Response, response};
 use shell::link::{Connection, Handler, Identity, Payload, Responder, Role};
-use types::{Fault, Inode, PgId, Rights, SessionId, VolumeId};
+use types::{ClusterId, Fault, Inode, PgId, Rights, SessionId, VolumeId};
 
 use crate::admin;
 use crate::config::Config;
 use crate::consensus::LeaderId;
 use crate::disk::Disk;
+use crate::dumps::{self, Dumps};
 use crate::forward::Forwarder;
 use crate::grants::Grants;
 use crate::member_change;
@@ -34,12 +37,16 @@ pub(crate) struct Service {
     pub grants: Grants,
     pub disk: Arc<Disk>,
     pub forwarder: Forwarder,
+    pub cluster: ClusterId,
     /// What the newest plan of this leader found.
     pub redundancy: Mutex<Option<Arc<planner::Report>>>,
     /// What object servers are told of how fast to bring copies up.
     pub pacing: Mutex<Planned>,
     /// How fast they did lately.
     pub rate: Mutex<Rate>,
+    pub dumps: Dumps,
+    /// Files that somebody wants to open, which a restore has not compared with their objects.
+    pub settle_first: Mutex<VecDeque<LostWriter>>,
 }
 
 /// On what grounds this server answers as the leader.
@@ -70,9 +77,12 @@ impl Service {
             grants: Grants::new(identity),
             disk,
             forwarder: Forwarder::new(identity.clone()),
+            cluster: identity.cluster,
             redundancy: Mutex::default(),
             pacing: Mutex::default(),
             rate: Mutex::default(),
+            dumps: Dumps::default(),
+            settle_first: Mutex::default(),
         })
     }
 
@@ -97,7 +107,10 @@ impl Service {
         let session = SessionId(command.session);
         let mut rights = Rights::Write;
         if let Some(fault) = command.op.as_ref().and_then(|op| self.disk.refusal(op)) {
-            if matches!(command.op, Some(Change::VolumeCreate(_))) {
+            if matches!(
+                command.op,
+                Some(Change::VolumeCreate(_) | Change::RestoreBatch(_))
+            ) {
                 return responder.fault(fault);
             }
             // In the slot: the request may be a repetition of one that was carried out.
@@ -114,6 +127,16 @@ impl Service {
                     let text = "no object server is up; start some first";
                     return responder.fault(Fault::surface(libc::ENODEV, text));
                 }
+                if let Err(fault) = self.is_not_behind() {
+                    return responder.fault(fault);
+                }
+            }
+            Some(Change::RestoreBegin(begin)) if begin.cluster != self.cluster.to_string() => {
+                let text = format!(
+                    "the dump is of cluster {} and this is cluster {}",
+                    begin.cluster, self.cluster
+                );
+                return responder.fault(Fault::surface(libc::EINVAL, text));
             }
             Some(Change::Create(create)) if !create.write => rights = Rights::Read,
             _ => {}
@@ -138,6 +161,13 @@ impl Service {
                 // It has ended, but its slots may tell what became of the request.
                 Err(_) => counted = false,
             }
+        }
+        // Nothing is in the slot yet: the same request comes again.
+        if let Err(fault) = self.opens_settled(volume, command.op.as_ref()) {
+            if counted {
+                self.sessions.changed(session);
+            }
+            return responder.fault(fault);
         }
         let service = Arc::clone(self);
         self.node.propose(&command, move |reply| {
@@ -211,6 +241,12 @@ impl Service {
     fn read(self: &Arc<Self>, leader: Leading, request: Request, responder: Responder) {
         match request.op {
             Some(Op::OsdHeartbeat(beat)) => self.heartbeat(leader.id, beat, responder),
+            Some(Op::DumpBegin(_)) => {
+                let service = Arc::clone(self);
+                tokio::spawn(async move {
+                    answer(responder, dumps::begin(&service).await);
+                });
+            }
             // Long reads must not hold up what came behind them on the same connection.
             Some(
                 Op::ReadDir(_)
@@ -261,7 +297,7 @@ impl Service {
     fn read_now(&self, leader: LeaderId, (session, order): (SessionId, u64), op: &Op) -> Reply {
         let index = &**self.node.index();
         let volume = match op {
-            Op::VolumeList(_) | Op::VolumeShow(_) => VolumeId(0),
+            Op::VolumeList(_) | Op::VolumeShow(_) | Op::RestoredShow(_) => VolumeId(0),
             Op::FindLeftovers(find) => {
                 return query::leftovers(index, find).map_err(|error| index_fault(&error))?;
             }
@@ -358,6 +394,8 @@ impl Service {
             .ok_or_else(|| {
                 Fault::surface(libc::ESTALE, "the file is gone; look its path up again")
             })?;
+        query::has_content(&record)?;
+        self.is_settled(volume, inode)?;
         let grant = if record.mode & mrc_core::S_IFMT == mrc_core::S_IFREG {
             Some(self.grant((session, volume), inode, PgId(record.pg), rights)?)
         } else {
@@ -411,6 +449,17 @@ impl Handler for Door {
                 });
                 return;
             }
+            Some(op) if is_for_administrators(op) && from.caller().role != Role::Admin => {
+                let text = "only administrators dump and restore the metadata";
+                return responder.fault(Fault::surface(libc::EPERM, text));
+            }
+            Some(Op::DumpNext(next)) => {
+                let (service, next) = (Arc::clone(service), *next);
+                tokio::spawn(async move {
+                    answer(responder, dumps::next(&service, next).await);
+                });
+                return;
+            }
             Some(op) => {
                 let caller = from.caller();
                 if reporter(op).is_some_and(|osd| caller.role != Role::Osd || caller.id != osd) {
@@ -429,6 +478,20 @@ impl Handler for Door {
             Err(NotNow::Unproved) => service.prove_and_serve(request, responder),
         }
     }
+}
+
+/// Whether it is about dumping and restoring.
+const fn is_for_administrators(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::DumpBegin(_)
+            | Op::DumpNext(_)
+            | Op::RestoreBegin(_)
+            | Op::RestoreBatch(_)
+            | Op::RestoreEnd(_)
+            | Op::RestoredShow(_)
+            | Op::RestoredDiscard(_)
+    )
 }
 
 /// The object server that a request speaks for.

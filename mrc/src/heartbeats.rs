@@ -86,7 +86,11 @@ impl Service {
         self.osds.told(OsdId(beat.osd), &mrcs);
         let pacing = lock(&self.pacing).clone();
         let pace = pacing.map(|pacing| pacing.of(OsdId(beat.osd)));
-        let answer = if map.version == beat.map_version {
+        // What is being restored is nothing to go by yet.
+        let restored = query::restored(&**self.node.index());
+        let restored = restored.map_err(|error| index_fault(&error))?;
+        let incoming = restored.restored && !restored.finished;
+        let answer = if map.version == beat.map_version || incoming {
             mrc::OsdMap {
                 version: map.version,
                 wall_ns,

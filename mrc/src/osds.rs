@@ -245,6 +245,16 @@ impl Osds {
         lags.into_values().collect()
     }
 
+    /// A server that is up and knows a newer map than `version`, and which.
+    pub(crate) fn ahead_of(&self, version: u64, timeout: Duration) -> Option<(OsdId, u64)> {
+        let osds = lock(&self.0);
+        let up = osds
+            .iter()
+            .filter(|(_, soft)| soft.heard.elapsed() < timeout);
+        let ahead = up.filter(|(_, soft)| soft.map_version > version);
+        ahead.map(|(osd, soft)| (*osd, soft.map_version)).min()
+    }
+
     pub(crate) fn up(&self, timeout: Duration) -> Vec<OsdId> {
         let osds = lock(&self.0);
         let up = osds
@@ -463,6 +473,21 @@ mod tests {
         assert_eq!(osds.outdated(&[pg()], 8), [1, 2]);
         osds.heard(&beat(2, 8));
         assert_eq!(osds.outdated(&[pg()], 8), [1]);
+    }
+
+    #[test]
+    fn server_that_knows_a_newer_map_is_ahead_while_it_is_up() {
+        let osds = Osds::default();
+        let beat = |osd, map_version| OsdHeartbeat {
+            osd,
+            map_version,
+            ..OsdHeartbeat::default()
+        };
+        osds.heard(&beat(1, 7));
+        osds.heard(&beat(2, 9));
+        assert_eq!(osds.ahead_of(7, LONG), Some((OsdId(2), 9)));
+        assert_eq!(osds.ahead_of(9, LONG), None);
+        assert_eq!(osds.ahead_of(7, Duration::ZERO), None);
     }
 
     #[test]

@@ -49,6 +49,10 @@ async fn round(service: &Service) -> Result<bool, IndexError> {
         return Ok(false);
     }
     let index = Arc::clone(service.node.index());
+    let restored = query::restored(&*index)?;
+    if restored.restored && !restored.finished {
+        return Ok(false);
+    }
     let silent = fallen_silent(service, &*index)?;
     note_down(service, silent).await;
     let picture = picture(service, &*index, since)?;

@@ -167,6 +167,15 @@ impl StateMachine {
         self.checked(blocking(move || index.drain()).await)
     }
 
+    /// All entries as they are at one position of the log, and which that is.
+    pub(crate) async fn freeze(&self) -> io::Result<(u64, Entries<'static>)> {
+        let _changing = self.changing.lock().await;
+        let applied = self.applied().map_or(0, |id| id.index);
+        let index = Arc::clone(&self.index);
+        let entries = blocking(move || index.snapshot()).await?;
+        Ok((applied, entries))
+    }
+
     fn checked(&self, result: io::Result<()>) -> io::Result<()> {
         result.inspect_err(|error| {
             self.failure.send_replace(Some(error.to_string()));

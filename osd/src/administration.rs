@@ -18,6 +18,7 @@ pub(crate) enum Administration {
     Stalls,
     ScrubStart,
     ScrubStatus,
+    Map,
 }
 
 /// What is asked, if it is an administrator's question.
@@ -43,6 +44,7 @@ pub(crate) fn administration(
         Wire::Stalls(osd::Stalls {}) => Ok(Administration::Stalls),
         Wire::ScrubStart(osd::ScrubStart {}) => Ok(Administration::ScrubStart),
         Wire::ScrubStatus(osd::ScrubStatus {}) => Ok(Administration::ScrubStatus),
+        Wire::MapShow(osd::MapShow {}) => Ok(Administration::Map),
         _ => return None,
     })
 }
@@ -70,6 +72,14 @@ impl OsdDoor {
             },
             Administration::ScrubStatus => osd::Response {
                 scrub: Some(self.scrub.status()),
+                ..osd::Response::default()
+            },
+            Administration::Map => osd::Response {
+                map: Some(osd::KeptMap {
+                    osd: self.me.0,
+                    store_uuid: self.store_uuid.clone(),
+                    map: crate::map::load(&self.dir),
+                }),
                 ..osd::Response::default()
             },
             Administration::Stats => osd::Response {

@@ -426,6 +426,8 @@ impl Running {
                     map_wanted: Arc::clone(&map_wanted),
                     forwarder: Forwarder::new(identity.clone()),
                     scrub,
+                    dir: dir.path().to_owned(),
+                    store_uuid: dir.store_uuid().to_owned(),
                 }),
             )
             .service(

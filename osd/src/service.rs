@@ -1,6 +1,7 @@
 //! The gate for mounts: decodes, checks capability, view, checksum and limits, and hands to the shard.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,6 +42,8 @@ pub(crate) struct OsdDoor {
     pub(crate) map_wanted: Arc<Notify>,
     pub(crate) forwarder: Forwarder,
     pub(crate) scrub: Arc<Scrub>,
+    pub(crate) dir: PathBuf,
+    pub(crate) store_uuid: String,
 }
 
 impl fmt::Debug for OsdDoor {
@@ -284,7 +287,8 @@ fn operation(wire: Wire, payload: link::Payload) -> Result<Op, Fault> {
         | Wire::LeaseStats(_)
         | Wire::Stalls(_)
         | Wire::ScrubStart(_)
-        | Wire::ScrubStatus(_) => Err(malformed("names no operation on an object")),
+        | Wire::ScrubStatus(_)
+        | Wire::MapShow(_) => Err(malformed("names no operation on an object")),
     }
 }
 

@@ -33,6 +33,11 @@ pub mod raft {
     include!(concat!(env!("OUT_DIR"), "/oxfs.raft.rs"));
 }
 
+/// Records of a dump of the metadata.
+pub mod dump {
+    include!(concat!(env!("OUT_DIR"), "/oxfs.dump.rs"));
+}
+
 /// Stored metadata.
 pub mod index {
     include!(concat!(env!("OUT_DIR"), "/oxfs.index.rs"));

@@ -193,10 +193,12 @@ impl Checker<'_> {
                     self.sessions.contains_key(&session) && slot < config::SLOT_COUNT
                 }
                 Some(Key::Garbage(osd, _)) => self.osds.contains(&osd),
+                Some(Key::Kept(volume)) => volume.0 == 0 || self.volumes.contains_key(&volume),
                 Some(
                     Key::Applied
                     | Key::Jobs
                     | Key::Map
+                    | Key::Restore
                     | Key::Sequences
                     | Key::Nonce(_)
                     | Key::Osd(_)

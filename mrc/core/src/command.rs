@@ -18,7 +18,7 @@ use crate::keys;
 use crate::namespace::Namespace;
 use crate::overlay::Overlay;
 use crate::records::{self, Step, Stop, Work};
-use crate::{garbage, groups, registry, session, volume};
+use crate::{garbage, groups, registry, restore, session, volume};
 
 /// What the caller is told.
 pub type Reply = Result<mrc::Response, Fault>;
@@ -86,6 +86,10 @@ pub fn of_request(request: mrc::Request, now: UnixNanos) -> Result<Command, Box<
         Some(request::Op::JobSet(set)) => Op::JobSet(set),
         Some(request::Op::OsdRemove(remove)) => Op::OsdRemove(remove),
         Some(request::Op::DiscardLeftovers(discard)) => Op::DiscardLeftovers(discard),
+        Some(request::Op::RestoreBegin(begin)) => Op::RestoreBegin(begin),
+        Some(request::Op::RestoreBatch(batch)) => Op::RestoreBatch(batch),
+        Some(request::Op::RestoreEnd(end)) => Op::RestoreEnd(end),
+        Some(request::Op::RestoredDiscard(discard)) => Op::RestoredDiscard(discard),
         Some(request::Op::Create(op)) => Op::Create(op),
         Some(request::Op::MkDir(op)) => Op::MkDir(op),
         Some(request::Op::MkNod(op)) => Op::MkNod(op),
@@ -246,7 +250,19 @@ fn in_slot(
 }
 
 fn unslotted(work: &mut Work<'_>, op: &Op, effects: &mut Effects) -> Step<mrc::Response> {
+    if !may_run_during_a_restore(op) && work.is_being_restored()? {
+        return Err(Fault::surface(
+            errno::EBUSY,
+            "a dump is being restored here; finish that first with `xfs-admin restore FILE`",
+        )
+        .into());
+    }
     match op {
+        Op::RestoreBegin(begin) => restore::begin(work, begin),
+        Op::RestoreBatch(batch) => restore::batch(work, batch),
+        Op::RestoreEnd(end) => restore::end(work, end, effects),
+        Op::SettleRestored(settle) => restore::settle(work, settle),
+        Op::RestoredDiscard(_) => restore::discard(work),
         Op::OpenSession(open) => session::open(work, open),
         Op::CloseSession(close) => session::end(work, SessionId(close.session), false, effects),
         Op::ExpireSession(expire) => session::end(work, SessionId(expire.session), true, effects),
@@ -272,6 +288,18 @@ fn unslotted(work: &mut Work<'_>, op: &Op, effects: &mut Effects) -> Step<mrc::R
             "the operation needs a session's slot".to_owned(),
         )),
     }
+}
+
+/// Object servers go on to say where they are: restoring takes that.
+const fn may_run_during_a_restore(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::RestoreBegin(_)
+            | Op::RestoreBatch(_)
+            | Op::RestoreEnd(_)
+            | Op::RegisterOsd(_)
+            | Op::OsdDown(_)
+    )
 }
 
 fn protocol_fault(message: String) -> Stop {

@@ -119,3 +119,25 @@ pub const REPAIR_BYTES_PER_S_MIN: u64 = 1 << 20;
 
 /// Greatest limit of what is sent to bring copies up, in bytes per second. 1 TiB: no limit for any network.
 pub const REPAIR_BYTES_PER_S_MAX: u64 = 1 << 40;
+
+/// Numbers of inodes that a restore skips in each volume, for those given out after the dump. 2^40: a
+/// hundred thousand files a second for 127 days, and there is room for millions of restores.
+pub const INODES_SKIPPED: u64 = 1 << 40;
+
+/// Numbers of volumes that a restore skips. 2^20: more than any cluster makes, and there is room for half a
+/// million restores.
+pub const VOLUMES_SKIPPED: u64 = 1 << 20;
+
+/// Numbers of sessions that a restore skips, so that a mount of before is nobody. 2^40: as of inodes; it is
+/// also more than any number of a volume.
+pub const SESSIONS_SKIPPED: u64 = 1 << 40;
+
+/// Numbers of records of garbage that a restore skips. 2^40: as of inodes.
+pub const GARBAGE_SKIPPED: u64 = 1 << 40;
+
+/// Versions of the map, and views of each placement group, that a restore skips beyond the newest it knows.
+/// 2^32: a thousand changes a second for 49 days that no object server asked has heard of.
+pub const VERSIONS_SKIPPED: u64 = 1 << 32;
+
+/// Numbers of volumes end below this. 2^40: what a lease cell's name has room for.
+pub const VOLUME_NUMBER_MAX: u64 = 1 << 40;

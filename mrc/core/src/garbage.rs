@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use proto::index::{Collected, CountersRecord, GarbageObject, GarbageRecord, InodeRecord, Reap};
+use proto::index::{
+    Collected, CountersRecord, GarbageObject, GarbageRecord, InodeRecord, KeptRecord, Reap,
+};
 use proto::mrc;
 use types::{Inode, OsdId, PgId, VolumeId};
 
@@ -125,7 +127,8 @@ pub(crate) fn collected(work: &mut Work<'_>, collected: &Collected) -> Step<mrc:
 
 /// Whether there was such an inode and never will be again. Numbers of inodes and volumes are given
 /// out once, in the command that makes the record: a smaller number without a record is of one that
-/// was removed, and a greater one may be of one that this index has not heard of yet.
+/// was removed, and a greater one may be of one that this index has not heard of yet. After a dump was
+/// restored the same is said of numbers that may have been given out after the dump was made.
 pub(crate) fn is_gone(
     index: &dyn IndexRead,
     volume: VolumeId,
@@ -137,10 +140,22 @@ pub(crate) fn is_gone(
     }
     let counters: Option<CountersRecord> = records::get(index, &keys::counters(volume))?;
     let Some(counters) = counters else {
-        return Ok(volume.0 < records::sequences(index)?.next_volume);
+        let given_out = volume.0 < records::sequences(index)?.next_volume;
+        return Ok(given_out && !is_kept(index, VolumeId(0), volume.0)?);
     };
     let known: Option<InodeRecord> = records::get(index, &keys::inode(volume, number))?;
-    Ok(number.0 < counters.next_inode && known.is_none())
+    let given_out = number.0 < counters.next_inode;
+    Ok(given_out && known.is_none() && !is_kept(index, volume, number.0)?)
+}
+
+/// Whether a number may be of something made after the dump that this index was restored from: of a
+/// volume with the volume 0, else of an inode. Nobody knows what, so its objects stay.
+fn is_kept(index: &dyn IndexRead, volume: VolumeId, number: u64) -> Result<bool, IndexError> {
+    let kept: Option<KeptRecord> = records::get(index, &keys::kept(volume))?;
+    let ranges = kept.unwrap_or_default().ranges;
+    Ok(ranges
+        .iter()
+        .any(|range| (range.from..range.below).contains(&number)))
 }
 
 /// Whether a server holds an object in vain: its file is gone, or others keep it.

@@ -16,6 +16,8 @@
 //! | `n` | volume, 0 for the cluster | counters |
 //! | `o` | osd | object server |
 //! | `p` | volume, pg | placement group |
+//! | `q` | | that the index was restored from a dump |
+//! | `r` | volume, 0 for volumes | numbers whose objects are kept |
 //! | `s` | session \[, slot\] | session, slot |
 //! | `u` | volume, inode | orphan |
 //! | `v` | volume | volume |
@@ -33,6 +35,9 @@ pub const APPLIED: &[u8] = b"a";
 
 /// How replicas are brought to where they should be.
 pub const JOBS: &[u8] = b"j";
+
+/// That the index was restored from a dump, and how far that is.
+pub const RESTORE: &[u8] = b"q";
 
 /// Version of the OSD map.
 pub const MAP: &[u8] = b"m";
@@ -64,6 +69,10 @@ pub enum Key {
     Osd(OsdId),
     /// Placement group.
     Pg(VolumeId, PgId),
+    /// The index was restored from a dump.
+    Restore,
+    /// Numbers whose objects are kept; of volumes with the number 0.
+    Kept(VolumeId),
     /// Session.
     Session(SessionId),
     /// Slot of a session.
@@ -93,6 +102,8 @@ impl Key {
             Self::Counters(volume) => counters(*volume),
             Self::Osd(id) => osd(*id),
             Self::Pg(volume, id) => pg(*volume, *id),
+            Self::Restore => RESTORE.to_vec(),
+            Self::Kept(volume) => kept(*volume),
             Self::Session(id) => session(*id),
             Self::Slot(id, number) => slot(*id, *number),
             Self::Orphan(volume, number) => orphan(*volume, *number),
@@ -109,6 +120,7 @@ impl Key {
             b'a' => Self::Applied,
             b'j' => Self::Jobs,
             b'm' => Self::Map,
+            b'q' => Self::Restore,
             b'd' => {
                 let (volume, parent) = (VolumeId(number(&mut rest)?), Inode(number(&mut rest)?));
                 return Some(Self::Dentry(volume, parent, Bytes::copy_from_slice(rest)));
@@ -131,6 +143,7 @@ impl Key {
             },
             b'o' => Self::Osd(OsdId(number(&mut rest)?)),
             b'p' => Self::Pg(VolumeId(number(&mut rest)?), PgId(small(&mut rest)?)),
+            b'r' => Self::Kept(VolumeId(number(&mut rest)?)),
             b's' => {
                 let session = SessionId(number(&mut rest)?);
                 if rest.is_empty() {
@@ -181,6 +194,12 @@ pub fn pg(volume: VolumeId, pg: PgId) -> Vec<u8> {
     let mut key = key(b'p', &[volume.0], 4);
     key.extend_from_slice(&pg.0.to_be_bytes());
     key
+}
+
+/// Key of the numbers of a volume's inodes, or of volumes, whose objects are kept.
+#[must_use]
+pub fn kept(volume: VolumeId) -> Vec<u8> {
+    key(b'r', &[volume.0], 0)
 }
 
 /// Key of an object server.
@@ -321,6 +340,8 @@ mod tests {
             Key::Counters(v),
             Key::Osd(OsdId(4)),
             Key::Pg(v, PgId(31)),
+            Key::Restore,
+            Key::Kept(VolumeId(0)),
             Key::Session(s),
             Key::Slot(s, 63),
             Key::Orphan(v, i),

@@ -9,6 +9,8 @@
 //! - reads: [`query`] for clients, [`janitor`] for the leader's housekeeping, [`registration`] for
 //!   heartbeats;
 //! - what only the leader remembers: [`Readers`];
+//! - [`dump`] turns the index into records that no program version owns, [`restore_plan`] decides what
+//!   a new metadata cluster makes of them;
 //! - [`check()`] tells whether an index is consistent.
 
 mod attr;
@@ -22,17 +24,20 @@ mod overlay;
 mod readers;
 mod records;
 mod registry;
+mod restore;
 mod session;
 mod volume;
 
 pub mod check;
 pub mod config;
 pub mod contract;
+pub mod dump;
 pub mod errno;
 pub mod janitor;
 pub mod keys;
 pub mod placement;
 pub mod query;
+pub mod restore_plan;
 
 pub use attr::{
     S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, of as attributes,
@@ -45,4 +50,5 @@ pub use memory::MemoryIndex;
 pub use overlay::{Layered, Overlay};
 pub use readers::{Noted, Readers};
 pub use registry::registration;
+pub use restore::{is_restorer, unsettled as unsettled_by_restore};
 pub use volume::ROOT;

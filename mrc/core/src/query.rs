@@ -15,8 +15,10 @@ use crate::errno;
 use crate::garbage;
 use crate::index::{IndexError, IndexRead, Visit};
 use crate::keys::{self, Key};
+use crate::namespace::open;
 use crate::namespace::xattr::check_xattr_name;
 use crate::records::{self, Step, Stop, corrupt, ensure, refuse};
+use crate::restore;
 use crate::volume;
 
 /// Answers a read of the namespace or of the volume list; `None` if the operation is none.
@@ -44,6 +46,11 @@ pub fn answer(
             .map_err(Stop::from),
         request::Op::VolumeList(_) => volumes(index).map(show_volumes).map_err(Stop::from),
         request::Op::VolumeShow(op) => show_volume(index, &op.name),
+        request::Op::RestoredShow(_) => restored(index)
+            .map(|restored| mrc::Response {
+                reply: Some(response::Reply::Restored(restored)),
+            })
+            .map_err(Stop::from),
         _ => return Ok(None),
     };
     match step {
@@ -106,6 +113,21 @@ pub fn inode(
     records::get(index, &keys::inode(volume, inode))
 }
 
+/// Finds the inode of an entry of a directory.
+///
+/// # Errors
+///
+/// [`IndexError`] if the index can't be read.
+pub fn entry(
+    index: &dyn IndexRead,
+    volume: VolumeId,
+    parent: Inode,
+    name: &[u8],
+) -> Result<Option<Inode>, IndexError> {
+    let dentry = records::dentry(index, volume, parent, name)?;
+    Ok(dentry.map(|dentry| Inode(dentry.inode)))
+}
+
 /// Finds among objects that a server holds those whose files are gone for good.
 ///
 /// # Errors
@@ -116,7 +138,13 @@ pub fn leftovers(index: &dyn IndexRead, find: &mrc::FindLeftovers) -> Result<Rep
         return Ok(Err(errno::fault(errno::E2BIG)));
     }
     let mut objects = Vec::new();
-    for held in &find.objects {
+    // What is not there yet is not gone.
+    let incoming = restore::show(index)?;
+    let judged = match incoming.restored && !incoming.finished {
+        true => &[],
+        false => &find.objects[..],
+    };
+    for held in judged {
         if garbage::is_left_over(index, OsdId(find.osd), held)? {
             objects.push(*held);
         }
@@ -129,6 +157,27 @@ pub fn leftovers(index: &dyn IndexRead, find: &mrc::FindLeftovers) -> Result<Rep
             garbage_below,
         })),
     }))
+}
+
+/// Says whether the index was restored from a dump, and how far that is.
+///
+/// # Errors
+///
+/// [`IndexError`] if the index can't be read.
+pub fn restored(index: &dyn IndexRead) -> Result<mrc::Restored, IndexError> {
+    restore::show(index)
+}
+
+/// Why a file can't be opened although it is there: its content is lost.
+///
+/// # Errors
+///
+/// A fault that says so.
+pub fn has_content(record: &InodeRecord) -> Result<(), Fault> {
+    match open::has_content(record) {
+        Err(Stop::Fault(fault)) => Err(fault),
+        _ => Ok(()),
+    }
 }
 
 /// Returns the counters of a volume; `None` if there is no such volume.

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use prost::Message;
 use proto::index::{
-    CountersRecord, DentryRecord, InodeRecord, MapRecord, OsdRecord, PgRecord, SequencesRecord,
-    SessionRecord, VolumeRecord,
+    CountersRecord, DentryRecord, InodeRecord, MapRecord, OsdRecord, PgRecord, RestoreRecord,
+    SequencesRecord, SessionRecord, VolumeRecord,
 };
 use types::{Fault, Inode, OsdId, PgId, SessionId, VolumeId};
 
@@ -237,6 +237,12 @@ impl<'a> Work<'a> {
 
     pub(crate) fn delete(&mut self, key: Vec<u8>) {
         self.overlay.delete(key);
+    }
+
+    /// Whether a dump is being restored, which nothing else may disturb.
+    pub(crate) fn is_being_restored(&self) -> Result<bool, IndexError> {
+        let restore: Option<RestoreRecord> = get(self, keys::RESTORE)?;
+        Ok(restore.is_some_and(|restore| !restore.finished))
     }
 
     /// Says that the OSD map changed.

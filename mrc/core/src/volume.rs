@@ -228,7 +228,7 @@ pub(crate) fn purge(
         effects.purge = true;
         return Ok(done());
     }
-    for tag in *b"dxufp" {
+    for tag in *b"dxufpr" {
         for key in records::keys_of(work, &keys::of(tag, volume.0), limit)? {
             work.delete(key);
             limit -= 1;

@@ -7,10 +7,12 @@ use mrc_core::config::ANSWERS_KEPT_MAX;
 use mrc_core::janitor::{self, LostWriter};
 use mrc_core::{IndexError, query};
 use proto::index::command::Op;
+use proto::osd::Response;
 use types::{Inode, PgId, Rights, SessionId, VolumeId};
 
 use super::Janitor;
 use crate::config::SETTLE_AT_ONCE_MAX;
+use crate::log_writer::lock;
 
 /// One pass over all lost writers. It may take several rounds: what is silent must not keep those
 /// behind it from being settled, so each round goes on where the one before was interrupted.
@@ -68,6 +70,7 @@ impl Janitor {
             };
         }
         loop {
+            self.settle_wanted().await;
             let (chunk, before) = pass.take();
             if chunk.is_empty() {
                 let Some(start) = pass.next.take() else {
@@ -96,6 +99,19 @@ impl Janitor {
         Ok(())
     }
 
+    /// Settles the files of a restore that somebody waits for. What fails has its turn in the pass.
+    async fn settle_wanted(&self) {
+        let mut first = std::mem::take(&mut *lock(&self.service.settle_first));
+        while !first.is_empty() {
+            let count = first.len().min(SETTLE_AT_ONCE_MAX);
+            let chunk: Vec<_> = first.drain(..count).collect();
+            futures::stream::iter(chunk.into_iter().map(|lost| self.settle(lost)))
+                .buffer_unordered(SETTLE_AT_ONCE_MAX)
+                .for_each(async |_| {})
+                .await;
+        }
+    }
+
     /// Forgets the answers of expired sessions that were kept long enough.
     pub(super) async fn forget_answers(&self) -> Result<(), IndexError> {
         let index = &**self.service.node.index();
@@ -116,30 +132,41 @@ impl Janitor {
 
     /// Asks the object's primary how long it is; true when that is recorded.
     async fn settle(&self, lost: LostWriter) -> bool {
-        let (size_at_least_bytes, truncate_epoch) = match self.length(lost.volume, lost.inode).await
-        {
+        let (shown, truncate_epoch) = match self.shown(lost.volume, lost.inode).await {
             Ok(found) => found,
             Err(reason) => {
                 tracing::debug!(volume = %lost.volume, inode = %lost.inode, reason, "size not settled yet");
                 return false;
             }
         };
-        let op = Op::SettleSize(proto::index::SettleSize {
-            volume: lost.volume.0,
-            inode: lost.inode.0,
-            session: lost.session.0,
-            size_at_least_bytes,
-            truncate_epoch,
-        });
+        let index = &**self.service.node.index();
+        let op = match mrc_core::is_restorer(index, lost.volume, lost.session) {
+            Ok(false) => Op::SettleSize(proto::index::SettleSize {
+                volume: lost.volume.0,
+                inode: lost.inode.0,
+                session: lost.session.0,
+                size_at_least_bytes: shown.length_bytes,
+                truncate_epoch,
+            }),
+            Ok(true) => Op::SettleRestored(proto::index::SettleRestored {
+                volume: lost.volume.0,
+                inode: lost.inode.0,
+                session: lost.session.0,
+                length_bytes: shown.length_bytes,
+                // The first change of an object has the number 1.
+                written: shown.seq > 0,
+            }),
+            Err(_) => return false,
+        };
         self.service.node.propose_internal(op).await.is_ok()
     }
 
-    /// Length of a file's object, and the epoch of truncations before it was asked.
-    async fn length(&self, volume: VolumeId, inode: Inode) -> Result<(u64, u64), String> {
+    /// What a file's primary says of its object, and the epoch of truncations before it was asked.
+    async fn shown(&self, volume: VolumeId, inode: Inode) -> Result<(Response, u64), String> {
         let index = &**self.service.node.index();
         let record = query::inode(index, volume, inode).map_err(|error| error.to_string())?;
         let Some(record) = record.filter(|record| record.has_object) else {
-            return Ok((0, 0));
+            return Ok((Response::default(), 0));
         };
         let pg = PgId(record.pg);
         let map = self
@@ -169,7 +196,7 @@ impl Janitor {
         self.links
             .ask_primary(replicas, &request)
             .await
-            .map(|response| (response.length_bytes, record.truncate_epoch))
+            .map(|response| (response, record.truncate_epoch))
     }
 }
 

@@ -184,7 +184,8 @@ impl Objects {
             | Op::LeaseStats(_)
             | Op::Stalls(_)
             | Op::ScrubStart(_)
-            | Op::ScrubStatus(_) => panic!("mounts do not ask for this"),
+            | Op::ScrubStatus(_)
+            | Op::MapShow(_) => panic!("mounts do not ask for this"),
         }
         response.length_bytes = objects.get(&inode).map_or(0, |o| o.bytes.len() as u64);
         Ok((response, bytes))

@@ -6,7 +6,7 @@
 
 mod attributes;
 mod create;
-mod open;
+pub(crate) mod open;
 mod remove;
 mod rename;
 pub(crate) mod xattr;

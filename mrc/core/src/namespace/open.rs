@@ -2,7 +2,7 @@
 
 use proto::index::{InodeRecord, OpenRecord};
 use proto::mrc::{self, response};
-use types::Inode;
+use types::{Fault, Inode};
 
 use super::Namespace;
 use crate::attr::{self, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
@@ -10,6 +10,16 @@ use crate::config;
 use crate::errno;
 use crate::keys;
 use crate::records::{self, Step, ensure, refuse};
+
+/// Refuses a file whose content went with its object. Nobody may take zeros for what was there.
+pub(crate) fn has_content(record: &InodeRecord) -> Step<()> {
+    if !record.content_lost {
+        return Ok(());
+    }
+    let text = "the metadata was restored from a dump, and this file's content was deleted after the dump \
+                was made; remove the file, or restore it from a backup of files";
+    Err(Fault::surface(errno::EIO, text).into())
+}
 
 impl Namespace<'_, '_> {
     pub(super) fn open_write(&mut self, op: &mrc::OpenWrite) -> Step<mrc::Response> {
@@ -21,6 +31,7 @@ impl Namespace<'_, '_> {
             S_IFLNK => return refuse(errno::ELOOP),
             _ => return refuse(errno::EINVAL),
         }
+        has_content(&record)?;
         self.note_object(number, &mut record);
         Ok(self.opened(number, &record, true, true))
     }
@@ -34,6 +45,7 @@ impl Namespace<'_, '_> {
             // The kernel believed there was nothing. It looks again, and follows or opens itself.
             _ => return refuse(errno::ESTALE),
         }
+        has_content(&record)?;
         if write {
             self.note_object(number, &mut record);
         }

@@ -17,5 +17,6 @@ mod leftovers;
 mod model;
 mod prop_namespace;
 mod registry;
+mod restoring;
 mod semantics;
 mod sessions;

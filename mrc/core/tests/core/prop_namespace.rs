@@ -223,6 +223,16 @@ impl Run {
     }
 }
 
+/// A cluster after some random commands, with one session that goes on.
+pub(crate) fn random_cluster(seed: u64, steps: u32) -> (Cluster, u64) {
+    let mut run = Run::new(seed);
+    for _ in 0..steps {
+        run.step();
+    }
+    let session = run.cluster.open_session(4_242);
+    (run.cluster, session)
+}
+
 /// Replays a log with `batch` commands per batch of the engine.
 fn replay(log: &[Command], batch: usize) -> MemoryIndex {
     let index = MemoryIndex::new();
