@@ -9,6 +9,7 @@
 //! - reads: [`query`] for clients, [`janitor`] for the leader's housekeeping, [`registration`] for
 //!   heartbeats;
 //! - what only the leader remembers: [`Readers`];
+//! - room: [`Use`] and [`show_space`] of a volume with a quota, [`usable_bytes`] of the disks;
 //! - [`check()`] tells whether an index is consistent.
 
 mod attr;
@@ -19,10 +20,12 @@ mod index;
 mod memory;
 mod namespace;
 mod overlay;
+mod quota;
 mod readers;
 mod records;
 mod registry;
 mod session;
+mod space;
 mod volume;
 
 pub mod check;
@@ -43,6 +46,8 @@ pub use groups::may_end as change_may_end;
 pub use index::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
 pub use memory::MemoryIndex;
 pub use overlay::{Layered, Overlay};
+pub use quota::{Use, show_space};
 pub use readers::{Noted, Readers};
 pub use registry::registration;
+pub use space::{FileSystem, usable_bytes};
 pub use volume::ROOT;
