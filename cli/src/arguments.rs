@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// Volumes.
     #[command(subcommand)]
     Volume(VolumeVerb),
+    /// How much volumes may hold.
+    #[command(subcommand)]
+    Quota(QuotaVerb),
     /// Object servers.
     #[command(subcommand)]
     Osd(OsdVerb),
@@ -206,6 +209,32 @@ impl From<Quorum> for types::Quorum {
             Quorum::All => Self::All,
         }
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuotaVerb {
+    /// Limit what a volume holds. Beyond it, programs get EDQUOT; what is there stays.
+    Set {
+        /// Name of the volume.
+        volume: String,
+        /// The most that lengths of files may add up to, holes included, as 500GiB. Not multiplied by the
+        /// number of replicas.
+        #[arg(long, value_name = "SIZE", value_parser = crate::quotas::size, required_unless_present = "files")]
+        bytes: Option<u64>,
+        /// The most files, directories, links and so on.
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+        files: Option<u64>,
+    },
+    /// What volumes hold and may hold.
+    Show {
+        /// Name of the volume; by default all.
+        volume: Option<String>,
+    },
+    /// Take a volume's limits away.
+    Clear {
+        /// Name of the volume.
+        volume: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -416,6 +445,12 @@ mod tests {
             "volume list",
             "volume show v",
             "volume delete v",
+            "quota set v --bytes 500GiB",
+            "quota set v --files 1000 --bytes 5T",
+            "quota set v --files 1000",
+            "quota show",
+            "quota show v",
+            "quota clear v",
             "osd list",
             "osd show 3",
             "osd drain 3",
@@ -464,6 +499,11 @@ mod tests {
             "volume set v",
             "volume set v --policy sync",
             "volume create v --quorum most",
+            "quota set v",
+            "quota set v --bytes 0",
+            "quota set v --bytes 1.5G",
+            "quota set v --files 0",
+            "quota clear",
             "pg show v x",
             "dump",
             "restore",

@@ -188,18 +188,7 @@ pub(crate) fn rate(text: &str) -> Result<u64, String> {
     }
     let wrong =
         || format!("{text:?} is no rate; give bytes per second as 50MiB or 1GiB, or `default`");
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text.get(digits.len()..) {
-        Some("" | "B") => 0,
-        Some("K" | "KiB") => 10,
-        Some("M" | "MiB") => 20,
-        Some("G" | "GiB") => 30,
-        Some("T" | "TiB") => 40,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    let bytes = number.checked_mul(1 << shift).filter(|bytes| *bytes > 0);
-    bytes.ok_or_else(wrong)
+    crate::units::bytes(text).ok_or_else(wrong)
 }
 
 #[cfg(test)]

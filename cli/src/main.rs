@@ -15,12 +15,14 @@ mod lists;
 mod members;
 mod osds;
 mod outcome;
+mod quotas;
 mod render;
 mod restore;
 mod restored;
 mod scrub;
 mod show_osd;
 mod status;
+mod units;
 mod volumes;
 
 use std::process::ExitCode;
@@ -30,8 +32,8 @@ use proto::mrc::JobSet;
 use shell::admin::Admin;
 
 use arguments::{
-    Arguments, Command, ConfigVerb, JobVerb, LeaseVerb, MrcVerb, OsdVerb, PgVerb, RestoredVerb,
-    ScrubVerb, SessionVerb, VolumeVerb,
+    Arguments, Command, ConfigVerb, JobVerb, LeaseVerb, MrcVerb, OsdVerb, PgVerb, QuotaVerb,
+    RestoredVerb, ScrubVerb, SessionVerb, VolumeVerb,
 };
 use find::Found;
 use outcome::{Done, Failure};
@@ -64,6 +66,7 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
         Command::Volume(VolumeVerb::Set(set)) => volumes::set(admin, set).await,
         Command::Volume(VolumeVerb::Show { name }) => volumes::show(admin, name).await,
         Command::Volume(VolumeVerb::Delete { name }) => volumes::delete(admin, name).await,
+        Command::Quota(verb) => quota(verb, admin).await,
         Command::Osd(OsdVerb::List) => lists::osds(admin).await,
         Command::Osd(OsdVerb::Show { osd }) => show_osd::show(admin, *osd).await,
         Command::Osd(OsdVerb::Drain { osd, no_wait }) => drain::drain(admin, *osd, !no_wait).await,
@@ -103,6 +106,18 @@ async fn mrc(verb: &MrcVerb, admin: &Admin, found: &Found) -> Result<Done, Failu
             let wish = (std::slice::from_ref(new), std::slice::from_ref(old));
             members::change(admin, found, wish, patience.time()).await
         }
+    }
+}
+
+async fn quota(verb: &QuotaVerb, admin: &Admin) -> Result<Done, Failure> {
+    match verb {
+        QuotaVerb::Set {
+            volume,
+            bytes,
+            files,
+        } => quotas::set(admin, volume, *bytes, *files).await,
+        QuotaVerb::Show { volume } => quotas::show(admin, volume.as_deref()).await,
+        QuotaVerb::Clear { volume } => quotas::set(admin, volume, Some(0), Some(0)).await,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `status`: every server by its own words, its leader's, or what this machine knows of it.
 
+mod room;
 mod troubles;
 
 use std::time::{Duration, Instant};
@@ -133,6 +134,7 @@ pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
         local: local.as_deref().unwrap_or_default(),
     };
     let mut wrong = troubles::sentences(&status.servers, &pgs, known);
+    wrong.extend(room::sentences(&answers));
     wrong.extend(scrub::troubles(admin, &running_osds(&status)).await);
     let mut done = show(&status, &wrong);
     if !has_leader {

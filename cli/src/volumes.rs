@@ -88,12 +88,15 @@ pub(crate) async fn create(
 }
 
 pub(crate) async fn list(admin: &Admin) -> Result<Done, Failure> {
-    let reply = admin.ask_leader(Op::VolumeList(VolumeList {})).await?;
-    let Reply::Volumes(volumes) = reply else {
-        return Err(odd());
-    };
-    let rows: Vec<Volume> = volumes.volumes.iter().map(Volume::from).collect();
+    let rows: Vec<Volume> = known(admin).await?.iter().map(Volume::from).collect();
     Ok(render::list(&rows))
+}
+
+pub(crate) async fn known(admin: &Admin) -> Result<Vec<mrc::Volume>, Failure> {
+    match admin.ask_leader(Op::VolumeList(VolumeList {})).await? {
+        Reply::Volumes(volumes) => Ok(volumes.volumes),
+        _ => Err(odd()),
+    }
 }
 
 /// The word of a choice; none means the default, or no change.
@@ -112,6 +115,7 @@ pub(crate) async fn set(admin: &Admin, wanted: &arguments::VolumeSet) -> Result<
         write_policy: word(wanted.policy.map(WritePolicy::from)),
         quorum: word(wanted.quorum.map(Quorum::from)),
         replicas: wanted.replicas.unwrap_or_default(),
+        ..VolumeSet::default()
     });
     admin.ask_leader(op).await?;
     let give_up = Instant::now() + TOLD_WAIT_MAX;
@@ -138,7 +142,7 @@ pub(crate) async fn show(admin: &Admin, name: &str) -> Result<Done, Failure> {
     Ok(render::one(&Volume::from(&volume)))
 }
 
-async fn find(admin: &Admin, name: &str) -> Result<mrc::Volume, Failure> {
+pub(crate) async fn find(admin: &Admin, name: &str) -> Result<mrc::Volume, Failure> {
     let op = Op::VolumeShow(VolumeShow {
         name: name.to_owned(),
     });

@@ -75,6 +75,20 @@ pub(crate) const GRANT_RENEW_DIVISOR: u32 = 4;
 /// How long a mount waits for programs to let go of it after it was detached. 5 s.
 pub(crate) const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// While files grow, how often the leader is asked for the volume's quota, and told how long they are if
+/// there is one. 1 s: one message for all files, and what several mounts write beyond a quota is bounded by
+/// what they write in two of these.
+pub(crate) const QUOTA_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After how long the leader is asked once more before a program is refused for a quota. 50 ms: that a file
+/// was closed, which may be removed already, is told behind the back of close(2); and a program that repeats
+/// a refused write asks at most twenty times per second.
+pub(crate) const QUOTA_SECOND_LOOK: Duration = Duration::from_millis(50);
+
+/// Files whose sizes are reported at once for a quota, those that grew most. 64: as many changes as a session
+/// may have under way.
+pub(crate) const QUOTA_REPORTS_MAX: usize = 64;
+
 /// How long unmounting waits until what was written is acknowledged. 20 s: several fail-overs.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 

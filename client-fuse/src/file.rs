@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
-use client_core::{Answer, Change, Changes, Effect, Route, Version};
+use client_core::{Answer, Change, Changes, Effect, Growth, Route, Version};
 use proto::mrc;
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
@@ -79,6 +79,10 @@ pub(crate) struct State {
     armed: Option<Instant>,
     /// Bytes of ours in the mount's account.
     accounted: u64,
+    /// As accounted for the volume's quota.
+    pub(crate) growth: Growth,
+    /// Length that the metadata cluster is being told; 0 if it is not.
+    pub(crate) telling: u64,
     stall: Option<Stall>,
     /// Grants fetched in a row without any success in between.
     pub(crate) renewals: u32,
@@ -133,6 +137,8 @@ impl File {
                 write_through_until: Instant::ZERO,
                 armed: None,
                 accounted: 0,
+                growth: Growth::default(),
+                telling: 0,
                 stall: None,
                 renewals: 0,
             }),
@@ -196,13 +202,16 @@ impl File {
 
     /// Remembers what later calls need of fresh attributes.
     pub(crate) fn look(&self, attr: &mrc::Attr) {
-        lock(&self.state).know(attr);
+        let mut state = lock(&self.state);
+        state.know(attr);
+        self.account_growth(&mut state);
     }
 
     /// Attributes as programs of this mount must see them.
     pub(crate) fn adorn(&self, attr: &mut mrc::Attr) {
         let mut state = lock(&self.state);
         state.know(attr);
+        self.account_growth(&mut state);
         let end = state.written_end.max(state.changes.pending_end());
         attr.size_bytes = attr.size_bytes.max(end);
         if let Some(mtime) = state.mtime {
@@ -226,17 +235,20 @@ impl File {
 
     // ---- changing
 
-    /// Takes a write if there is room for it and the file is registered for writing.
-    pub(crate) fn try_write(&self, offset: u64, data: &[u8]) -> bool {
+    /// Takes a write if there is room for it and the file is registered for writing. With `admitted`, the
+    /// volume's quota has room for it.
+    pub(crate) fn try_write(&self, offset: u64, data: &[u8], admitted: bool) -> bool {
         if self.shared.budget.is_exhausted() {
             return false;
         }
         let now = boottime();
+        let end = offset.saturating_add(data.len() as u64);
         self.step(|state, out| {
             if !state.registered_write
                 || state.may_have_capabilities
                 || state.changes.is_full()
                 || state.writes_through(now)
+                || !(admitted || self.admits_end(state, end))
             {
                 return false;
             }
@@ -338,6 +350,7 @@ impl File {
             let buffered = state.changes.buffered_bytes();
             self.shared.budget.account(state.accounted, buffered);
             state.accounted = buffered;
+            self.account_growth(&mut state);
             let wakeup = state.changes.next_wakeup();
             let arm = wakeup.filter(|at| state.armed.is_none_or(|armed| *at < armed));
             if arm.is_some() {
@@ -489,7 +502,11 @@ impl State {
 
 impl Drop for File {
     fn drop(&mut self) {
-        let accounted = lock(&self.state).accounted;
+        let (accounted, growth) = {
+            let state = lock(&self.state);
+            (state.accounted, state.growth)
+        };
         self.shared.budget.account(accounted, 0);
+        self.shared.quota.account(growth, Growth::default());
     }
 }

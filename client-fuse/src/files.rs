@@ -85,7 +85,7 @@ impl Files {
         outcome
     }
 
-    fn all(&self) -> Vec<Arc<File>> {
+    pub(crate) fn all(&self) -> Vec<Arc<File>> {
         lock(&self.open).values().map(|e| e.file.clone()).collect()
     }
 

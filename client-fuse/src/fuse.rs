@@ -400,9 +400,9 @@ impl Filesystem for Door {
                 Ok(stat) => {
                     let block = 4096;
                     let (blocks, free) = (stat.capacity_bytes / block, stat.free_bytes / block);
-                    // Inodes have no limit of their own: as many more as there are free blocks.
-                    let files = stat.inode_count.saturating_add(free);
-                    reply.statfs(blocks, free, free, files, free, 4096, 255, 4096);
+                    let (quota, used) = (stat.quota_files, stat.used_files);
+                    let (files, free_files) = client_core::inodes(quota, used, free);
+                    reply.statfs(blocks, free, free, files, free_files, 4096, 255, 4096);
                 }
                 Err(errno) => reply.error(errno.into()),
             },

@@ -24,6 +24,7 @@ mod object_read;
 mod options;
 mod oxfs;
 mod peer;
+mod quota;
 mod registration;
 mod reply;
 mod seek;

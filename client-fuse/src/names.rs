@@ -249,7 +249,7 @@ impl OxFs {
     ///
     /// EIO on a `soft` mount that gave up.
     pub async fn statfs(&self) -> Result<mrc::FsStat, Errno> {
-        match self.ask(Op::StatFs(mrc::StatFs {})).await? {
+        match self.ask(Op::StatFs(mrc::StatFs::default())).await? {
             Reply::FsStat(stat) => Ok(stat),
             _ => Err(MISFIT),
         }

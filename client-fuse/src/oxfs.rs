@@ -21,6 +21,7 @@ use crate::files::Files;
 use crate::io::Descriptor;
 use crate::metadata::{Introduction, Metadata};
 use crate::peer::ObjectServers;
+use crate::quota::{self, Quota};
 use crate::registration::keep_alive;
 use crate::shared::{Budget, Shared};
 use crate::stall::Stalls;
@@ -113,6 +114,7 @@ impl OxFs {
             ids: IdSource::new(),
             timers: Timers::start(),
             budget: Budget::default(),
+            quota: Quota::default(),
             change_limits: ChangeLimits::default(),
             read_ahead_limits: ReadAheadLimits {
                 age_max: types::Duration::from_nanos(age),
@@ -130,6 +132,11 @@ impl OxFs {
             tasks: std::sync::Mutex::default(),
         });
         let fs = Self { inner };
+        let asked = tokio::time::timeout(options.connect_timeout, fs.inner.shared.ask_room(0));
+        if !matches!(asked.await, Ok(Ok(_))) {
+            // Asked again when something was written.
+            tracing::debug!("can't ask how much room the volume's quota leaves");
+        }
         fs.start_tasks();
         Ok(fs)
     }
@@ -147,7 +154,10 @@ impl OxFs {
                 inner.files.reopen().await;
             }
         });
-        crate::lock(&self.inner.tasks).extend([alive, reopen]);
+        let weak = Arc::downgrade(&self.inner);
+        let shared = self.inner.shared.clone();
+        let quota = tokio::spawn(quota::watch(weak, shared));
+        crate::lock(&self.inner.tasks).extend([alive, reopen, quota]);
     }
 
     /// Waits until everything written is acknowledged and told to the metadata cluster, and ends

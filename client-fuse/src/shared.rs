@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use crate::config::DIRTY_BYTES_MAX;
 use crate::metadata::Metadata;
 use crate::peer::ObjectServers;
+use crate::quota::Quota;
 use crate::stall::Stalls;
 use crate::timer::Timers;
 
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) ids: IdSource,
     pub(crate) timers: Timers,
     pub(crate) budget: Budget,
+    pub(crate) quota: Quota,
     pub(crate) change_limits: ChangeLimits,
     pub(crate) read_ahead_limits: ReadAheadLimits,
     /// After how long a `soft` mount gives up.

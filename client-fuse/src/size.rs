@@ -105,11 +105,13 @@ impl File {
                 // What is written from here on is newer than what is known now.
                 state.owed_since = None;
             }
+            if !close && state.written_end == 0 && state.mtime.is_none() {
+                return Ok(());
+            }
+            state.telling = state.written_end;
+            self.account_growth(&mut state);
             (state.written_end, state.mtime, close, owed_since)
         };
-        if !close && end == 0 && mtime.is_none() {
-            return Ok(());
-        }
         let stays_open = close && closing == Closing::Flushed;
         let outcome = self
             .tell((end, mtime), (close, stays_open), owed_since)
@@ -119,6 +121,8 @@ impl File {
             Ok(attr) => attr,
             Err(errno) => {
                 state.owed_since = owed_since.or(state.owed_since);
+                state.telling = 0;
+                self.account_growth(&mut state);
                 return Err(errno);
             }
         };
@@ -128,7 +132,9 @@ impl File {
         if state.mtime == mtime {
             state.mtime = None;
         }
+        self.count_reported(&mut state);
         state.know(&attr);
+        self.account_growth(&mut state);
         Ok(())
     }
 

@@ -37,7 +37,7 @@ impl OxFs {
         if flags & waits != 0 || offset.saturating_add(data.len() as u64) > FILE_BYTES_MAX {
             return Ok(false);
         }
-        Ok(descriptor.file.try_write(offset, data))
+        Ok(descriptor.file.try_write(offset, data, false))
     }
 
     /// Writes. With O_APPEND in `flags` the offset is ignored and the bytes are at the file's end
@@ -169,6 +169,7 @@ impl OxFs {
         set: SetAttributes,
     ) -> Result<Attr, Errno> {
         file.drain().await;
+        file.admit_end(size).await?;
         let data_version = {
             let mut state = lock(&file.state);
             // Older than what SetAttr sets.
@@ -224,6 +225,7 @@ impl OxFs {
     async fn extend(&self, file: &Arc<File>, length: u64) -> Result<(), Errno> {
         let file = file.clone();
         let work = async move {
+            file.admit_end(length).await?;
             extend_object(&file, length).await?;
             let _gate = file.gate.lock().await;
             file.report(Closing::No).await
@@ -267,7 +269,9 @@ async fn enter_write(file: &Arc<File>) -> Result<(), Errno> {
 }
 
 async fn write(file: &Arc<File>, offset: u64, data: &[u8]) -> Result<(), Errno> {
-    while !file.try_write(offset, data) {
+    let end = offset.saturating_add(data.len() as u64);
+    file.admit_end(end).await?;
+    while !file.try_write(offset, data, true) {
         register_again(file).await?;
         file.drop_capabilities().await?;
         if lock(&file.state).writes_through(boottime()) {
@@ -280,6 +284,8 @@ async fn write(file: &Arc<File>, offset: u64, data: &[u8]) -> Result<(), Errno> 
 
 /// Writes what nobody reads before the primary has answered for it: until then it may fail.
 async fn write_synchronously(file: &Arc<File>, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    let end = offset.saturating_add(data.len() as u64);
+    file.admit_end(end).await?;
     register_again(file).await?;
     file.drop_capabilities().await?;
     file.wait_for_room().await;
@@ -336,6 +342,7 @@ async fn object_length(file: &Arc<File>) -> Result<u64, Errno> {
 }
 
 async fn append(file: &Arc<File>, data: Bytes) -> Result<(), Errno> {
+    file.admit(data.len() as u64).await?;
     register_again(file).await?;
     file.drop_capabilities().await?;
     lock(&file.state).touch();

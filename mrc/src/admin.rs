@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mrc_core::{IndexError, Reply, query};
+use mrc_core::{FileSystem, IndexError, Reply, query};
 use openraft::async_runtime::WatchReceiver;
 use planner::GroupState;
 use proto::mrc::request::Op;
@@ -109,6 +109,7 @@ fn status(service: &Service, mut servers: Vec<Server>) -> Result<ClusterStatus, 
         pgs_degraded: pgs.len() as u64 - full,
         leader: service.node.leader().unwrap_or_default().1,
         answered_by_leader: service.node.leading().is_ok(),
+        disk_problem: service.disk.problem().unwrap_or_default(),
     })
 }
 
@@ -270,24 +271,20 @@ fn sessions(service: &Service) -> Result<Vec<mrc::SessionInfo>, IndexError> {
     Ok(shown.collect())
 }
 
-/// Adds what the object servers reported: a byte of a file takes one on each replica.
+/// Adds what the object servers reported to what the index says of a volume: what fits with all replicas.
+/// Servers that should hold nothing have no room.
 pub(crate) fn space(
     service: &Service,
     volume: VolumeId,
     stat: &mut mrc::FsStat,
 ) -> Result<(), IndexError> {
     let index = &**service.node.index();
-    let replicas = query::volumes(index)?
-        .into_iter()
-        .find(|shown| shown.volume == volume.0)
-        .map_or(1, |shown| u64::from(shown.replicas.max(1)));
-    let timeout = service.config.osd_timeout();
-    let servers = query::osds(index)?;
-    let servers = servers
-        .into_iter()
-        .map(|(osd, record)| (osd, record.capacity_bytes));
-    let (capacity, free) = service.osds.space(servers, timeout);
-    stat.capacity_bytes = capacity / replicas;
-    stat.free_bytes = free / replicas;
+    let record = query::volume_record(index, volume)?.unwrap_or_default();
+    let servers = query::osds(index)?.into_iter();
+    let servers = servers.filter(|(_, record)| !record.draining);
+    let servers = servers.map(|(osd, record)| (osd, record.capacity_bytes));
+    let space = service.osds.space(servers);
+    let fits = |disks: &[FileSystem]| mrc_core::usable_bytes(disks, record.replicas);
+    mrc_core::show_space(stat, fits(&space.capacity), fits(&space.free));
     Ok(())
 }

@@ -121,14 +121,23 @@ impl Disk {
 
     /// What to answer to a change that needs room while there is too little.
     pub(crate) fn refusal(&self, change: &Change) -> Option<Fault> {
+        if !grows(change) {
+            return None;
+        }
+        let problem = self.problem()?;
+        let text = format!("the metadata server's {problem}; delete something there or here");
+        Some(Fault::surface(libc::ENOSPC, text))
+    }
+
+    /// In words, that too little is free.
+    pub(crate) fn problem(&self) -> Option<String> {
         let free = self.low.load(Ordering::Relaxed);
-        (free != ENOUGH && grows(change)).then(|| {
-            let text = format!(
-                "the metadata server's disk is nearly full ({} has {} MiB free); delete something there or here",
+        (free != ENOUGH).then(|| {
+            format!(
+                "disk is nearly full ({} has {} MiB free)",
                 self.dir.display(),
                 free >> 20
-            );
-            Fault::surface(libc::ENOSPC, text)
+            )
         })
     }
 }

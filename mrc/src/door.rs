@@ -320,7 +320,10 @@ impl Service {
                 let reply =
                     query::answer(index, volume, op).map_err(|error| index_fault(&error))?;
                 let mut response = reply.ok_or_else(unknown_request)??;
-                if let Some(response::Reply::FsStat(stat)) = &mut response.reply {
+                if let (Op::StatFs(asked), Some(response::Reply::FsStat(stat))) =
+                    (op, &mut response.reply)
+                    && !asked.use_only
+                {
                     admin::space(self, volume, stat).map_err(|error| index_fault(&error))?;
                 }
                 if let (Op::VolumeShow(_), Some(response::Reply::Volumes(shown))) =

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mrc_core::{IndexError, IndexRead, query};
+use mrc_core::{FileSystem, IndexError, IndexRead, query};
 use proto::index::OsdRecord;
 use proto::mrc::{self, OsdHeartbeat, OsdMap, PgReport, PgState, Replica};
 use types::{Fault, OsdId, PgId, VolumeId};
@@ -50,6 +50,26 @@ pub(crate) struct Heard {
     pub capacity_bytes: u64,
     pub free_bytes: u64,
     pub objects_behind: u64,
+}
+
+/// Room on the disks of some servers, by file system.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Space {
+    /// All of it.
+    pub capacity: Vec<FileSystem>,
+    /// What is free, of the servers that were heard.
+    pub free: Vec<FileSystem>,
+}
+
+impl Space {
+    fn add(&mut self, (all, free): (FileSystem, FileSystem)) {
+        if all.servers > 0 {
+            self.capacity.push(all);
+        }
+        if free.servers > 0 {
+            self.free.push(free);
+        }
+    }
 }
 
 /// How a placement group does.
@@ -182,37 +202,31 @@ impl Osds {
         lock(&self.0).get(&osd)?.pool.clone()
     }
 
-    /// Capacity and free bytes of these servers. A file system that several of them share counts
-    /// once; a server that is not heard has its capacity and nothing free.
-    pub(crate) fn space(
-        &self,
-        servers: impl Iterator<Item = (OsdId, u64)>,
-        timeout: Duration,
-    ) -> (u64, u64) {
+    /// What these servers have, and what of it is free: by file system, since several may share one.
+    ///
+    /// A server that is silent has what it said last; one that this leader has not heard at all has its
+    /// capacity, and nothing is known of what is free there.
+    pub(crate) fn space(&self, servers: impl Iterator<Item = (OsdId, u64)>) -> Space {
         let osds = lock(&self.0);
-        let mut shared: HashMap<&str, (u64, u64)> = HashMap::new();
-        let (mut capacity, mut free) = (0_u64, 0_u64);
+        let mut shared: BTreeMap<&str, (FileSystem, FileSystem)> = BTreeMap::new();
+        let mut space = Space::default();
         for (osd, capacity_bytes) in servers {
-            let soft = osds.get(&osd);
-            let heard = soft.filter(|soft| soft.heard.elapsed() < timeout);
-            let free_bytes = heard.map_or(0, |soft| soft.free_bytes);
-            match soft.map_or("", |soft| &soft.file_system) {
-                "" => {
-                    capacity = capacity.saturating_add(capacity_bytes);
-                    free = free.saturating_add(free_bytes);
-                }
-                name => {
-                    let (most, most_free) = shared.entry(name).or_default();
-                    *most = capacity_bytes.max(*most);
-                    *most_free = free_bytes.max(*most_free);
-                }
+            let mut alone = <(FileSystem, FileSystem)>::default();
+            let heard = osds.get(&osd);
+            let (all, free) = match heard.map_or("", |soft| &soft.file_system) {
+                "" => &mut alone,
+                name => shared.entry(name).or_default(),
+            };
+            all.servers += 1;
+            all.bytes = all.bytes.max(capacity_bytes);
+            if let Some(soft) = heard {
+                free.servers += 1;
+                free.bytes = free.bytes.max(soft.free_bytes);
             }
+            space.add(alone);
         }
-        for (capacity_bytes, free_bytes) in shared.into_values() {
-            capacity = capacity.saturating_add(capacity_bytes);
-            free = free.saturating_add(free_bytes);
-        }
-        (capacity, free)
+        shared.into_values().for_each(|it| space.add(it));
+        space
     }
 
     /// Members of these groups that have not told that they know a map as new as `version`.
@@ -491,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_file_system_counts_once() {
+    fn space_is_told_by_file_system_and_of_a_silent_server_what_it_said_last() {
         let osds = Osds::default();
         for (osd, file_system, free_bytes) in [(1, "a", 10), (2, "a", 11), (3, "b", 7), (4, "", 1)]
         {
@@ -502,11 +516,13 @@ mod tests {
                 ..OsdHeartbeat::default()
             });
         }
-        let servers = || (1..=5).map(|osd| (OsdId(osd), 100));
+        let it = |servers, bytes| FileSystem { servers, bytes };
 
-        let hour = Duration::from_secs(3600);
-        assert_eq!(osds.space(servers(), hour), (400, 19));
-        assert_eq!(osds.space(servers(), Duration::ZERO), (400, 0));
+        let space = osds.space((1..=5).map(|osd| (OsdId(osd), 100)));
+
+        let capacity = [it(1, 100), it(1, 100), it(2, 100), it(1, 100)];
+        assert_eq!(space.capacity, capacity);
+        assert_eq!(space.free, [it(1, 1), it(2, 11), it(1, 7)]);
     }
 
     #[test]

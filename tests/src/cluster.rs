@@ -231,6 +231,20 @@ impl Cluster {
         launcher: &[&str],
         arguments: &[String],
     ) -> Result<PathBuf> {
+        self.mount_volume(name, "default", (launcher, arguments))
+    }
+
+    /// Mounts a volume, with a program in front and further arguments of `oxfs mount`.
+    ///
+    /// # Errors
+    ///
+    /// If the mount does not appear.
+    pub fn mount_volume(
+        &mut self,
+        name: &str,
+        volume: &str,
+        (launcher, arguments): (&[&str], &[String]),
+    ) -> Result<PathBuf> {
         let point = self.home.path().join(name);
         std::fs::create_dir(&point)?;
         let mrcs = self
@@ -261,7 +275,7 @@ impl Cluster {
         let status = Command::new(first)
             .args(words)
             .arg("mount")
-            .arg(format!("{}/default", addresses.join(",")))
+            .arg(format!("{}/{volume}", addresses.join(",")))
             .arg(&point)
             .arg("--dir")
             .arg(&dir)

@@ -4,6 +4,7 @@
 
 mod cable;
 mod cluster;
+mod disk;
 mod inputs;
 mod linked;
 mod probe;
@@ -14,6 +15,7 @@ mod tree;
 
 pub use cable::{Cable, Cut, End};
 pub use cluster::{Cluster, Server, kill, send};
+pub use disk::Disk;
 pub use inputs::{dependency_sources, make_git_repository, make_sparse_and_odd_files};
 pub use linked::with_link;
 pub use probe::{Probe, Stall};

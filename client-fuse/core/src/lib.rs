@@ -1,4 +1,4 @@
-//! What a mount decides: gathering and ordering of writes, reading ahead, routes, slots.
+//! What a mount decides: gathering and ordering of writes, reading ahead, routes, slots, quotas.
 //!
 //! Plain structs: time and numbers come in as arguments, what must happen comes out as effects.
 //! The crate `client-fuse` performs them.
@@ -9,6 +9,7 @@ mod gather;
 mod leader;
 mod order;
 mod read_ahead;
+mod room;
 mod route;
 mod slots;
 
@@ -20,5 +21,6 @@ pub use config::{
 pub use leader::{Leader, Via};
 pub use order::is_ordered;
 pub use read_ahead::{Fetch, ReadAhead, Served};
+pub use room::{Growth, Question, Room, Volume, inodes};
 pub use route::{Failure, Next, Route, Way};
 pub use slots::{Slot, Slots};

@@ -10,6 +10,7 @@ mod common;
 mod faults;
 mod mounted;
 mod own_writes;
+mod quotas;
 mod random;
 mod registration;
 mod two_mounts;

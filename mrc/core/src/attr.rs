@@ -1,6 +1,6 @@
 //! What stat(2) shows of an inode.
 
-use proto::index::{CountersRecord, InodeRecord};
+use proto::index::InodeRecord;
 use proto::mrc::{self, Attr, response};
 use types::Inode;
 
@@ -63,13 +63,10 @@ pub(crate) const fn is_regular(mode: u32) -> bool {
     mode & S_IFMT == S_IFREG
 }
 
-/// Counts a regular file's change of size.
+/// Counts a regular file's change of size in a sum of sizes.
 ///
 /// Sums wrap at 2^64: sparse files of petabytes may add up to more, and subtracting them again
 /// gives the right number only if nothing was cut off.
-pub(crate) const fn count_size(counters: &mut CountersRecord, old_bytes: u64, new_bytes: u64) {
-    counters.size_bytes = counters
-        .size_bytes
-        .wrapping_sub(old_bytes)
-        .wrapping_add(new_bytes);
+pub(crate) const fn count_size(sum: &mut u64, old_bytes: u64, new_bytes: u64) {
+    *sum = sum.wrapping_sub(old_bytes).wrapping_add(new_bytes);
 }

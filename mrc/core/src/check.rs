@@ -96,6 +96,8 @@ struct Node {
     xattr_names_bytes: u64,
     xattr_values_bytes: u64,
     orphan: bool,
+    /// A session has it open for writing.
+    is_written: bool,
 }
 
 type Nodes = BTreeMap<Inode, Node>;
@@ -287,7 +289,7 @@ impl Checker<'_> {
         self.entries(volume, &mut nodes)?;
         self.orphans(volume, &mut nodes)?;
         self.xattrs(volume, &mut nodes)?;
-        self.opens(volume, &nodes)?;
+        self.opens(volume, &mut nodes)?;
         for (number, node) in &nodes {
             if let Some(text) = node.wrong(*number, record.pgs) {
                 self.problem(3, keys::inode(volume, *number), text);
@@ -358,15 +360,16 @@ impl Checker<'_> {
         })
     }
 
-    fn opens(&mut self, volume: VolumeId, nodes: &Nodes) -> Result<(), IndexError> {
+    fn opens(&mut self, volume: VolumeId, nodes: &mut Nodes) -> Result<(), IndexError> {
         self.each(keys::of(b'f', volume.0), |this, key, _: OpenRecord| {
             let encoded = key.encode();
             let Key::Open(_, number, session) = key else {
                 return;
             };
-            let is_file = nodes
-                .get(&number)
-                .is_some_and(|node| attr::is_regular(node.record.mode) && node.record.has_object);
+            let is_file = nodes.get_mut(&number).is_some_and(|node| {
+                node.is_written = true;
+                attr::is_regular(node.record.mode) && node.record.has_object
+            });
             if !is_file {
                 this.problem(7, encoded.clone(), "no file to write");
             }
@@ -411,10 +414,7 @@ impl Checker<'_> {
             self.problem(5, key, "missing");
             return Ok(());
         };
-        let size_bytes = nodes
-            .values()
-            .filter(|node| attr::is_regular(node.record.mode))
-            .fold(0_u64, |sum, node| sum.wrapping_add(node.record.size_bytes));
+        let doomed = || nodes.values().filter(|node| node.record.doomed);
         let session_count = self
             .sessions
             .values()
@@ -423,9 +423,12 @@ impl Checker<'_> {
         let counted = CountersRecord {
             next_inode: counters.next_inode,
             inode_count: nodes.len() as u64,
-            size_bytes,
+            size_bytes: sizes(nodes.values()),
             session_count,
             pgs: record.pgs,
+            doomed_count: doomed().count() as u64,
+            doomed_bytes: sizes(doomed()),
+            quota_files: record.quota_files,
         };
         let last = nodes.last_key_value().map_or(0, |(number, _)| number.0);
         if counters != counted || last >= counters.next_inode {
@@ -445,6 +448,7 @@ impl Node {
             xattr_names_bytes: 0,
             xattr_values_bytes: 0,
             orphan: false,
+            is_written: false,
         }
     }
 
@@ -474,6 +478,10 @@ impl Node {
                 ));
             }
         }
+        // What was without links before that was noted is not marked, and goes soon.
+        if record.doomed && (record.nlink > 0 || self.is_written) {
+            return Some("marked as doomed, with links or open for writing".to_owned());
+        }
         if attr::is_regular(record.mode) && record.pg >= pgs {
             return Some(format!("in placement group {} of {pgs}", record.pg));
         }
@@ -483,6 +491,13 @@ impl Node {
         }
         None
     }
+}
+
+/// Sizes of the regular files among these, added up as counters are.
+fn sizes<'a>(nodes: impl Iterator<Item = &'a Node>) -> u64 {
+    nodes
+        .filter(|node| attr::is_regular(node.record.mode))
+        .fold(0, |sum, node| sum.wrapping_add(node.record.size_bytes))
 }
 
 fn is_name(name: &Bytes) -> bool {

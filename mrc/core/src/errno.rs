@@ -69,6 +69,8 @@ errnos! {
     E2BIG = 7, "value too long";
     /// The request breaks the protocol.
     EPROTO = 71, "protocol error";
+    /// The volume's quota is used up.
+    EDQUOT = 122, "the volume's quota is used up";
     /// The index is damaged.
     EUCLEAN = 117, "the index needs repair";
     /// Not offered.

@@ -16,6 +16,7 @@ use crate::errno;
 use crate::groups::members;
 use crate::index::{IndexError, IndexRead};
 use crate::keys;
+use crate::quota;
 use crate::records::{self, Step, Work, ensure};
 
 /// Removes orphans that nobody has open for writing; who reads them the leader checked before.
@@ -49,11 +50,14 @@ pub(crate) fn reap(work: &mut Work<'_>, reap: &Reap, effects: &mut Effects) -> S
 
     let mut counters = records::counters(work, volume)?;
     counters.inode_count = counters.inode_count.saturating_sub(gone.len() as u64);
-    for (_, record) in gone
-        .iter()
-        .filter(|(_, record)| attr::is_regular(record.mode))
-    {
-        attr::count_size(&mut counters, record.size_bytes, 0);
+    for (_, record) in &gone {
+        if attr::is_regular(record.mode) {
+            attr::count_size(&mut counters.size_bytes, record.size_bytes, 0);
+        }
+        // Not so of what lost its last link before that was noted.
+        if record.doomed {
+            quota::count_doomed(&mut counters, record, false);
+        }
     }
     work.put(keys::counters(volume), &counters);
     effects.garbage |= add(work, volume, &gone)?;

@@ -11,6 +11,7 @@
 //! - what only the leader remembers: [`Readers`];
 //! - [`dump`] turns the index into records that no program version owns, [`restore_plan`] decides what
 //!   a new metadata cluster makes of them;
+//! - room: [`Use`] and [`show_space`] of a volume with a quota, [`usable_bytes`] of the disks;
 //! - [`check()`] tells whether an index is consistent.
 
 mod attr;
@@ -21,11 +22,13 @@ mod index;
 mod memory;
 mod namespace;
 mod overlay;
+mod quota;
 mod readers;
 mod records;
 mod registry;
 mod restore;
 mod session;
+mod space;
 mod volume;
 
 pub mod check;
@@ -48,7 +51,9 @@ pub use groups::may_end as change_may_end;
 pub use index::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
 pub use memory::MemoryIndex;
 pub use overlay::{Layered, Overlay};
+pub use quota::{Use, show_space};
 pub use readers::{Noted, Readers};
 pub use registry::registration;
 pub use restore::{is_restorer, unsettled as unsettled_by_restore};
+pub use space::{FileSystem, usable_bytes};
 pub use volume::ROOT;

@@ -17,13 +17,15 @@ use crate::index::{IndexError, IndexRead, Visit};
 use crate::keys::{self, Key};
 use crate::namespace::open;
 use crate::namespace::xattr::check_xattr_name;
+use crate::quota::Use;
 use crate::records::{self, Step, Stop, corrupt, ensure, refuse};
 use crate::restore;
 use crate::volume;
 
 /// Answers a read of the namespace or of the volume list; `None` if the operation is none.
 ///
-/// `StatFs` gets its inode count only: what is free is known to whom the object servers report.
+/// `StatFs` gets what the volume uses and may use only: what is free is known to whom the object servers
+/// report, who adds it with [`show_space`](crate::show_space).
 ///
 /// # Errors
 ///
@@ -41,9 +43,7 @@ pub fn answer(
         request::Op::ReadLink(op) => read_link(index, volume, Inode(op.inode)),
         request::Op::GetXattr(op) => get_xattr(index, volume, Inode(op.inode), &op.name),
         request::Op::ListXattr(op) => list_xattrs(index, volume, Inode(op.inode)),
-        request::Op::StatFs(_) => records::counters(index, volume)
-            .map(stat_fs)
-            .map_err(Stop::from),
+        request::Op::StatFs(_) => stat_fs(index, volume),
         request::Op::VolumeList(_) => volumes(index).map(show_volumes).map_err(Stop::from),
         request::Op::VolumeShow(op) => show_volume(index, &op.name),
         request::Op::RestoredShow(_) => restored(index)
@@ -202,6 +202,18 @@ pub fn volume_named(
     name: &str,
 ) -> Result<Option<(VolumeId, VolumeRecord)>, IndexError> {
     records::volume_named(index, name)
+}
+
+/// Returns the record of a volume, also of one that is being deleted.
+///
+/// # Errors
+///
+/// [`IndexError`] if the index can't be read.
+pub fn volume_record(
+    index: &dyn IndexRead,
+    volume: VolumeId,
+) -> Result<Option<VolumeRecord>, IndexError> {
+    records::get(index, &keys::volume(volume))
 }
 
 /// Returns all volumes that are not deleted.
@@ -457,14 +469,21 @@ fn list_xattrs(index: &dyn IndexRead, volume: VolumeId, number: Inode) -> Step<m
     })
 }
 
-const fn stat_fs(counters: CountersRecord) -> mrc::Response {
-    mrc::Response {
+fn stat_fs(index: &dyn IndexRead, volume: VolumeId) -> Step<mrc::Response> {
+    let counters = records::counters(index, volume)?;
+    let record = volume_record(index, volume)?.unwrap_or_default();
+    let used = Use::of(&counters);
+    Ok(mrc::Response {
         reply: Some(response::Reply::FsStat(mrc::FsStat {
             capacity_bytes: 0,
             free_bytes: 0,
             inode_count: counters.inode_count,
+            quota_bytes: record.quota_bytes,
+            quota_files: record.quota_files,
+            used_bytes: used.bytes,
+            used_files: used.files,
         })),
-    }
+    })
 }
 
 fn show_volume(index: &dyn IndexRead, name: &str) -> Step<mrc::Response> {

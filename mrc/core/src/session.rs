@@ -11,6 +11,7 @@ use crate::command::{Effects, done};
 use crate::config;
 use crate::errno;
 use crate::keys;
+use crate::quota;
 use crate::records::{self, Step, Work, refuse};
 
 /// Opens a session, or finds the one this nonce opened.
@@ -123,23 +124,27 @@ pub(crate) fn settle(work: &mut Work<'_>, settle: &SettleSize) -> Step<mrc::Resp
         return refuse(errno::EFBIG);
     }
     let inode_key = keys::inode(volume, inode);
-    if let Some(mut record) = records::get::<proto::index::InodeRecord>(work, &inode_key)?
-        && record.size_bytes < settle.size_at_least_bytes
-    {
-        if record.truncate_epoch != settle.truncate_epoch {
-            // The object was asked before it was truncated: it is asked again.
-            return refuse(errno::EAGAIN);
-        }
-        let mut counters = records::counters(work, volume)?;
-        attr::count_size(&mut counters, record.size_bytes, settle.size_at_least_bytes);
-        record.size_bytes = settle.size_at_least_bytes;
+    let record = records::get::<proto::index::InodeRecord>(work, &inode_key)?;
+    let Some(mut record) = record else {
+        work.delete(key);
+        return Ok(done());
+    };
+    let grows = record.size_bytes < settle.size_at_least_bytes;
+    if grows && record.truncate_epoch != settle.truncate_epoch {
+        // The object was asked before it was truncated: it is asked again.
+        return refuse(errno::EAGAIN);
+    }
+    if grows {
+        quota::set_size(work, volume, &mut record, settle.size_at_least_bytes)?;
         record.mtime_ns = work.now;
         record.ctime_ns = work.now;
         record.data_version += 1;
-        work.put(inode_key, &record);
-        work.put(keys::counters(volume), &counters);
     }
     work.delete(key);
+    let judged = quota::judge(work, volume, inode, &mut record)?;
+    if grows || judged {
+        work.put(inode_key, &record);
+    }
     Ok(done())
 }
 

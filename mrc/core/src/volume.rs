@@ -15,6 +15,7 @@ use crate::garbage;
 use crate::index::{IndexError, IndexRead, Visit};
 use crate::keys::{self, Key};
 use crate::placement::{self, Candidate};
+use crate::quota::Use;
 use crate::records::{self, Step, Work, corrupt, refuse};
 
 /// The root directory of every volume.
@@ -81,14 +82,15 @@ pub(crate) fn create(
         created_ns: work.now,
         nonce: request.nonce,
         deleted: false,
+        quota_bytes: 0,
+        quota_files: 0,
     };
     work.put(keys::volume(volume), &record);
     let counters = CountersRecord {
         next_inode: ROOT.0 + 1,
         inode_count: 1,
-        size_bytes: 0,
-        session_count: 0,
         pgs,
+        ..CountersRecord::default()
     };
     work.put(keys::counters(volume), &counters);
     put_root(work, volume, request);
@@ -110,7 +112,7 @@ pub(crate) fn create(
     Ok(shown(volume, &record, &counters))
 }
 
-/// Changes a volume's policy. Servers learn of it with the next map.
+/// Changes a volume's policy, of which servers learn with the next map, number of replicas or quotas.
 pub(crate) fn set(
     work: &mut Work<'_>,
     set: &mrc::VolumeSet,
@@ -137,6 +139,7 @@ pub(crate) fn set(
         record.replicas = set.replicas;
         work.put(keys::volume(volume), &record);
     }
+    set_quota(work, volume, &mut record, set)?;
     if new != old {
         record.write_policy = new.write.to_string();
         record.quorum = new.quorum.to_string();
@@ -147,6 +150,26 @@ pub(crate) fn set(
     }
     let counters = records::counters(work, volume)?;
     Ok(shown(volume, &record, &counters))
+}
+
+/// Changes a volume's quotas. What is more than they allow stays.
+fn set_quota(
+    work: &mut Work<'_>,
+    volume: VolumeId,
+    record: &mut VolumeRecord,
+    set: &mrc::VolumeSet,
+) -> Result<(), IndexError> {
+    let bytes = set.quota_bytes.unwrap_or(record.quota_bytes);
+    let files = set.quota_files.unwrap_or(record.quota_files);
+    if (bytes, files) == (record.quota_bytes, record.quota_files) {
+        return Ok(());
+    }
+    (record.quota_bytes, record.quota_files) = (bytes, files);
+    work.put(keys::volume(volume), record);
+    let mut counters = records::counters(work, volume)?;
+    counters.quota_files = files;
+    work.put(keys::counters(volume), &counters);
+    Ok(())
 }
 
 /// The policy in a record.
@@ -389,6 +412,7 @@ pub(crate) fn show(
     record: &VolumeRecord,
     counters: &CountersRecord,
 ) -> mrc::Volume {
+    let used = Use::of(counters);
     mrc::Volume {
         volume: volume.0,
         name: record.name.clone(),
@@ -400,6 +424,10 @@ pub(crate) fn show(
         size_bytes: counters.size_bytes,
         policy_version: record.policy_version,
         outdated_osds: Vec::new(),
+        quota_bytes: record.quota_bytes,
+        quota_files: record.quota_files,
+        used_bytes: used.bytes,
+        used_files: used.files,
     }
 }
 

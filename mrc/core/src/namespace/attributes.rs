@@ -7,8 +7,8 @@ use super::Namespace;
 use crate::attr::{self, PERMISSIONS, S_ISGID, S_ISUID, S_IXGRP};
 use crate::config;
 use crate::errno;
-use crate::keys;
-use crate::records::{self, Step, ensure, refuse};
+use crate::quota;
+use crate::records::{Step, ensure, refuse};
 
 impl Namespace<'_, '_> {
     pub(super) fn set_attributes(&mut self, op: &mrc::SetAttr) -> Step<mrc::Response> {
@@ -36,10 +36,7 @@ impl Namespace<'_, '_> {
         }
 
         if let Some(size_bytes) = op.size_bytes {
-            let mut counters = records::counters(self.work, self.volume)?;
-            attr::count_size(&mut counters, record.size_bytes, size_bytes);
-            self.work.put(keys::counters(self.volume), &counters);
-            record.size_bytes = size_bytes;
+            quota::set_size(self.work, self.volume, &mut record, size_bytes)?;
             record.mtime_ns = self.work.now;
             record.data_version += 1;
             record.truncate_epoch += 1;

@@ -13,6 +13,7 @@ use crate::attr::{
 use crate::config;
 use crate::errno;
 use crate::keys;
+use crate::quota;
 use crate::records::{self, Step, ensure, refuse};
 
 /// What is to be made.
@@ -150,6 +151,7 @@ impl Namespace<'_, '_> {
             return refuse(errno::EINVAL);
         };
         let mut counters = records::counters(self.work, self.volume)?;
+        quota::admit_file(&counters)?;
         let number = Inode(counters.next_inode);
         let is_directory = attr::is_directory(new.mode);
         let mut record = InodeRecord {

@@ -22,6 +22,7 @@ use crate::config;
 use crate::errno;
 use crate::index::IndexError;
 use crate::keys;
+use crate::quota;
 use crate::records::{self, Step, Work, ensure, refuse};
 
 /// One session's change of its volume.
@@ -110,7 +111,7 @@ impl<'w, 'a> Namespace<'w, 'a> {
     }
 
     /// Takes one link of a file, or the only one of a directory; the last one makes an orphan.
-    fn drop_link(&mut self, number: Inode, mut record: InodeRecord) {
+    fn drop_link(&mut self, number: Inode, mut record: InodeRecord) -> Result<(), IndexError> {
         record.ctime_ns = self.work.now;
         record.nlink = if attr::is_directory(record.mode) {
             0
@@ -125,8 +126,10 @@ impl<'w, 'a> Namespace<'w, 'a> {
                     since_ns: self.work.now,
                 },
             );
+            quota::judge(self.work, self.volume, number, &mut record)?;
         }
         self.put_inode(number, &record);
+        Ok(())
     }
 }
 

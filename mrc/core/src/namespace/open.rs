@@ -9,7 +9,8 @@ use crate::attr::{self, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use crate::config;
 use crate::errno;
 use crate::keys;
-use crate::records::{self, Step, ensure, refuse};
+use crate::quota;
+use crate::records::{Step, ensure, refuse};
 
 /// Refuses a file whose content went with its object. Nobody may take zeros for what was there.
 pub(crate) fn has_content(record: &InodeRecord) -> Step<()> {
@@ -32,7 +33,7 @@ impl Namespace<'_, '_> {
             _ => return refuse(errno::EINVAL),
         }
         has_content(&record)?;
-        self.note_object(number, &mut record);
+        self.note_writer(number, &mut record)?;
         Ok(self.opened(number, &record, true, true))
     }
 
@@ -47,7 +48,7 @@ impl Namespace<'_, '_> {
         }
         has_content(&record)?;
         if write {
-            self.note_object(number, &mut record);
+            self.note_writer(number, &mut record)?;
         }
         Ok(self.opened(number, &record, write, true))
     }
@@ -66,21 +67,24 @@ impl Namespace<'_, '_> {
         let outdated = op.truncate_epoch != record.truncate_epoch;
         ensure(!(grows && outdated), errno::EAGAIN)?;
         if grows {
-            let mut counters = records::counters(self.work, self.volume)?;
-            attr::count_size(&mut counters, record.size_bytes, op.size_at_least_bytes);
-            self.work.put(keys::counters(self.volume), &counters);
-            record.size_bytes = op.size_at_least_bytes;
+            let size_bytes = op.size_at_least_bytes;
+            quota::set_size(self.work, self.volume, &mut record, size_bytes)?;
         }
-        if grows || op.mtime_ns.is_some() {
+        let changed = grows || op.mtime_ns.is_some();
+        if changed {
             record.mtime_ns = op.mtime_ns.unwrap_or(self.work.now);
             record.ctime_ns = self.work.now;
             record.data_version += 1;
             record.has_object = true;
-            self.put_inode(number, &record);
         }
+        let mut judged = false;
         if op.close {
             self.work
                 .delete(keys::open(self.volume, number, self.session));
+            judged = quota::judge(self.work, self.volume, number, &mut record)?;
+        }
+        if changed || judged {
+            self.put_inode(number, &record);
         }
         Ok(attr::entry(number, &record))
     }
@@ -94,12 +98,7 @@ impl Namespace<'_, '_> {
         existed: bool,
     ) -> mrc::Response {
         if write {
-            self.work.put(
-                keys::open(self.volume, number, self.session),
-                &OpenRecord {
-                    since_ns: self.work.now,
-                },
-            );
+            self.put_open(number);
         }
         mrc::Response {
             reply: Some(response::Reply::Opened(mrc::Opened {
@@ -114,11 +113,23 @@ impl Namespace<'_, '_> {
         }
     }
 
-    /// From now on the file can have an object.
-    fn note_object(&mut self, number: Inode, record: &mut InodeRecord) {
-        if !record.has_object {
+    /// From now on the file can have an object, and is not about to go.
+    fn note_writer(&mut self, number: Inode, record: &mut InodeRecord) -> Step<()> {
+        self.put_open(number);
+        let judged = quota::judge(self.work, self.volume, number, record)?;
+        if judged || !record.has_object {
             record.has_object = true;
             self.put_inode(number, record);
         }
+        Ok(())
+    }
+
+    fn put_open(&mut self, number: Inode) {
+        self.work.put(
+            keys::open(self.volume, number, self.session),
+            &OpenRecord {
+                since_ns: self.work.now,
+            },
+        );
     }
 }

@@ -21,7 +21,7 @@ impl Namespace<'_, '_> {
         let record = self.inode(Inode(dentry.inode))?;
 
         self.delete_dentry(parent, &op.name);
-        self.drop_link(Inode(dentry.inode), record);
+        self.drop_link(Inode(dentry.inode), record)?;
         self.put_changed_directory(parent, directory);
         Ok(done())
     }
@@ -38,7 +38,7 @@ impl Namespace<'_, '_> {
         ensure(self.is_empty(Inode(dentry.inode))?, errno::ENOTEMPTY)?;
 
         self.delete_dentry(parent, &op.name);
-        self.drop_link(Inode(dentry.inode), record);
+        self.drop_link(Inode(dentry.inode), record)?;
         directory.nlink = directory.nlink.saturating_sub(1);
         self.put_changed_directory(parent, directory);
         Ok(done())

@@ -145,7 +145,7 @@ impl Namespace<'_, '_> {
                 let directory = directories.to();
                 directory.nlink = directory.nlink.saturating_sub(1);
             }
-            self.drop_link(number, record);
+            self.drop_link(number, record)?;
         }
         moved.ctime_ns = self.work.now;
         self.put_inode(Inode(source.inode), &moved);

@@ -113,6 +113,7 @@ fn wrong_counts_of_one_inode_are_found() {
     assert_found(3, |it| {
         it.edit_inode(it.file, |record| record.xattr_values_bytes = 9)
     });
+    assert_found(3, |it| it.edit_inode(it.file, |record| record.doomed = true));
     assert_found(3, |it| it.delete(keys::dentry(VOLUME, it.d, b"file")));
     assert_found(3, |it| it.put(keys::orphan(VOLUME, it.file), Vec::new()));
 }
@@ -141,6 +142,9 @@ fn wrong_counters_are_found() {
     assert_found(5, edit(|counters| counters.size_bytes += 1));
     assert_found(5, edit(|counters| counters.session_count += 1));
     assert_found(5, edit(|counters| counters.pgs += 1));
+    assert_found(5, edit(|counters| counters.doomed_count = 0));
+    assert_found(5, edit(|counters| counters.doomed_bytes += 1));
+    assert_found(5, edit(|counters| counters.quota_files = 9));
     assert_found(5, edit(|counters| counters.next_inode = 2));
     assert_found(5, |it| it.delete(keys::counters(VOLUME)));
 }

@@ -16,6 +16,7 @@ mod housekeeping;
 mod leftovers;
 mod model;
 mod prop_namespace;
+mod quotas;
 mod registry;
 mod restoring;
 mod semantics;

@@ -49,6 +49,8 @@ pub(crate) struct Model {
     next: u64,
     /// (inode, session) open for writing.
     pub(crate) writers: BTreeSet<(u64, u64)>,
+    /// The most inodes there may be below the root; 0: any number.
+    pub(crate) quota_files: u64,
     pub(crate) now: i64,
 }
 
@@ -122,6 +124,7 @@ impl Model {
             nodes: BTreeMap::from([(1, root)]),
             next: 2,
             writers: BTreeSet::new(),
+            quota_files: 0,
             now,
         }
     }
@@ -145,6 +148,17 @@ impl Model {
             .filter(|id| !self.writers.iter().any(|(inode, _)| inode == *id))
             .copied()
             .collect()
+    }
+
+    /// Bytes and inodes that count for quotas: what has a name or is written, but for the root.
+    pub(crate) fn used(&self) -> (u64, u64) {
+        let doomed = self.collectable();
+        let live = self.nodes.iter().filter(|(id, _)| !doomed.contains(id));
+        let bytes = live.clone().map(|(_, node)| match node.kind {
+            Kind::File { size } => size,
+            _ => 0,
+        });
+        (bytes.fold(0, u64::wrapping_add), live.count() as u64 - 1)
     }
 
     fn node(&mut self, id: u64) -> Answer<&mut Node> {
@@ -189,6 +203,9 @@ impl Model {
         }
         if self.find(parent, name)?.is_some() {
             return Err("EEXIST");
+        }
+        if self.quota_files > 0 && self.used().1 >= self.quota_files {
+            return Err("EDQUOT");
         }
         if let Kind::Directory { parent: up, .. } = &mut kind {
             *up = parent;

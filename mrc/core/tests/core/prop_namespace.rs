@@ -42,6 +42,7 @@ impl Run {
             0..4 => self.repeat(),
             4..7 => self.reap(),
             7 if self.random.one_in(4) => self.replace_session(),
+            8 => self.change_quota(),
             _ => self.change(),
         }
     }
@@ -80,6 +81,21 @@ impl Run {
         command.time_ns += 1_000_000_000;
         assert_eq!(self.cluster.apply(command).reply, reply);
         assert_eq!(self.cluster.entries(), before);
+    }
+
+    /// Allows about as many inodes as there are, or any number.
+    fn change_quota(&mut self) {
+        let near = self.model.used().1.saturating_sub(3) + self.random.below(10);
+        let quota = if self.random.one_in(2) { near } else { 0 };
+        self.cluster
+            .internal(Op::VolumeSet(mrc::VolumeSet {
+                name: "default".to_owned(),
+                quota_files: Some(quota),
+                ..mrc::VolumeSet::default()
+            }))
+            .reply
+            .unwrap();
+        self.model.quota_files = quota;
     }
 
     /// Reaps some inodes; of those only the collectable go.
@@ -169,8 +185,10 @@ impl Run {
     /// Compares everything there is, through the queries.
     fn compare(&self) {
         let counters = mrc_core::query::counters(&self.cluster.index, VOLUME);
-        let inode_count = counters.unwrap().unwrap().inode_count;
-        assert_eq!(inode_count, self.model.nodes.len() as u64);
+        let counters = counters.unwrap().unwrap();
+        assert_eq!(counters.inode_count, self.model.nodes.len() as u64);
+        let used = mrc_core::Use::of(&counters);
+        assert_eq!((used.bytes, used.files), self.model.used());
         for (inode, node) in &self.model.nodes {
             self.assert_shows(&self.cluster.attr(*inode), *inode);
             match &node.kind {

@@ -154,6 +154,7 @@ fn policy_is_that_of_creation_until_it_is_set_and_reaches_servers_with_the_map()
             write_policy: write_policy.to_owned(),
             quorum: quorum.to_owned(),
             replicas: 1,
+            ..mrc::VolumeSet::default()
         })
     };
     for _ in 0..2 {
@@ -186,6 +187,7 @@ fn impossible_changes_of_a_volume_are_refused_with_a_reason() {
             write_policy: write_policy.to_owned(),
             quorum: quorum.to_owned(),
             replicas,
+            ..mrc::VolumeSet::default()
         })
     };
     for (op, errno, text) in [
