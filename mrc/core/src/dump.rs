@@ -106,6 +106,8 @@ fn volume(id: VolumeId, record: VolumeRecord) -> dump::Volume {
         policy_version: record.policy_version,
         created_ns: record.created_ns,
         deleted: record.deleted,
+        quota_bytes: record.quota_bytes,
+        quota_files: record.quota_files,
     }
 }
 

@@ -28,6 +28,7 @@ use crate::config;
 use crate::errno;
 use crate::index::{IndexError, IndexRead, Visit};
 use crate::keys;
+use crate::quota;
 use crate::overlay::Overlay;
 use crate::records::{self, Step, Stop, Work};
 use crate::volume::ROOT;
@@ -173,26 +174,24 @@ pub(crate) fn settle(work: &mut Work<'_>, settle: &SettleRestored) -> Step<mrc::
     let (Some(mut restore), true) = (restore, work.get(&key)?.is_some()) else {
         return Ok(done());
     };
+    work.delete(key);
     let inode_key = keys::inode(volume, number);
     if let Some(mut record) = records::get::<InodeRecord>(work, &inode_key)? {
         record.content_lost = !settle.written && record.size_bytes > 0;
         if record.content_lost {
             restore.files_lost += 1;
         } else if record.size_bytes != settle.length_bytes {
-            let mut counters = records::counters(work, volume)?;
-            attr::count_size(&mut counters, record.size_bytes, settle.length_bytes);
-            work.put(keys::counters(volume), &counters);
             record.truncate_epoch += u64::from(settle.length_bytes < record.size_bytes);
-            record.size_bytes = settle.length_bytes;
+            quota::set_size(work, volume, &mut record, settle.length_bytes)?;
             record.mtime_ns = work.now;
             record.ctime_ns = work.now;
             record.data_version += 1;
         }
+        quota::judge(work, volume, number, &mut record)?;
         work.put(inode_key, &record);
     }
     restore.files_settled += 1;
     work.put(keys::RESTORE.to_vec(), &restore);
-    work.delete(key);
     Ok(done())
 }
 

@@ -13,6 +13,7 @@ use super::{invalid, keep, restorer};
 use crate::attr;
 use crate::config;
 use crate::keys;
+use crate::quota;
 use crate::records::{self, Step, Work};
 
 /// Records on their way into the index.
@@ -90,6 +91,8 @@ impl Filling<'_> {
             created_ns: volume.created_ns,
             nonce: 0,
             deleted: volume.deleted,
+            quota_bytes: volume.quota_bytes,
+            quota_files: volume.quota_files,
         };
         self.work
             .put(keys::volume(VolumeId(volume.volume)), &record);
@@ -115,6 +118,10 @@ impl Filling<'_> {
             size_bytes: counters.size_bytes,
             session_count: u64::from(!deleted),
             pgs: counters.groups,
+            doomed_count: 0,
+            doomed_bytes: 0,
+            quota_files: records::get::<VolumeRecord>(&self.work, &keys::volume(volume))?
+                .map_or(0, |record| record.quota_files),
         };
         self.work.put(keys::counters(volume), &record);
         keep(&mut self.work, volume, &[Range { from, below }])
@@ -144,6 +151,8 @@ impl Filling<'_> {
     fn inode(&mut self, inode: &dump::Inode) -> Step<()> {
         let (volume, number) = (VolumeId(inode.volume), Inode(inode.inode));
         let deleted = self.is_deleted(inode.volume)?;
+        let opened = attr::is_regular(inode.mode) && inode.has_object && !deleted;
+        let doomed = inode.nlink == 0 && !opened;
         let record = InodeRecord {
             mode: inode.mode,
             uid: inode.uid,
@@ -163,9 +172,15 @@ impl Filling<'_> {
             has_object: inode.has_object,
             truncate_epoch: inode.truncate_epoch,
             content_lost: inode.content_lost,
+            doomed,
         };
         self.work.put(keys::inode(volume, number), &record);
-        if attr::is_regular(inode.mode) && inode.has_object && !deleted {
+        if doomed {
+            let mut counters = records::counters(&self.work, volume)?;
+            quota::count_doomed(&mut counters, &record, true);
+            self.work.put(keys::counters(volume), &counters);
+        }
+        if opened {
             let session = restorer(&self.restore, volume);
             let since_ns = self.work.now;
             let key = keys::open(volume, number, session);
