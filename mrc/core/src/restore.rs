@@ -22,7 +22,6 @@ use proto::mrc;
 use types::{Fault, Inode, SessionId, VolumeId};
 
 use self::filling::Filling;
-use crate::attr;
 use crate::command::{Effects, done};
 use crate::config;
 use crate::errno;
