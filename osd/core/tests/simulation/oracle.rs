@@ -2,10 +2,11 @@
 //! it is neither older than what was known to be there nor newer than what was ever asked for. One more
 //! register is written by all of them.
 
-use types::SUM_BYTES;
-
 use crate::clients::CLIENTS;
 use crate::shared::SharedRegister;
+
+/// What a disk writes as a whole.
+const SECTOR_BYTES: u64 = 512;
 
 pub(crate) const REGISTERS: usize = 6;
 pub(crate) const WORDS: usize = 150;
@@ -176,11 +177,11 @@ impl Oracle {
         });
         let Some(found) = possible.next() else {
             // Power failed while a copy was brought up to a length that was not synced: the new length was lost
-            // and some of the blocks were not.
+            // and some of the blocks were not, of the last one perhaps only some sectors.
             let unsynced = self.length.durable < self.length.asked;
             let given = || (self.length.durable..=self.length.asked).map(length_of);
             let between = given().min() <= Some(length) && Some(length) <= given().max();
-            if self.losses > 0 && unsynced && between && length.is_multiple_of(SUM_BYTES) {
+            if self.losses > 0 && unsynced && between && length.is_multiple_of(SECTOR_BYTES) {
                 return Ok(());
             }
             return Err(format!(
