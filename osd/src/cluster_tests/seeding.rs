@@ -79,6 +79,15 @@ fn left_over(bench: &Bench) -> Vec<String> {
         .collect()
 }
 
+/// Destroys a dataset with all below it, once ZFS has let go of what was mounted.
+fn destroy_all(dataset: &str) {
+    machine::until("the datasets can be destroyed", || {
+        let mut destroy = std::process::Command::new("zfs");
+        let output = destroy.args(["destroy", "-r", dataset]).output().unwrap();
+        output.status.success()
+    });
+}
+
 /// All members have the same, and it is this.
 fn assert_holds(bed: &Bed, members: &[u64], objects: &BTreeMap<u64, Bytes>) {
     for (inode, data) in objects {
@@ -217,6 +226,12 @@ async fn receiver_that_was_killed_begins_anew() {
     })
     .await;
     bed.kill(4).await;
+    // Of a server in the process of the test, the thread that receives outlives it, and tidies up by itself.
+    machine::until("what was received is gone", || {
+        !left_over(&bench)
+            .iter()
+            .any(|line| line.contains("/seeds/"))
+    });
     set_pace(&bed, 1 << 30);
     bed.start(4).await;
     bed.until_full_within(PATIENCE).await;
@@ -297,8 +312,7 @@ async fn wiped_server_is_seeded_and_votes_for_nothing_before_it_was_compared() {
     write_all(&bed.client(), &objects).await;
     bed.until_full_within(PATIENCE).await;
     bed.stop(3).await;
-    let store = format!("{above}/osd-3");
-    run("zfs", &["destroy", "-r", &store]);
+    destroy_all(&format!("{above}/osd-3"));
     bed.wipe(3);
     bed.map.pgs[0].incomplete = vec![3];
     bed.start(3).await;
@@ -335,7 +349,7 @@ async fn group_is_copied_object_by_object_unless_both_ends_are_on_zfs() {
         );
         assert_holds(&bed, &[1, 2, 4], &objects);
         drop(bed);
-        run("zfs", &["destroy", "-r", above.as_str()]);
+        destroy_all(above.as_str());
     }
 }
 

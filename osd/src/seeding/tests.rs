@@ -88,11 +88,10 @@ impl Pair {
             clean,
             marks: Vec::new(),
         };
-        store
-            .sync(key(inode), true, &record)
-            .unwrap()
-            .run()
-            .unwrap();
+        let mut job = store.sync(key(inode), true, &record).unwrap();
+        // Not stable by itself: a snapshot has what was written before it.
+        job.write_data(false).unwrap();
+        job.write_record(false).unwrap();
         self.objects.insert(inode, data);
     }
 
