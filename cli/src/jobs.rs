@@ -8,7 +8,7 @@ use proto::mrc::{JobList, JobSet, Jobs, VolumeList};
 use serde::Serialize;
 use shell::admin::Admin;
 
-use crate::lists::odd;
+use crate::lists::{Seeding, odd};
 use crate::outcome::{Done, Failure};
 use crate::render::{self, Row};
 
@@ -54,7 +54,20 @@ pub(crate) async fn list(admin: &Admin) -> Result<Done, Failure> {
             text: note.why.clone(),
         }
     });
-    let rows: Vec<Job> = draining.chain(groups).collect();
+    let seedings = jobs.seedings.iter().map(|one| {
+        let number = one.volume.to_string();
+        let volume = names.get(&one.volume).unwrap_or(&number);
+        Job {
+            subject: format!("{volume}.{}", one.pg),
+            state: "seeding".to_owned(),
+            text: format!(
+                "comes to object server {} as a whole, {}",
+                one.osd,
+                Seeding::from(one).progress()
+            ),
+        }
+    });
+    let rows: Vec<Job> = draining.chain(groups).chain(seedings).collect();
     let mut done = render::list(&rows);
     done.missing.extend(unknown(&jobs));
     if done.missing.is_empty() && rows.is_empty() {
@@ -82,6 +95,8 @@ struct Summary {
     groups_changing: u64,
     groups_waiting: u64,
     groups_stuck: u64,
+    /// Replicas that come as a whole, from a store on ZFS to another.
+    seedings: Vec<Seeding>,
 }
 
 impl From<&Jobs> for Summary {
@@ -98,6 +113,7 @@ impl From<&Jobs> for Summary {
             groups_changing: jobs.pgs_changing,
             groups_waiting: jobs.pgs_below,
             groups_stuck: jobs.pgs_stuck,
+            seedings: jobs.seedings.iter().map(Seeding::from).collect(),
         }
     }
 }
@@ -114,6 +130,7 @@ impl Row for Summary {
         "changing",
         "waiting",
         "stuck",
+        "seeding",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -141,7 +158,24 @@ impl Row for Summary {
             self.groups_changing.to_string(),
             self.groups_waiting.to_string(),
             self.groups_stuck.to_string(),
+            self.seeding(),
         ]
+    }
+}
+
+impl Summary {
+    /// How far all replicas together are that come as a whole.
+    fn seeding(&self) -> String {
+        if self.seedings.is_empty() {
+            return "-".to_owned();
+        }
+        let sum = |bytes: fn(&Seeding) -> u64| render::bytes(self.seedings.iter().map(bytes).sum());
+        format!(
+            "{}, {} of about {}",
+            self.seedings.len(),
+            sum(|one| one.done_bytes),
+            sum(|one| one.total_bytes)
+        )
     }
 }
 

@@ -47,6 +47,40 @@ pub(crate) struct Osd {
     store_uuid: String,
     dir: String,
     pub(crate) pool: Option<Pool>,
+    pub(crate) seedings: Vec<Seeding>,
+}
+
+/// A replica that a server receives as a whole.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Seeding {
+    pub(crate) osd: u64,
+    pub(crate) volume: u64,
+    pub(crate) pg: u32,
+    pub(crate) done_bytes: u64,
+    pub(crate) total_bytes: u64,
+}
+
+impl Seeding {
+    /// How far it is.
+    pub(crate) fn progress(&self) -> String {
+        format!(
+            "{} of about {}",
+            render::bytes(self.done_bytes),
+            render::bytes(self.total_bytes)
+        )
+    }
+}
+
+impl From<&mrc::Seeding> for Seeding {
+    fn from(one: &mrc::Seeding) -> Self {
+        Self {
+            osd: one.osd,
+            volume: one.volume,
+            pg: one.pg,
+            done_bytes: one.done_bytes,
+            total_bytes: one.total_bytes,
+        }
+    }
 }
 
 impl Row for Osd {
@@ -122,6 +156,7 @@ impl From<mrc::Osd> for Osd {
                 problem: pool.problem,
                 scan: pool.scan,
             }),
+            seedings: osd.seedings.iter().map(Seeding::from).collect(),
         }
     }
 }

@@ -27,6 +27,14 @@ fn shown(osd: mrc::Osd) -> Done {
     };
     lines.push(("store".to_owned(), store));
     lines.extend(osd.pool.iter().flat_map(of_pool));
+    let coming = osd.seedings.iter().map(|one| {
+        let group = format!("{}.{}", one.volume, one.pg);
+        (
+            "receives".to_owned(),
+            format!("{group} as a whole, {}", one.progress()),
+        )
+    });
+    lines.extend(coming);
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let text: Vec<String> = lines
         .iter()
@@ -67,6 +75,13 @@ mod tests {
                 problem: "sda is faulted".to_owned(),
                 scan: String::new(),
             }),
+            seedings: vec![mrc::Seeding {
+                volume: 1,
+                pg: 7,
+                osd: 3,
+                done_bytes: 3 << 20,
+                total_bytes: 9 << 20,
+            }],
             ..mrc::Osd::default()
         };
 
@@ -78,6 +93,7 @@ mod tests {
             "pool       degraded",
             "errors     sda is faulted",
             "scrub      never",
+            "receives   1.7 as a whole, 3.0 MiB of about 9.0 MiB",
         ] {
             assert!(
                 done.text.lines().any(|shown| shown == line),
@@ -86,7 +102,11 @@ mod tests {
             );
         }
         assert!(done.json.contains(r#""problem":"sda is faulted""#));
-        let plain = shown(mrc::Osd { pool: None, ..osd });
+        let plain = shown(mrc::Osd {
+            pool: None,
+            seedings: Vec::new(),
+            ..osd
+        });
         assert!(plain.text.ends_with("store      directory"));
         assert!(plain.json.contains(r#""pool":null"#));
     }

@@ -155,6 +155,7 @@ fn osds(service: &Service) -> Result<Vec<mrc::Osd>, IndexError> {
             *groups.entry(*osd).or_default() += 1;
         }
     }
+    let seedings = service.osds.seedings(timeout);
     let shown = known.into_iter().map(|(osd, record)| {
         let heard = service.osds.get(osd, timeout);
         let state = match heard {
@@ -179,6 +180,11 @@ fn osds(service: &Service) -> Result<Vec<mrc::Osd>, IndexError> {
             location: record.location,
             pgs: groups.get(&osd.0).copied().unwrap_or(0),
             pool: service.osds.pool(osd),
+            seedings: seedings
+                .iter()
+                .filter(|one| one.osd == osd.0)
+                .copied()
+                .collect(),
         }
     });
     Ok(shown.collect())
@@ -193,6 +199,7 @@ fn jobs(service: &Service) -> Result<mrc::Jobs, IndexError> {
         default_bytes_per_s_each: REPAIR_BYTES_PER_S_EACH,
         rate_bytes_per_s: lock(&service.rate).bytes_per_s(),
         moved_bytes: service.osds.repaired_bytes(),
+        seedings: service.osds.seedings(service.config.osd_timeout()),
         ..mrc::Jobs::default()
     };
     let Some(report) = service.redundancy() else {

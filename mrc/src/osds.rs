@@ -197,6 +197,28 @@ impl Osds {
         })
     }
 
+    /// Replicas that servers receive as a whole, ascending by server and group.
+    pub(crate) fn seedings(&self, timeout: Duration) -> Vec<mrc::Seeding> {
+        let osds = lock(&self.0);
+        let up = osds
+            .iter()
+            .filter(|(_, soft)| soft.heard.elapsed() < timeout);
+        let reports =
+            up.flat_map(|(osd, soft)| soft.reports.values().map(move |report| (osd, report)));
+        let coming = reports.filter(|(_, report)| report.seed_total_bytes > 0);
+        let mut seedings: Vec<_> = coming
+            .map(|(osd, report)| mrc::Seeding {
+                volume: report.volume,
+                pg: report.pg,
+                osd: osd.0,
+                done_bytes: report.seed_done_bytes,
+                total_bytes: report.seed_total_bytes,
+            })
+            .collect();
+        seedings.sort_unstable_by_key(|one| (one.osd, one.volume, one.pg));
+        seedings
+    }
+
     /// How the pool of a server's store is, by its newest heartbeat.
     pub(crate) fn pool(&self, osd: OsdId) -> Option<mrc::PoolState> {
         lock(&self.0).get(&osd)?.pool.clone()
@@ -392,6 +414,32 @@ mod tests {
             state: state.into(),
             ..PgReport::default()
         }
+    }
+
+    #[test]
+    fn replicas_that_come_as_a_whole_are_listed_while_they_do() {
+        let osds = Osds::default();
+        let coming = PgReport {
+            seed_done_bytes: 3,
+            seed_total_bytes: 7,
+            ..report(4, PgState::PgRecovering)
+        };
+        osds.heard(&beat(2, coming));
+        osds.heard(&beat(1, report(4, PgState::PgFull)));
+
+        let listed = osds.seedings(LONG);
+
+        let seen: Vec<_> = listed
+            .iter()
+            .map(|one| (one.osd, one.pg, one.done_bytes))
+            .collect();
+        assert_eq!(seen, [(2, 2, 3)]);
+        assert!(
+            osds.seedings(Duration::ZERO).is_empty(),
+            "it is not heard of any more"
+        );
+        osds.heard(&beat(2, report(4, PgState::PgFull)));
+        assert!(osds.seedings(LONG).is_empty());
     }
 
     fn pg() -> mrc::Pg {

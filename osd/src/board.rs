@@ -44,6 +44,8 @@ struct Notes {
     /// The view in which they were full last.
     full: BTreeMap<PgKey, u64>,
     lags: Lags,
+    /// Groups that come as a whole: bytes received, and bytes that there may be.
+    seeding: BTreeMap<PgKey, (u64, u64)>,
 }
 
 /// The placement group of a key.
@@ -198,6 +200,15 @@ impl Board {
         next
     }
 
+    /// How far a group is that comes as a whole; none: it does not, or not any more.
+    pub(crate) fn note_seeding(&self, group: PgKey, progress: Option<(u64, u64)>) {
+        let seeding = &mut self.lock().seeding;
+        match progress {
+            Some(progress) => seeding.insert(group, progress),
+            None => seeding.remove(&group),
+        };
+    }
+
     /// A group was compared with enough others. True if that is news, and if all that was found
     /// missing has been brought up: until then an absent object may well exist.
     pub(crate) fn note_recovered(&self, group: PgKey) -> bool {
@@ -228,6 +239,8 @@ impl Board {
             .map(|group| {
                 let objects_behind = notes.lacking.get(&group).copied().unwrap_or_default();
                 let view = map.pgs.get(&group).map_or(0, |pg| pg.view);
+                let (seed_done_bytes, seed_total_bytes) =
+                    notes.seeding.get(&group).copied().unwrap_or_default();
                 let seen = notes.seen.get(&group) == Some(&view);
                 let full = objects_behind == 0 && seen && notes.recovered.contains(&group);
                 mrc::PgReport {
@@ -244,6 +257,8 @@ impl Board {
                         .map(|osds| osds.iter().map(|osd| osd.0).collect())
                         .unwrap_or_default(),
                     lags: lags.remove(&group).unwrap_or_default(),
+                    seed_done_bytes,
+                    seed_total_bytes,
                 }
             })
             .collect()

@@ -7,6 +7,7 @@ mod leases;
 mod on_zfs;
 mod policies;
 mod scrub;
+mod seeding;
 
 use std::sync::Arc;
 
@@ -320,6 +321,8 @@ async fn start_is_refused_with_one_clear_sentence() {
         let source = MapSource::Channel {
             maps: watch::Sender::new(mrc::OsdMap::default()).subscribe(),
             board: Arc::default(),
+            pacer: crate::pacer::Pacer::default(),
+            seed_counts: Arc::default(),
         };
         run_with(config, listener, source, async {})
             .await

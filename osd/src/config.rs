@@ -32,6 +32,14 @@ pub struct Config {
     /// Default: none.
     #[serde(default)]
     pub zfs_dataset: Option<String>,
+    /// Whether a placement group that this server has nothing of may come as a whole, by `zfs send`, before its objects
+    /// are compared. Default false.
+    #[serde(default)]
+    pub zfs_seed: bool,
+    /// Bytes that such a group must have. Default 67,108,864 (64 MiB): with less, the commands take longer than
+    /// copying its objects.
+    #[serde(default = "defaults::zfs_seed_min_bytes")]
+    pub zfs_seed_min_bytes: u64,
     /// What this server shares fate with, from the widest on, as "site/rack/host": replicas go to places
     /// as different as possible. Default: empty, which shares with nobody.
     #[serde(default)]
@@ -115,12 +123,15 @@ pub enum StoreKind {
 pub(crate) struct Limits {
     /// Payload bytes of clients' requests that are not answered yet, on the whole server.
     pub(crate) request_bytes_max: u64,
+    /// Bytes that the objects of a group must have on average for it to come as a whole.
+    pub(crate) seed_object_bytes_min: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             request_bytes_max: REQUEST_BYTES_MAX,
+            seed_object_bytes_min: SEED_OBJECT_BYTES_MIN,
         }
     }
 }
@@ -128,6 +139,9 @@ impl Default for Limits {
 mod defaults {
     pub(super) fn log() -> String {
         super::DEFAULT_LOG.to_owned()
+    }
+    pub(super) const fn zfs_seed_min_bytes() -> u64 {
+        64 << 20
     }
     pub(super) const fn lease_ttl_ms() -> u64 {
         1500
@@ -261,6 +275,7 @@ impl Config {
                 1 << 16,
                 1 << 40,
             ),
+            ("zfs_seed_min_bytes", self.zfs_seed_min_bytes, 0, 1 << 60),
             ("shards", self.shards as u64, 1, 256),
             ("sync_threads", self.sync_threads as u64, 1, 256),
         ];
@@ -392,6 +407,10 @@ pub(crate) const POOL_LOOK: std::time::Duration = std::time::Duration::from_secs
 pub(crate) const POOL_SILENCE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Requests of one shard that wait for datasets. 8192: as many as may wait for the shard itself.
 pub(crate) const PARKED_MAX: usize = 8192;
+
+/// Bytes that the objects of a group must have on average for it to come as a whole. 64 KiB: with smaller ones, comparing
+/// them takes longer than copying them would.
+pub(crate) const SEED_OBJECT_BYTES_MIN: u64 = 64 << 10;
 
 /// Looks at a file for the next data or hole; what is not found then counts as data. 256: each costs a
 /// microsecond or two, and is needed for 4 MiB that have checksums but no data.

@@ -45,6 +45,7 @@ mod quarantine;
 mod reaper;
 mod recovery;
 mod scrub;
+mod seeding;
 mod server;
 mod service;
 mod shard;

@@ -15,6 +15,7 @@ use crate::map::{self, Map};
 use crate::peer::Peers;
 use crate::reaper::Reaper;
 use crate::recovery::Recovery;
+use crate::seeding::Seeding;
 use crate::shard_item::Item;
 use crate::shards::Shards;
 
@@ -33,6 +34,7 @@ pub(crate) struct MapKeeper {
     pub(crate) reaper: Arc<Reaper>,
     pub(crate) board: Arc<Board>,
     pub(crate) recovery: Arc<Recovery>,
+    pub(crate) seeding: Arc<Seeding>,
     pub(crate) peers: Peers,
     /// A placement group is others' from now on.
     pub(crate) moved: Arc<Notify>,
@@ -115,12 +117,15 @@ impl MapKeeper {
             &trusted,
             &self.incomplete,
         ));
+        // Before the shards make what they are asked for.
+        let gated = self.seeding.gate(&cluster);
         // The shards first: who sees a view on the wall may rely on that what shards are told from then on
         // finds them in that view.
         self.shards.tell_all(|| Item::Cluster(Arc::clone(&cluster)));
         self.wall.hang(Arc::clone(&cluster));
         self.leases.set_links(self.peers.leases());
         self.recovery.follow(&cluster);
+        self.seeding.begin(gated);
         self.reaper
             .tidy(cluster.memberships.keys().copied().collect());
     }

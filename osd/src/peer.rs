@@ -20,6 +20,7 @@ use crate::config::{PEER_IN_FLIGHT_MAX, PEER_QUEUE_BYTES_MAX};
 use crate::listing::Lister;
 use crate::recovery::Recovery;
 use crate::scrub;
+use crate::seeding::Senders;
 use crate::shard_item::Item;
 use crate::shards::Shards;
 
@@ -32,6 +33,7 @@ pub(crate) struct PeerDoor {
     pub(crate) map_wanted: Arc<Notify>,
     pub(crate) lister: Arc<Lister>,
     pub(crate) scrub: scrub::Answers,
+    pub(crate) seeds: Arc<Senders>,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -81,6 +83,18 @@ impl Handler for PeerDoor {
                     Err(error) => responder.fault(Fault::retry(error.to_string())),
                 }
             });
+            return;
+        }
+        if let Some(op @ (Op::SeedOpen(_) | Op::SeedRead(_) | Op::SeedClose(_))) = message.op {
+            let group = group_of(key);
+            // A stream that was opened is given whatever becomes of the view.
+            let opens = matches!(op, Op::SeedOpen(_));
+            if opens && let Err(fault) = self.membership(group, message.view) {
+                return responder.fault(fault);
+            }
+            let seeds = Arc::clone(&self.seeds);
+            self.runtime
+                .spawn(seeds.answer((from, group), op, responder));
             return;
         }
         let item = Item::Peer {

@@ -179,7 +179,7 @@ impl Recovery {
         state.silent.entry(osd).or_insert_with(boottime);
     }
 
-    #[cfg(test)]
+    /// Whether a member is connected.
     pub(crate) fn is_up(&self, osd: OsdId) -> bool {
         self.lock().up.contains(&osd)
     }
@@ -196,6 +196,7 @@ impl Recovery {
     ) {
         let on_recovered = Arc::new(on_recovered);
         let compares = Arc::new(Semaphore::new(COMPARES_MAX));
+        let root = lister.root();
         let bringer = Bringer {
             me: self.me,
             root: lister.root(),
@@ -233,7 +234,9 @@ impl Recovery {
                 on_full();
             }
             while let Ok(permit) = Arc::clone(&compares).try_acquire_owned() {
-                let Some((group, view, members)) = self.take_due(&cluster) else {
+                let Some((group, view, members)) =
+                    self.take_due(&cluster, |group| root.is_gated(group))
+                else {
                     break;
                 };
                 let (this, cluster) = (Arc::clone(&self), Arc::clone(&cluster));
@@ -256,8 +259,12 @@ impl Recovery {
         }
     }
 
-    /// The next group with members to compare with that are connected.
-    fn take_due(&self, cluster: &Cluster) -> Option<(PgKey, u64, BTreeSet<OsdId>)> {
+    /// The next group with members to compare with that are connected, unless it is awaited as a whole.
+    fn take_due(
+        &self,
+        cluster: &Cluster,
+        is_gated: impl Fn(PgKey) -> bool,
+    ) -> Option<(PgKey, u64, BTreeSet<OsdId>)> {
         let mut state = self.lock();
         let State {
             groups, up, last, ..
@@ -265,7 +272,8 @@ impl Recovery {
         let turn = |key: &PgKey| last.is_none_or(|last| *key > last);
         let (next, before): (Vec<_>, Vec<_>) = groups.iter_mut().partition(|(key, _)| turn(key));
         for (key, group) in next.into_iter().chain(before) {
-            let pg = cluster.group(*key).filter(|_| !group.busy);
+            let free = !group.busy && !is_gated(*key);
+            let pg = cluster.group(*key).filter(|_| free);
             let Some(pg) = pg.filter(|pg| pg.view == group.view) else {
                 continue;
             };

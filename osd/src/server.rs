@@ -41,6 +41,7 @@ use crate::pool_watch::PoolWatch;
 use crate::reaper::Reaper;
 use crate::recovery::Recovery;
 use crate::scrub::{self, Scrub};
+use crate::seeding::{self, Seeding, Senders};
 use crate::service::OsdDoor;
 use crate::shard::Surroundings;
 use crate::shards::Shards;
@@ -101,6 +102,10 @@ pub(crate) enum MapSource {
         maps: watch::Receiver<proto::mrc::OsdMap>,
         /// Where the states of groups are noted.
         board: Arc<Board>,
+        /// How fast copies are brought up.
+        pacer: Pacer,
+        /// How groups came as a whole.
+        seed_counts: Arc<seeding::Counts>,
     },
 }
 
@@ -173,6 +178,7 @@ struct Running {
     server: Task<Result<(), shell::link::LinkError>>,
     stop_server: Option<oneshot::Sender<()>>,
     pacer: Pacer,
+    senders: Arc<Senders>,
     failed: watch::Receiver<Option<Failure>>,
     /// Last: the directory is unlocked when nothing uses it any more.
     dir: StateDir,
@@ -270,12 +276,16 @@ impl Running {
         threads.push(lease_thread);
         let (reaper, reaper_thread) = Reaper::start(Arc::clone(&root)).map_err(Error::Thread)?;
         threads.push(reaper_thread);
-        let board = match &maps {
-            MapSource::Metadata => Arc::new(Board::default()),
+        let (board, pacer, seed_counts) = match &maps {
+            MapSource::Metadata => (Arc::new(Board::default()), Pacer::default(), Arc::default()),
             #[cfg(test)]
-            MapSource::Channel { board, .. } => Arc::clone(board),
+            MapSource::Channel {
+                board,
+                pacer,
+                seed_counts,
+                ..
+            } => (Arc::clone(board), pacer.clone(), Arc::clone(seed_counts)),
         };
-        let pacer = Pacer::default();
         let around = Surroundings {
             me,
             config: config.replica(),
@@ -296,6 +306,19 @@ impl Running {
             Arc::clone(&board),
             pacer.clone(),
         );
+        let seeding = Seeding::new(
+            seeding::Worth::of(config),
+            seeding::Surroundings {
+                me,
+                root: Arc::clone(&root),
+                wall: Arc::clone(&wall),
+                recovery: Arc::clone(&recovery),
+                board: Arc::clone(&board),
+                pacer: pacer.clone(),
+                counts: Arc::clone(&seed_counts),
+            },
+        );
+        let senders = Senders::new(Arc::clone(&root), pacer.clone(), Arc::clone(&seed_counts));
         let lister = Lister::new(Arc::clone(&root), shards.clone());
         let moved = Arc::new(Notify::new());
         let keeper = MapKeeper {
@@ -309,6 +332,7 @@ impl Running {
             reaper: Arc::clone(&reaper),
             board: Arc::clone(&board),
             recovery: Arc::clone(&recovery),
+            seeding,
             peers: Peers::new(me, identity.clone(), shards.clone(), Arc::clone(&recovery)),
             moved: Arc::clone(&moved),
             map: Map::default(),
@@ -329,6 +353,7 @@ impl Running {
         let mut tasks = vec![
             tokio::spawn(pacer.clone().run()),
             tokio::spawn(keeper.run(map_receiver, republish)),
+            tokio::spawn(Arc::clone(&senders).run()),
             tokio::spawn(recovery.run(
                 Arc::clone(&wall),
                 Arc::clone(&lister),
@@ -397,10 +422,15 @@ impl Running {
             let (leases, refusals) = (Arc::clone(&leases), server.refusals());
             let (root, board) = (Arc::clone(&root), Arc::clone(&board));
             let scrub = Arc::clone(&scrub);
+            let on_zfs = root.datasets().is_some();
             Arc::new(move || {
+                let seeds = match on_zfs {
+                    true => seed_counts.metrics(),
+                    false => Vec::new(),
+                };
                 let (own, lags) = (root.metrics(), board.lag_metrics());
                 let (leases, refusals) = (lease_shell::metrics(&leases), refusals.metrics());
-                [leases, refusals, own, lags, scrub.metrics()].concat()
+                [leases, refusals, own, lags, scrub.metrics(), seeds].concat()
             })
         };
         if let Some(listener) = metrics_listener {
@@ -438,6 +468,7 @@ impl Running {
                     map_wanted: Arc::clone(&map_wanted),
                     lister,
                     scrub: scrub::Answers::new(Arc::clone(&root)),
+                    seeds: Arc::clone(&senders),
                     runtime: tokio::runtime::Handle::current(),
                 }),
             )
@@ -465,6 +496,7 @@ impl Running {
             server,
             stop_server: Some(stop_server),
             pacer,
+            senders,
             failed,
             dir,
         })
@@ -486,6 +518,7 @@ impl Running {
                 "some objects could not be made clean in time; they are compared at the next start"
             );
         }
+        self.senders.close_all().await;
         let saved = self.leases.stop();
         if let Some(stop) = self.stop_server.take() {
             let _ = stop.send(());

@@ -28,7 +28,7 @@ use crate::header::Header as Slots;
 use crate::note::MachineBoot;
 use crate::object_file::ObjectFile;
 use damage::Damage;
-pub(crate) use datasets::{Datasets, Place};
+pub(crate) use datasets::{Datasets, Place, gated};
 use health::Health;
 pub(crate) use health::PoolHealth;
 pub(crate) use on_zfs::{Held, NamesToSync};
@@ -411,7 +411,7 @@ const fn key_in(pg: PgKey, object: ObjectId) -> ObjectKey {
     ObjectKey { pg: pg.pg, object }
 }
 
-fn parse_name(pg: PgKey, path: &Path) -> Option<ObjectId> {
+pub(crate) fn parse_name(pg: PgKey, path: &Path) -> Option<ObjectId> {
     let (inode, column) = path.file_name()?.to_str()?.split_once('.')?;
     Some(ObjectId {
         volume: pg.volume,

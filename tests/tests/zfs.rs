@@ -97,3 +97,77 @@ fn files_on_zfs_survive_killed_servers_restarts_and_the_death_of_the_daemon() ->
     must_hold(&mount, &trees)?;
     cluster.down()
 }
+
+/// A count of an object server.
+fn count(cluster: &Cluster, osd: u64, name: &str) -> Result<u64> {
+    let text = cluster.admin(&["--output", "json", "lease", "stats"])?;
+    let stats: Value = serde_json::from_str(&text)?;
+    let servers = stats.as_array().into_iter().flatten();
+    let mut of_server = servers.filter(|server| server["osd"] == osd);
+    let value = of_server.next().map(|server| &server["metrics"][name]);
+    Ok(value.and_then(Value::as_u64).unwrap_or(0))
+}
+
+/// A new server takes the place of another, and gets its groups as streams while a program writes.
+#[test]
+fn replicas_of_a_drained_server_come_as_a_whole_while_a_program_writes() -> Result<()> {
+    let mut machine = Machine::take();
+    let pool = machine.pool("seed", &[], 6);
+    let above = format!("{}/oxfs", pool.name());
+    let mut cluster = Cluster::start_with(&["--store", "zfs", "--zfs-dataset", &above])?;
+    let mount = cluster.mount();
+    fs::create_dir(mount.join("large"))?;
+    for number in 0..24_u64 {
+        let file = mount.join(format!("large/{number}"));
+        machine::write_noise(&file, 1 << 20, number + 1);
+    }
+    make_git_repository(&mount.join("git"), 3)?;
+    let large = Tree::read(&mount.join("large"))?;
+    let git = Tree::read(&mount.join("git"))?;
+    cluster.wait_full()?;
+
+    // Servers that receive are told so; a restart reads it.
+    cluster.start_new_osd()?;
+    let config = cluster.dir().join("config/osd-4.toml");
+    let text = fs::read_to_string(&config)?;
+    fs::write(
+        &config,
+        format!("{text}zfs_seed = true\nzfs_seed_min_bytes = 65536\n"),
+    )?;
+    kill(cluster.server("osd-4")?.pid)?;
+    cluster.start_server("osd-4")?;
+    cluster.wait_full()?;
+
+    cluster.admin(&["osd", "drain", "3"])?;
+    let written = mount.join("written");
+    fs::create_dir(&written)?;
+    let mut number = 0_u64;
+    let seeded = |cluster: &Cluster| count(cluster, 4, "oxfs_osd_seedings{outcome=\"seeded\"}");
+    cluster.wait_for("the drained server to be empty", |cluster| {
+        number += 1;
+        machine::write_noise(&written.join(format!("{}", number % 50)), 100_000, number);
+        Ok(groups(&above, "osd-3") == 0 && seeded(cluster)? > 0)
+    })?;
+    let failed = count(&cluster, 4, "oxfs_osd_seedings{outcome=\"failed\"}")?;
+    ensure!(failed == 0, "{failed} seedings failed");
+    let bytes = count(&cluster, 4, "oxfs_osd_seed_bytes{direction=\"received\"}")?;
+    ensure!(bytes > 1 << 20, "{bytes} bytes came as streams");
+    let written_before = Tree::read(&written)?;
+    cluster.wait_full()?;
+    must_hold(
+        &mount,
+        &[("large", large), ("git", git), ("written", written_before)],
+    )?;
+    let left = machine::inventory(&pool);
+    ensure!(!left.contains("oxfs-seed-"), "{left}");
+
+    let stores = stores(&cluster)?;
+    let stores: Vec<_> = stores
+        .into_iter()
+        .filter(|dir| !dir.ends_with("osd-3"))
+        .collect();
+    cluster.down()?;
+    let differences = replicas_differ(&stores)?;
+    ensure!(differences.is_empty(), "{differences:#?}");
+    Ok(())
+}

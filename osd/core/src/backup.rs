@@ -237,9 +237,13 @@ impl ObjectReplica {
             Op::BeginCatchUp(message) => self.begin_catch_up(step, message),
             Op::Repair(message) => self.repair(step, message, payload),
             Op::Adopt(message) => self.adopt(step, message),
-            Op::Activate(_) | Op::ListObjects(_) | Op::WantCatchUp(_) | Op::Inspect(_) => {
-                Err(Refused(Refusal::Malformed))
-            }
+            Op::Activate(_)
+            | Op::ListObjects(_)
+            | Op::WantCatchUp(_)
+            | Op::Inspect(_)
+            | Op::SeedOpen(_)
+            | Op::SeedRead(_)
+            | Op::SeedClose(_) => Err(Refused(Refusal::Malformed)),
         }
     }
 

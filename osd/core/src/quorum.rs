@@ -80,7 +80,8 @@ impl ReplicaSet {
 
     /// Whether these are a quorum. All members of the set before are never waited for: it may be that
     /// one of them is dead that the set is changed.
-    pub(crate) fn is_quorum(&self, quorum: Quorum, chosen: impl Fn(OsdId) -> bool) -> bool {
+    #[must_use]
+    pub fn is_quorum(&self, quorum: Quorum, chosen: impl Fn(OsdId) -> bool) -> bool {
         let has = |set: &[OsdId], quorum: Quorum| {
             let count = set.iter().filter(|osd| chosen(**osd)).count();
             count >= quorum.of(set.len())

@@ -23,6 +23,8 @@ use types::{
 use crate::board::Board;
 use crate::config::{Config, Limits};
 use crate::map::{self, Map};
+use crate::pacer::Pacer;
+use crate::seeding::Counts;
 use crate::server::{Error, MapSource, run_with};
 use crate::store_dir::DirectoryStore;
 use crate::store_root::Root;
@@ -54,6 +56,8 @@ pub(super) struct Node {
     pub(super) stop: Option<oneshot::Sender<()>>,
     pub(super) done: Option<JoinHandle<Result<(), Error>>>,
     pub(super) board: Arc<Board>,
+    pub(super) pacer: Pacer,
+    pub(super) seed_counts: Arc<Counts>,
     pub(super) address: String,
 }
 
@@ -67,6 +71,10 @@ pub(super) struct Bed {
     pub(super) limits: Limits,
     /// Each server's store is in a dataset below this one.
     pub(super) dataset: Option<String>,
+    /// Groups may come as a whole, however small they are.
+    pub(super) seeds: bool,
+    /// Servers with directory stores although there is a dataset.
+    pub(super) plain: Vec<u64>,
 }
 
 impl Bed {
@@ -76,17 +84,22 @@ impl Bed {
 
     /// With stores on ZFS, below this dataset.
     pub(super) async fn on_zfs(count: u64, dataset: &str) -> Self {
-        Self::with(count, ("", ""), Some(dataset.to_owned())).await
+        Self::with(count, ("", ""), (Some(dataset.to_owned()), &[])).await
+    }
+
+    /// The same, but for these servers.
+    pub(super) async fn on_zfs_but(count: u64, dataset: &str, plain: &[u64]) -> Self {
+        Self::with(count, ("", ""), (Some(dataset.to_owned()), plain)).await
     }
 
     pub(super) async fn with_policy(count: u64, write_policy: &str, quorum: &str) -> Self {
-        Self::with(count, (write_policy, quorum), None).await
+        Self::with(count, (write_policy, quorum), (None, &[])).await
     }
 
     async fn with(
         count: u64,
         (write_policy, quorum): (&str, &str),
-        dataset: Option<String>,
+        (dataset, plain): (Option<String>, &[u64]),
     ) -> Self {
         // With RUST_LOG, a failing test tells more.
         shell::telemetry::init("off", None).unwrap();
@@ -101,6 +114,8 @@ impl Bed {
                 stop: None,
                 done: None,
                 board: Arc::default(),
+                pacer: Pacer::default(),
+                seed_counts: Arc::default(),
                 address: String::new(),
             })
             .collect();
@@ -115,8 +130,13 @@ impl Bed {
             maps: watch::Sender::new(map.clone()),
             map,
             change_id: Arc::new(AtomicU64::new(1)),
-            limits: Limits::default(),
+            limits: Limits {
+                seed_object_bytes_min: 0,
+                ..Limits::default()
+            },
             dataset,
+            seeds: true,
+            plain: plain.to_vec(),
         };
         for id in 1..=count {
             bed.start(id).await;
@@ -164,8 +184,13 @@ impl Bed {
             self.root.path().join("secret"),
             self.nodes[id as usize - 1].dir,
         );
-        let store = self.dataset.as_ref().map_or_else(String::new, |above| {
-            format!("store = \"zfs\"\nzfs_dataset = \"{above}/osd-{id}\"\n")
+        let dataset = self.dataset.as_ref().filter(|_| !self.plain.contains(&id));
+        let store = dataset.map_or_else(String::new, |above| {
+            format!(
+                "store = \"zfs\"\nzfs_dataset = \"{above}/osd-{id}\"\n\
+                 zfs_seed = {}\nzfs_seed_min_bytes = 0\n",
+                self.seeds
+            )
         });
         let config: Config = toml::from_str(&(text + &store)).unwrap();
         let limits = self.limits;
@@ -180,9 +205,13 @@ impl Bed {
             .build()
             .unwrap();
         let board = Arc::new(Board::default());
+        // Of a server that is started again, too: tests look at what it does from then on.
+        let (pacer, seed_counts) = (Pacer::default(), Arc::new(Counts::default()));
         let source = MapSource::Channel {
             maps: self.maps.subscribe(),
             board: Arc::clone(&board),
+            pacer: pacer.clone(),
+            seed_counts: Arc::clone(&seed_counts),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let (bound, address) = oneshot::channel();
@@ -199,6 +228,8 @@ impl Bed {
         node.runtime = Some(runtime);
         node.stop = Some(stop);
         node.board = board;
+        node.pacer = pacer;
+        node.seed_counts = seed_counts;
         node.done = Some(done);
         self.publish();
     }
@@ -231,17 +262,24 @@ impl Bed {
     /// Waits until no server reports that it or another lacks anything, as the metadata cluster would
     /// see it.
     pub(super) async fn until_full(&self) {
+        self.until_full_within(PATIENCE).await;
+    }
+
+    pub(super) async fn until_full_within(&self, patience: Duration) {
         let map = Map::from_wire(&self.map);
         let is_full = |(id, node): (u64, &Node)| {
-            let report = &node.board.reports(OsdId(id), &map)[0];
-            report.state() == mrc::PgState::PgFull && report.lagging.is_empty()
+            // One that has no part in the group says nothing of it.
+            let reports = node.board.reports(OsdId(id), &map);
+            reports
+                .iter()
+                .all(|report| report.state() == mrc::PgState::PgFull && report.lagging.is_empty())
         };
         let running = || {
             (1..)
                 .zip(&self.nodes)
                 .filter(|(_, node)| node.runtime.is_some())
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         while !running().all(is_full) {
             assert!(
                 Instant::now() < deadline,

@@ -12,6 +12,7 @@ use super::Shard;
 use crate::board::group_of;
 use crate::config::PARKED_MAX;
 use crate::shard_item::Item;
+use crate::store_root::gated;
 
 impl Shard {
     /// Keeps an item that can't be handled before its group's dataset is there; gives back any other.
@@ -20,6 +21,11 @@ impl Shard {
             return Some(item);
         };
         let group = group_of(key);
+        if self.around.root.is_gated(group) {
+            // That may take hours, and the others can do without this server meanwhile.
+            self.refuse(item, &awaited(group));
+            return None;
+        }
         if let Some(parked) = self.parked.get_mut(&group) {
             if self.parked_count >= PARKED_MAX {
                 self.refuse(item, &crowded(group));
@@ -89,6 +95,14 @@ fn crowded(group: PgKey) -> Fault {
     Fault::retry(format!(
         "too many requests wait for the dataset of placement group {group}"
     ))
+}
+
+fn awaited(group: PgKey) -> Fault {
+    Fault::new(
+        types::Remedy::Redirect,
+        libc::EAGAIN,
+        format!("{}; ask another replica", gated(group)),
+    )
 }
 
 fn unmade(group: PgKey, why: &str) -> Fault {

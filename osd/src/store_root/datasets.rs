@@ -2,7 +2,10 @@
 //!
 //! A dataset is made when the first object of its group is wanted here, and destroyed once the group is
 //! others' and no object of it is left. Both take commands that may take long, so a thread of its own runs
-//! them, one after the other; until then the group is not ready.
+//! them, one after the other; until then the group is not ready. One that comes from another server as a whole is
+//! kept from being made meanwhile: see [`gate`].
+
+mod gate;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use types::{ClusterId, PgKey};
 use zfs_driver::{DatasetName, Error, Group, NewDataset, Pool, Tools, Tree};
 
+pub(crate) use self::gate::gated;
 use super::dataset::{Mounted, check_alive, check_free, detach_dead};
 use super::kind;
 use crate::inbox::Inbox;
@@ -37,7 +41,7 @@ pub(crate) struct Datasets {
     tree: Tree,
     pool: Pool,
     pgs: PathBuf,
-    /// Those that are there.
+    /// Those that are there, or come from elsewhere.
     known: Mutex<BTreeMap<PgKey, State>>,
     /// Files must be synced one by one.
     by_file: AtomicBool,
@@ -49,11 +53,15 @@ enum State {
     Ready(Mounted),
     /// There, but neither mounted for sure nor destroyed: its objects are neither present nor absent.
     Unknown,
+    /// Not there: it comes as a whole from another server, unless that fails. Until then its objects are neither
+    /// present nor absent, and none is opened or made.
+    Gated,
 }
 
 enum Work {
     Make(PgKey, OnReady),
     Drop(PgKey),
+    TakeIn(PgKey, OnReady),
 }
 
 impl std::fmt::Debug for Datasets {
@@ -97,6 +105,7 @@ impl Datasets {
             by_file: AtomicBool::new(false),
             work: Inbox::new(usize::MAX, usize::MAX),
         });
+        datasets.tidy();
         let at_rest = datasets.tree.groups_at_rest();
         for group in at_rest.map_err(io::Error::other)? {
             let mounted = datasets.mount(&group)?;
@@ -116,6 +125,7 @@ impl Datasets {
                     match work {
                         Work::Make(group, on_ready) => on_ready(this.make(group)),
                         Work::Drop(group) => this.drop_if_empty(group),
+                        Work::TakeIn(group, on_ready) => on_ready(this.taken_in(group)),
                     }
                 }
             }
@@ -151,7 +161,7 @@ impl Datasets {
         match state {
             None => Ok(()),
             Some(State::Ready(mounted)) => mounted.check(),
-            Some(State::Unknown) => Err(self.not_ready(group)),
+            Some(State::Unknown | State::Gated) => Err(self.not_ready(group)),
         }
     }
 
@@ -160,7 +170,7 @@ impl Datasets {
         let state = self.lock().get(&group).cloned();
         match state {
             Some(State::Ready(mounted)) => mounted.check().map(|()| mounted),
-            Some(State::Unknown) | None => Err(self.not_ready(group)),
+            Some(State::Unknown | State::Gated) | None => Err(self.not_ready(group)),
         }
     }
 
@@ -169,7 +179,7 @@ impl Datasets {
         let known = self.lock();
         let ready = |(key, state): (&PgKey, &State)| match state {
             State::Ready(mounted) => Some((*key, mounted.clone())),
-            State::Unknown => None,
+            State::Unknown | State::Gated => None,
         };
         known.iter().filter_map(ready).collect()
     }
@@ -178,7 +188,7 @@ impl Datasets {
     pub(super) fn lost(&self) -> Option<(PgKey, io::Error)> {
         let device = |state: &State| match state {
             State::Ready(mounted) => Some(mounted.device()),
-            State::Unknown => None,
+            State::Unknown | State::Gated => None,
         };
         // Without their descriptors: who looks keeps none from being destroyed.
         let known: Vec<_> = {
@@ -209,12 +219,12 @@ impl Datasets {
     }
 
     /// The pool they are in.
-    pub(super) const fn pool(&self) -> &Pool {
+    pub(crate) const fn pool(&self) -> &Pool {
         &self.pool
     }
 
     /// Where they lie in it.
-    pub(super) const fn tree(&self) -> &Tree {
+    pub(crate) const fn tree(&self) -> &Tree {
         &self.tree
     }
 
@@ -227,6 +237,9 @@ impl Datasets {
     pub(crate) fn make(&self, group: PgKey) -> Result<(), String> {
         if self.is_ready(group) {
             return Ok(());
+        }
+        if self.is_gated(group) {
+            return Err(gated(group));
         }
         let made = self.made(group);
         made.map(|mounted| {
@@ -304,7 +317,7 @@ impl Datasets {
                     *state = State::Unknown;
                     mounted
                 }
-                State::Ready(_) | State::Unknown => return,
+                State::Ready(_) | State::Unknown | State::Gated => return,
             }
         };
         // Nobody can make a directory in it from here on, nor a file without one.
@@ -337,9 +350,9 @@ impl Datasets {
 
     fn destroy(&self, group: PgKey) -> io::Result<()> {
         let dataset = self.tree.group(group);
-        let snapshots = self.tree.snapshots(&dataset).map_err(io::Error::other)?;
-        // This server makes none: they are an administrator's, and may be all that is left of something.
-        if let Some(snapshot) = snapshots.first() {
+        let snapshot = self.tree.others_snapshot(&dataset);
+        // An administrator's: it may be all that is left of something.
+        if let Some(snapshot) = snapshot.map_err(io::Error::other)? {
             return Err(io::Error::other(format!(
                 "it has snapshots, {} for one; destroy them, and the next change of the map will destroy it",
                 snapshot.name

@@ -76,6 +76,12 @@ impl Root {
         datasets.is_none_or(|datasets| datasets.is_ready(group))
     }
 
+    /// Whether a group is awaited from another server as a whole.
+    pub(crate) fn is_gated(&self, group: PgKey) -> bool {
+        let datasets = self.datasets.as_ref();
+        datasets.is_some_and(|datasets| datasets.is_gated(group))
+    }
+
     /// Whether one sync makes all files stable.
     pub(crate) fn syncs_together(&self) -> bool {
         let datasets = self.datasets.as_ref();

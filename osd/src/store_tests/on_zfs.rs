@@ -115,7 +115,10 @@ struct OnPool {
 
 impl OnPool {
     fn new() -> Self {
-        let bench = Bench::new();
+        Self::on(Bench::new())
+    }
+
+    fn on(bench: Bench) -> Self {
         let ground = pools::Store::at(bench.dataset("oxfs/osd-1"));
         let root = ground.open();
         make(&root, GROUP).unwrap();
@@ -460,4 +463,39 @@ fn full_dataset_refuses_changes_and_goes_on_when_there_is_room() {
             "object {inode}"
         );
     }
+}
+
+/// What `xfs-admin osd show` shows.
+#[test]
+fn errors_of_the_pool_and_its_last_scrub_are_told() {
+    let bed = OnPool::on(Bench::mirror());
+    write_synced(&mut bed.store(), 1, &bytes(8 << 20, 1));
+    bed.root.look();
+    let before = bed.root.pool_health().unwrap();
+    assert!(before.is_healthy && before.problem.is_empty(), "{before:?}");
+    assert_eq!(
+        (before.state.as_str(), before.scan.as_str()),
+        ("online", "")
+    );
+
+    let pool = &bed.bench.pool;
+    bed.bench.machine.damage(pool.name().as_str(), 1);
+    pool.start_scrub().unwrap();
+    machine::until("the scrub ends", || {
+        let scan = pool.status().unwrap().scan;
+        scan.is_some_and(|scan| matches!(scan.phase, zfs_driver::ScanPhase::Finished { .. }))
+    });
+    bed.root.look();
+
+    let after = bed.root.pool_health().unwrap();
+    assert!(
+        !after.is_healthy && after.problem.contains("checksum errors"),
+        "{after:?}"
+    );
+    assert!(after.scan.contains("scrub"), "{after:?}");
+    assert!(!bed.root.is_poisoned(), "the other half has all of it");
+    assert_eq!(
+        bed.store().read(key(1), 0, 1 << 20).unwrap(),
+        bytes(8 << 20, 1).slice(..1 << 20)
+    );
 }

@@ -34,8 +34,20 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::of(1)
+    }
+
+    /// With so many devices of 128 MiB.
+    pub(crate) fn of(devices: usize) -> Self {
         let mut machine = Machine::take();
-        let pool = machine.pool("osd", &[], 1);
+        let pool = machine.pool("osd", &[], devices);
+        Self { pool, machine }
+    }
+
+    /// Two devices that hold the same.
+    pub(crate) fn mirror() -> Self {
+        let mut machine = Machine::take();
+        let pool = machine.pool("osd", &["mirror"], 2);
         Self { pool, machine }
     }
 

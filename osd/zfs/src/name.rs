@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use types::{PgId, PgKey, VolumeId};
+use types::{OsdId, PgId, PgKey, VolumeId};
 
 use crate::error::Error;
 
@@ -11,6 +11,12 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// Bytes of the part above volumes. 200: leaves room for `/<volume>/<pg>@<snapshot>` of 55 bytes.
 const ROOT_BYTES_MAX: usize = 200;
+
+/// What lies between a root and the groups that are being received below it. No volume is called so.
+const SEEDS: &str = "seeds";
+
+/// How snapshots begin that are made to be sent to another server; its number follows.
+const SEED_SNAPSHOT: &str = "oxfs-seed-";
 
 macro_rules! shown {
     ($name:ident) => {
@@ -122,6 +128,16 @@ impl DatasetName {
         (root.group(group) == *self).then_some(group)
     }
 
+    /// The dataset below this one that holds all groups that are being received.
+    pub(crate) fn seeds(&self) -> Self {
+        Self(format!("{self}/{SEEDS}"))
+    }
+
+    /// The dataset below this one that a placement group is received into.
+    pub(crate) fn seed(&self, group: PgKey) -> Self {
+        Self(format!("{self}/{SEEDS}/{group}"))
+    }
+
     /// Whether this dataset lies below another.
     pub(crate) fn is_below(&self, root: &Self) -> bool {
         self.0
@@ -177,6 +193,18 @@ impl SnapshotName {
     pub fn dataset(&self) -> DatasetName {
         let end = self.0.find('@').unwrap_or(self.0.len());
         DatasetName(self.0[..end].to_owned())
+    }
+
+    /// The snapshot of a dataset that is made to be sent to a server.
+    pub(crate) fn of_seed(dataset: &DatasetName, to: OsdId) -> Result<Self, Error> {
+        dataset.snapshot(&format!("{SEED_SNAPSHOT}{to}"))
+    }
+
+    /// Whether it was made to be sent to a server, or received from one.
+    pub(crate) fn is_seed(&self) -> bool {
+        let number = self.short().strip_prefix(SEED_SNAPSHOT);
+        // Only what `of_seed` would write: not `07` or `+7`.
+        number.is_some_and(|text| text.parse().is_ok_and(|osd: u64| osd.to_string() == text))
     }
 
     /// What stands behind the `@`.
@@ -281,6 +309,30 @@ mod tests {
             "tank/oxfs/3/7/8",
         ] {
             assert_eq!(DatasetName::new(name).unwrap().group_below(&root), None);
+        }
+    }
+
+    #[test]
+    fn what_is_received_is_no_group_and_its_snapshots_are_told_from_others() {
+        let root = DatasetName::new("tank/oxfs").unwrap();
+        let group = PgKey {
+            volume: VolumeId(u64::MAX),
+            pg: PgId(u32::MAX),
+        };
+        let seed = root.seed(group);
+
+        assert_eq!(seed.group_below(&root), None);
+        assert!(seed.is_below(&root.seeds()) && DatasetName::new(seed.as_str()).is_ok());
+        let made = SnapshotName::of_seed(&root.group(group), OsdId(u64::from(u32::MAX))).unwrap();
+        assert!(made.is_seed());
+        for name in [
+            "oxfs-seed",
+            "oxfs-seed-",
+            "oxfs-seed-07",
+            "oxfs-seed-3b",
+            "my-oxfs-seed-3",
+        ] {
+            assert!(!root.snapshot(name).unwrap().is_seed(), "{name}");
         }
     }
 }

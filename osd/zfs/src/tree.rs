@@ -19,10 +19,10 @@ use crate::properties::{Values, rows};
 use crate::tools::Tools;
 
 /// How long a dataset may be busy after it was unmounted. 10 s: zfs-fuse takes some hundred milliseconds.
-const LET_GO_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LET_GO_LIMIT: Duration = Duration::from_secs(10);
 
 /// Time between two looks whether it still is. 50 ms: each runs a command.
-const LET_GO_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const LET_GO_PAUSE: Duration = Duration::from_millis(50);
 
 /// The user property that says whose a dataset is.
 pub(crate) const MARK: &str = "oxfs:cluster";

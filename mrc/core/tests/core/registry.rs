@@ -354,6 +354,9 @@ fn map_and_report_of_most_groups_fit_a_message() {
         objects_behind: u64::from(u32::MAX),
         lagging: members(),
         lags: vec![lag],
+        // Of two groups at a time.
+        seed_done_bytes: 0,
+        seed_total_bytes: 0,
     };
 
     let map = mrc::OsdMap {

@@ -1,0 +1,146 @@
+//! The receiving end's disk: `zfs receive` beside the groups of the store, and what is done to the copies before they
+//! are taken in.
+
+use std::io::{self, Write as _};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use types::{OsdId, PgKey};
+use zfs_driver::{Changes, NewDataset};
+
+use super::limits::PIECES;
+use super::strip::{Stripped, strip};
+use crate::store_root::{Datasets, Root};
+use crate::worker;
+
+/// A stream on its way to `zfs receive`. Dropped before its end, all of it is thrown away.
+#[derive(Debug)]
+pub(super) struct Intake {
+    pieces: mpsc::Sender<Piece>,
+    done: oneshot::Receiver<Result<Received, String>>,
+}
+
+/// A group that is there and not taken in. Dropped, it is destroyed.
+#[derive(Debug)]
+pub(super) struct Received {
+    root: Arc<Root>,
+    group: PgKey,
+    stripped: Stripped,
+    is_taken: bool,
+}
+
+impl Received {
+    /// Leaves it to whoever takes it in.
+    pub(super) fn take(mut self) -> Stripped {
+        self.is_taken = true;
+        self.stripped
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if self.is_taken {
+            return;
+        }
+        let (root, group) = (Arc::clone(&self.root), self.group);
+        let discarding = worker::spawn(format!("unseed-{group}"), move || {
+            if let Some(datasets) = root.datasets() {
+                datasets.discard_seed(group);
+            }
+        });
+        if let Err(error) = discarding {
+            tracing::warn!(%group, %error, "what was received is destroyed by the next start");
+        }
+    }
+}
+
+enum Piece {
+    Bytes(Bytes),
+    End,
+}
+
+impl Intake {
+    /// Starts to receive a group for this server.
+    pub(super) fn start(root: Arc<Root>, group: PgKey, me: OsdId) -> io::Result<Self> {
+        let (give, pieces) = mpsc::channel(PIECES);
+        let (tell, done) = oneshot::channel();
+        let thread = worker::spawn(format!("seed-{group}"), move || {
+            let Some(datasets) = root.datasets() else {
+                return;
+            };
+            let taken = take(&root, datasets, (group, me), pieces).map(|stripped| Received {
+                root: Arc::clone(&root),
+                group,
+                stripped,
+                is_taken: false,
+            });
+            if taken.is_err() {
+                datasets.discard_seed(group);
+            }
+            // If nobody waits for it any more it is destroyed.
+            drop(tell.send(taken));
+        })?;
+        // It ends with its commands; nobody needs to wait for that.
+        drop(thread);
+        Ok(Self { pieces: give, done })
+    }
+
+    /// Gives the next piece; waits while the ones before are being written. False if no more is taken: then
+    /// [`Intake::finish`] says why.
+    pub(super) async fn give(&self, bytes: Bytes) -> bool {
+        self.pieces.send(Piece::Bytes(bytes)).await.is_ok()
+    }
+
+    /// Says that all was given, and waits until it can be taken in.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong, in words; nothing is left then.
+    pub(super) async fn finish(self) -> Result<Received, String> {
+        // If it takes no more, it has told why.
+        let _ = self.pieces.send(Piece::End).await;
+        drop(self.pieces);
+        let done = self.done.await;
+        done.unwrap_or_else(|_| Err("the thread that received is gone".to_owned()))
+    }
+}
+
+/// Receives, and makes all copies vouch for nothing.
+fn take(
+    root: &Root,
+    datasets: &Datasets,
+    (group, me): (PgKey, OsdId),
+    mut pieces: mpsc::Receiver<Piece>,
+) -> Result<Stripped, String> {
+    let text = |error: zfs_driver::Error| error.to_string();
+    let tree = datasets.tree();
+    // Of an attempt before.
+    tree.discard_seed(group).map_err(text)?;
+    let target = tree.seed_target(group, me).map_err(text)?;
+    let new = NewDataset {
+        mountpoint: Some(datasets.seed_path(group)),
+        ..NewDataset::default()
+    };
+    let mut receiving = tree
+        .receive_full(&target, &new, Changes::Keep)
+        .map_err(text)?;
+    loop {
+        match pieces.blocking_recv() {
+            Some(Piece::Bytes(bytes)) => {
+                if let Err(error) = receiving.write_all(&bytes) {
+                    let _ = receiving.cancel();
+                    return Err(error.to_string());
+                }
+            }
+            Some(Piece::End) => break,
+            None => {
+                let _ = receiving.cancel();
+                return Err("it was broken off".to_owned());
+            }
+        }
+    }
+    receiving.finish().map_err(text)?;
+    let stripped = datasets.with_seed(group, |path| strip(path, group, root.machine()));
+    stripped.map_err(|error| error.to_string())
+}
