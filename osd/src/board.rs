@@ -244,6 +244,8 @@ impl Board {
                         .map(|osds| osds.iter().map(|osd| osd.0).collect())
                         .unwrap_or_default(),
                     lags: lags.remove(&group).unwrap_or_default(),
+                    // The store knows.
+                    size: None,
                 }
             })
             .collect()
