@@ -352,6 +352,10 @@ fn map_and_report_of_most_groups_fit_a_message() {
         objects_behind: u64::from(u32::MAX),
         lagging: members(),
         lags: vec![lag],
+        size: Some(mrc::ReplicaSize {
+            bytes: u64::MAX,
+            objects: u64::MAX,
+        }),
     };
 
     let map = mrc::OsdMap {
