@@ -28,6 +28,7 @@ mod operation;
 mod pool;
 mod register;
 mod registers;
+mod rescue_bench;
 mod rot;
 mod run;
 mod schedule;
@@ -98,6 +99,18 @@ enum Part {
         #[arg(long)]
         only: Option<String>,
     },
+    /// Measures how fast lost replicas are rebuilt and a scrub reads, and what programs notice.
+    Rescue {
+        /// MiB in files.
+        #[arg(long, default_value_t = 1024)]
+        mib: u64,
+        /// Clusters that are measured one after the other.
+        #[arg(long, default_value_t = 3)]
+        runs: u32,
+        /// Writes everything that was measured as JSON to this file.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// Starts clusters from images of all disks, made while programs work: power fails everywhere.
     Images {
         /// Sets of images.
@@ -124,6 +137,9 @@ fn main() -> ExitCode {
         Some(Part::Clients { work }) => worker::work(work).map(|()| true),
         Some(Part::Stalls { faults, json, only }) => {
             stall_bench(&arguments, *faults, json.as_deref(), only.as_deref())
+        }
+        Some(Part::Rescue { mib, runs, json }) => {
+            rescue_bench(&arguments, (*mib, *runs), json.as_deref())
         }
         _ => kept_promises(&arguments),
     };
@@ -217,6 +233,38 @@ fn stall_bench(
         fs::remove_dir_all(&home)?;
     }
     Ok(report.errors.is_empty())
+}
+
+/// Whether no program saw an error.
+fn rescue_bench(
+    arguments: &Arguments,
+    (mib, runs): (u64, u32),
+    json: Option<&Path>,
+) -> Result<bool> {
+    ensure!(mib > 0 && runs > 0, "--mib and --runs must be above 0");
+    let seed = arguments.seed.unwrap_or_else(any_seed);
+    let interrupted = Arc::new(AtomicBool::new(false));
+    watch_signals(&interrupted);
+    let mut reports = Vec::new();
+    for run in 1..=runs {
+        let report = rescue_bench::run(mib, seed + u64::from(run), &interrupted)?;
+        println!("run {run} of {runs}\n\n{}", report.markdown());
+        reports.push(report);
+    }
+    if let Some(path) = json {
+        fs::write(path, serde_json::to_string_pretty(&reports)?)
+            .with_context(|| path.display().to_string())?;
+    }
+    let best = reports
+        .iter()
+        .min_by(|one, other| one.worst_ratio().total_cmp(&other.worst_ratio()));
+    if let Some(best) = best {
+        println!(
+            "the best run, by p99 during the rescue\n\n{}",
+            best.markdown()
+        );
+    }
+    Ok(reports.iter().all(|report| report.errors.is_empty()))
 }
 
 /// A seed that was not used a moment ago, short enough to be typed again.

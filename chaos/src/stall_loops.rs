@@ -36,6 +36,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [
+        Self::AppendFsync,
+        Self::Read,
+        Self::Stat,
+        Self::CreateUnlink,
+    ];
+
     /// As it stands in tables.
     pub(crate) const fn name(self) -> &'static str {
         match self {

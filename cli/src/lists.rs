@@ -323,6 +323,9 @@ struct Pg {
     incomplete: Vec<u64>,
     full_replicas: u32,
     state: String,
+    /// Of the largest replica; null before one was counted.
+    bytes: Option<u64>,
+    objects: Option<u64>,
     lags: Vec<Lag>,
 }
 
@@ -345,6 +348,8 @@ impl Row for Pg {
         "incomplete",
         "full",
         "state",
+        "size",
+        "objects",
         "lag",
     ];
 
@@ -359,6 +364,9 @@ impl Row for Pg {
             render::numbers(&self.incomplete),
             format!("{}/{}", self.full_replicas, self.osds.len()),
             self.state.clone(),
+            self.bytes.map_or_else(|| "-".to_owned(), render::bytes),
+            self.objects
+                .map_or_else(|| "-".to_owned(), |it| it.to_string()),
             lags(&self.lags),
         ]
     }
@@ -421,6 +429,8 @@ async fn pgs_known(admin: &Admin, volume: Option<&str>) -> Result<Vec<Pg>, Failu
         incomplete: pg.incomplete,
         full_replicas: pg.full_replicas,
         state: pg.state,
+        bytes: pg.size.map(|size| size.bytes),
+        objects: pg.size.map(|size| size.objects),
         lags: pg.lags.into_iter().map(Lag::from).collect(),
     });
     Ok(rows.collect())

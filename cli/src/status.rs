@@ -14,6 +14,7 @@ use shell::link::CallError;
 use shell::local::LocalCluster;
 
 use crate::find::Found;
+use crate::jobs;
 use crate::osds::Osd;
 use crate::outcome::{Done, Failure};
 use crate::render::{self, Row};
@@ -135,6 +136,7 @@ pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
     };
     let mut wrong = troubles::sentences(&status.servers, &pgs, known);
     wrong.extend(room::sentences(&answers));
+    wrong.extend(stuck(admin, has_leader).await);
     wrong.extend(scrub::troubles(admin, &running_osds(&status)).await);
     let mut done = show(&status, &wrong);
     if !has_leader {
@@ -171,6 +173,18 @@ async fn degraded(admin: &Admin, status: &Status, has_leader: bool) -> Vec<mrc::
         Ok(Reply::Pgs(pgs)) => pgs.pgs,
         // The numbers of the status say it in short.
         _ => Vec::new(),
+    }
+}
+
+/// What the leader says of groups that get no further.
+async fn stuck(admin: &Admin, has_leader: bool) -> Vec<String> {
+    if !has_leader {
+        return Vec::new();
+    }
+    match jobs::ask(admin).await {
+        Ok(jobs) => troubles::of_jobs(&jobs),
+        // It has not looked yet; the rest of the status stands.
+        Err(_) => Vec::new(),
     }
 }
 

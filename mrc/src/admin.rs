@@ -159,6 +159,7 @@ fn osds(service: &Service) -> Result<Vec<mrc::Osd>, IndexError> {
     let shown = known.into_iter().map(|(osd, record)| {
         let heard = service.osds.get(osd, timeout);
         let state = match heard {
+            Some(heard) if heard.up && heard.failed_for.is_some() => "failed",
             Some(heard) if heard.up && heard.free_bytes == 0 && heard.capacity_bytes > 0 => "full",
             Some(heard) if heard.up => "up",
             _ => "down",
@@ -243,6 +244,8 @@ fn pgs(service: &Service, volume: Option<VolumeId>) -> Result<Vec<mrc::Pg>, Inde
         pg.full_replicas = health.full_replicas;
         pg.state = if health.full { "full" } else { "degraded" }.to_owned();
         pg.lags = service.osds.lags(pg, service.config.osd_timeout());
+        let sizes = service.osds.sizes(pg).into_iter().map(|(_, size)| size);
+        pg.size = sizes.max_by_key(|size| size.bytes);
     }
     Ok(pgs)
 }

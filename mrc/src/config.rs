@@ -454,6 +454,11 @@ pub(crate) const ORPHAN_GRACE: Duration = Duration::from_secs(1);
 /// report comes twice as often.
 pub(crate) const PLAN_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a server that is up may make no progress at least, until it is taken for ill. 1 min: comparing
+/// a large group with a cold disk takes less, and a short time of grace for dead servers must not count
+/// busy ones out.
+pub(crate) const ILL_PATIENCE_LEAST: types::Duration = types::Duration::from_secs(60);
+
 /// The same while one changes. 200 ms: the servers concerned say at once that they have everything.
 pub(crate) const PLAN_AFTER_ACT: Duration = Duration::from_millis(200);
 

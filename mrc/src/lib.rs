@@ -28,6 +28,7 @@ mod node;
 mod osd_links;
 mod osds;
 mod pacing;
+mod progress;
 mod promises;
 mod raft_door;
 mod raft_link;

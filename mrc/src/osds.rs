@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use mrc_core::{FileSystem, IndexError, IndexRead, query};
 use proto::index::OsdRecord;
 use proto::mrc::{self, OsdHeartbeat, OsdMap, PgReport, PgState, Replica};
-use types::{Fault, OsdId, PgId, VolumeId};
+use types::{Fault, OsdId, PgId, PgKey, VolumeId};
 
 use crate::consensus::LeaderId;
 use crate::log_writer::lock;
+use crate::progress::Unfinished;
 
 /// Object servers as the leader knows them.
 #[derive(Debug, Default)]
@@ -39,6 +40,11 @@ struct Soft {
     told: Vec<String>,
     /// Bytes it had sent to bring copies up.
     repaired_bytes: u64,
+    pid: u64,
+    /// What copies take that it is about to delete.
+    leftover_bytes: u64,
+    /// When it was first heard that it takes no change.
+    failed_since: Option<Instant>,
     reports: HashMap<(u64, u32), PgReport>,
 }
 
@@ -50,6 +56,12 @@ pub(crate) struct Heard {
     pub capacity_bytes: u64,
     pub free_bytes: u64,
     pub objects_behind: u64,
+    /// The process.
+    pub pid: u64,
+    /// What replicas take, those that are to be deleted included; none unless all were counted.
+    pub data_bytes: Option<u64>,
+    /// How long it has taken no change, since a write to its disk failed.
+    pub failed_for: Option<Duration>,
 }
 
 /// Room on the disks of some servers, by file system.
@@ -145,6 +157,9 @@ impl Osds {
             map_version: beat.map_version,
             told: Vec::new(),
             repaired_bytes: beat.repaired_bytes,
+            pid: beat.pid,
+            leftover_bytes: beat.leftover_bytes,
+            failed_since: beat.store_failed.then(Instant::now),
             reports: reports.collect(),
         };
         let mut osds = lock(&self.0);
@@ -153,6 +168,10 @@ impl Osds {
             && before.store_uuid == soft.store_uuid
         {
             soft.told = before.told;
+            if before.pid == soft.pid {
+                let since = before.failed_since;
+                soft.failed_since = soft.failed_since.map(|now| since.unwrap_or(now));
+            }
             // Less than before: it was restarted.
             let sent = soft.repaired_bytes.checked_sub(before.repaired_bytes);
             self.2
@@ -194,6 +213,9 @@ impl Osds {
                 .values()
                 .map(|report| report.objects_behind)
                 .sum(),
+            pid: soft.pid,
+            data_bytes: soft.data_bytes(),
+            failed_for: soft.failed_since.map(|since| since.elapsed()),
         })
     }
 
@@ -217,6 +239,60 @@ impl Osds {
             .collect();
         seedings.sort_unstable_by_key(|one| (one.osd, one.volume, one.pg));
         seedings
+    }
+
+    /// What the members of either set of a group hold of it, as far as they have counted it.
+    pub(crate) fn sizes(&self, pg: &mrc::Pg) -> Vec<(OsdId, mrc::ReplicaSize)> {
+        let osds = lock(&self.0);
+        let gone = pg.previous.iter().filter(|osd| !pg.osds.contains(osd));
+        let members = pg.osds.iter().chain(gone).map(|osd| OsdId(*osd));
+        let sizes = members.filter_map(|osd| {
+            let report = osds.get(&osd)?.reports.get(&(pg.volume, pg.pg))?;
+            Some((osd, report.size?))
+        });
+        sizes.collect()
+    }
+
+    /// What the servers that are up have not finished with: members that have not declared in the view of a
+    /// change, and members that are not full in any other.
+    pub(crate) fn unfinished(
+        &self,
+        pgs: &[mrc::Pg],
+        timeout: Duration,
+    ) -> BTreeMap<(PgKey, OsdId), Unfinished> {
+        let osds = lock(&self.0);
+        let mut unfinished = BTreeMap::new();
+        for pg in pgs {
+            let key = PgKey {
+                volume: VolumeId(pg.volume),
+                pg: PgId(pg.pg),
+            };
+            let changing = !pg.previous.is_empty();
+            let either = pg.osds.iter().chain(&pg.previous);
+            for osd in either {
+                let up = osds
+                    .get(&OsdId(*osd))
+                    .filter(|soft| soft.heard.elapsed() < timeout);
+                let Some(soft) = up else {
+                    continue;
+                };
+                let report = soft.reports.get(&(pg.volume, pg.pg));
+                let full = report.is_some_and(|report| is_full(pg, *osd, report));
+                let waited_for = pg.settling.contains(osd) || pg.incomplete.contains(osd);
+                if (changing && !waited_for) || (!changing && full) {
+                    continue;
+                }
+                let state = Unfinished {
+                    view: pg.view,
+                    objects_behind: report.map_or(0, |report| report.objects_behind),
+                    bytes: report
+                        .and_then(|report| report.size)
+                        .map_or(0, |size| size.bytes),
+                };
+                unfinished.insert((key, OsdId(*osd)), state);
+            }
+        }
+        unfinished
     }
 
     /// How the pool of a server's store is, by its newest heartbeat.
@@ -317,10 +393,7 @@ impl Osds {
                 let mut lagging = false;
                 for (osd, report) in reports.flatten() {
                     lagging |= !report.lagging.is_empty();
-                    let full = report.state() == PgState::PgFull
-                        && report.objects_behind == 0
-                        && !pg.incomplete.contains(&osd);
-                    full_replicas += u32::from(full);
+                    full_replicas += u32::from(is_full(pg, osd, report));
                 }
                 PgHealth {
                     full_replicas,
@@ -331,6 +404,25 @@ impl Osds {
             })
             .collect()
     }
+}
+
+impl Soft {
+    fn data_bytes(&self) -> Option<u64> {
+        let sizes = self.reports.values().map(|report| report.size);
+        let mut bytes = self.leftover_bytes;
+        for size in sizes {
+            bytes = bytes.saturating_add(size?.bytes);
+        }
+        Some(bytes)
+    }
+}
+
+/// Whether a member says, in the group's view, that it has everything.
+fn is_full(pg: &mrc::Pg, osd: u64, report: &PgReport) -> bool {
+    report.view == pg.view
+        && report.state() == PgState::PgFull
+        && report.objects_behind == 0
+        && !pg.incomplete.contains(&osd)
 }
 
 /// The map of object servers as grants and heartbeats need it, remade when its version changes.
@@ -520,6 +612,92 @@ mod tests {
 
         assert_eq!(osds.lags(&pg, LONG), [lag(2, 10, 5), lag(3, 8, 9)]);
         assert_eq!(osds.lags(&pg, Duration::ZERO), []);
+    }
+
+    #[test]
+    fn replicas_of_a_server_are_counted_once_all_of_them_are() {
+        let osds = Osds::default();
+        let size = |bytes, objects| Some(mrc::ReplicaSize { bytes, objects });
+        let counted = PgReport {
+            size: size(100, 3),
+            ..report(4, PgState::PgFull)
+        };
+        let mut heard = beat(1, counted);
+        heard.leftover_bytes = 7;
+        osds.heard(&heard);
+        let data = |osd| {
+            osds.get(OsdId(osd), LONG)
+                .and_then(|heard| heard.data_bytes)
+        };
+        assert_eq!(data(1), Some(107));
+        assert_eq!(osds.sizes(&pg()), [(OsdId(1), size(100, 3).unwrap())]);
+
+        osds.heard(&beat(2, report(4, PgState::PgFull)));
+        assert_eq!(data(2), None, "it has not counted yet");
+        assert_eq!(osds.sizes(&pg()).len(), 1);
+    }
+
+    #[test]
+    fn disk_counts_as_failed_from_when_it_was_heard_until_the_restart() {
+        let osds = Osds::default();
+        let heard = |pid, store_failed| {
+            osds.heard(&OsdHeartbeat {
+                osd: 1,
+                pid,
+                store_failed,
+                ..OsdHeartbeat::default()
+            });
+            let heard = osds.get(OsdId(1), LONG).unwrap();
+            heard.failed_for
+        };
+        assert_eq!(heard(1, false), None);
+        let first = heard(1, true).unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(heard(1, true).unwrap() > first);
+        assert_eq!(heard(2, false), None);
+    }
+
+    #[test]
+    fn members_that_have_not_declared_or_are_not_full_are_unfinished() {
+        let osds = Osds::default();
+        for osd in 1..=4 {
+            let full = PgReport {
+                objects_behind: u64::from(osd == 2),
+                size: Some(mrc::ReplicaSize {
+                    bytes: 10 * osd,
+                    objects: 1,
+                }),
+                ..report(4, PgState::PgFull)
+            };
+            osds.heard(&beat(osd, full));
+        }
+        let unfinished = |pg: mrc::Pg| -> Vec<(u64, Unfinished)> {
+            let found = osds.unfinished(&[pg], LONG).into_iter();
+            found.map(|((_, osd), state)| (osd.0, state)).collect()
+        };
+        let state = |objects_behind, bytes| Unfinished {
+            view: 4,
+            objects_behind,
+            bytes,
+        };
+
+        assert_eq!(unfinished(pg()), [(2, state(1, 20))]);
+        let changing = mrc::Pg {
+            osds: vec![1, 4],
+            previous: vec![1, 2],
+            settling: vec![1, 4],
+            ..pg()
+        };
+        assert_eq!(
+            unfinished(changing),
+            [(1, state(0, 10)), (4, state(0, 40))],
+            "2 has declared"
+        );
+        let silent = mrc::Pg {
+            osds: vec![9],
+            ..pg()
+        };
+        assert_eq!(unfinished(silent), []);
     }
 
     #[test]

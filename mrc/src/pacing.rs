@@ -118,6 +118,8 @@ pub(crate) type Planned = Option<Arc<Pacing>>;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use planner::{Server, Wish};
     use types::{Instant as Moment, PgId, VolumeId};
 
@@ -129,6 +131,8 @@ mod tests {
             location: String::new(),
             capacity_bytes: 1,
             free_bytes: 1,
+            data_bytes: None,
+            idle_since: None,
             state,
             wish: Wish::Keep,
         };
@@ -160,6 +164,8 @@ mod tests {
                 .map(OsdId)
                 .collect(),
             bytes: 0,
+            held: BTreeMap::new(),
+            idle_since: BTreeMap::new(),
             replicas: members.len(),
         }
     }

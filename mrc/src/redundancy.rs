@@ -8,19 +8,22 @@ use std::time::Duration;
 use mrc_core::{IndexError, IndexRead, query};
 use planner::{Act, Group, Limits, Picture, Report, Server, State, Wish};
 use proto::index::command::Op;
-use proto::index::{ChangePg, EndPgChange, JobsRecord, OsdDown};
+use proto::index::{ChangePg, EndPgChange, JobsRecord, OsdDown, OsdRecord};
+use proto::mrc;
 use shell::clock::boottime;
 use types::{Instant, OsdId, PgId, PgKey, UnixNanos, VolumeId};
 
-use crate::config::{PLAN_AFTER_ACT, PLAN_INTERVAL, PLANNED_ACTS_MAX};
+use crate::config::{ILL_PATIENCE_LEAST, PLAN_AFTER_ACT, PLAN_INTERVAL, PLANNED_ACTS_MAX};
 use crate::door::Service;
 use crate::log_writer::lock;
 use crate::pacing::{Pacing, Rate};
+use crate::progress::Progress;
 
 /// Runs for ever; does something only while this server leads.
 pub(crate) async fn run(service: Arc<Service>) {
+    let mut progress = Progress::default();
     loop {
-        let busy = match round(&service).await {
+        let busy = match round(&service, &mut progress).await {
             Ok(busy) => busy,
             Err(error) => {
                 tracing::error!(%error, "the redundancy of the replicas can't be looked after");
@@ -36,8 +39,9 @@ pub(crate) async fn run(service: Arc<Service>) {
 }
 
 /// Plans once and does it; returns whether there is more to come soon.
-async fn round(service: &Service) -> Result<bool, IndexError> {
+async fn round(service: &Service, progress: &mut Progress) -> Result<bool, IndexError> {
     let Ok(leader) = service.node.leading() else {
+        *progress = Progress::default();
         service.set_redundancy(None);
         *lock(&service.pacing) = None;
         *lock(&service.rate) = Rate::default();
@@ -55,8 +59,9 @@ async fn round(service: &Service) -> Result<bool, IndexError> {
     }
     let silent = fallen_silent(service, &*index)?;
     note_down(service, silent).await;
-    let picture = picture(service, &*index, since)?;
     let jobs = query::jobs(&*index)?;
+    look(service, &*index, progress, jobs.paused)?;
+    let picture = picture(service, &*index, since, progress)?;
     pace(service, &*index, &picture, &jobs)?;
     let limits = Limits {
         paused: jobs.paused,
@@ -91,6 +96,22 @@ async fn note_down(service: &Service, silent: Vec<OsdId>) {
             tracing::debug!(%osd, %fault, "could not note that an object server is down");
         }
     }
+}
+
+/// Looks who gets on with what it has to do.
+fn look(
+    service: &Service,
+    index: &dyn IndexRead,
+    progress: &mut Progress,
+    is_paused: bool,
+) -> Result<(), IndexError> {
+    let timeout = service.config.osd_timeout();
+    let pgs = query::pgs(index, None)?;
+    let unfinished = service.osds.unfinished(&pgs, timeout);
+    let up = service.osds.up(timeout).into_iter();
+    let up = up.filter_map(|osd| Some((osd, service.osds.get(osd, timeout)?.pid)));
+    progress.look(boottime(), &up.collect(), &unfinished, is_paused);
+    Ok(())
 }
 
 /// Looks who has copies to bring up, and how fast that may be.
@@ -162,30 +183,12 @@ fn picture(
     service: &Service,
     index: &dyn IndexRead,
     since: std::time::Instant,
+    progress: &Progress,
 ) -> Result<Picture, IndexError> {
-    let now = boottime();
-    let wall = service.node.now();
-    let timeout = service.config.osd_timeout();
     let mut picture = Picture::default();
     for (osd, record) in query::osds(index)? {
-        let heard = service.osds.get(osd, timeout);
-        let silent = heard.map_or_else(|| since.elapsed(), |heard| heard.age);
-        let silent = silent.max(down_for(record.down_since_ns, wall));
-        let server = Server {
-            location: record.location,
-            capacity_bytes: record.capacity_bytes,
-            free_bytes: heard.map_or(0, |heard| heard.free_bytes),
-            state: match heard {
-                Some(heard) if heard.up => State::Up,
-                Some(_) | None => State::Down {
-                    since: before(now, silent),
-                },
-            },
-            wish: match record.draining {
-                true => Wish::Drain,
-                false => Wish::Keep,
-            },
-        };
+        let mut server = server(service, (osd, record), since);
+        server.idle_since = progress.server_idle_since(osd);
         picture.servers.insert(osd, server);
     }
     let mut volumes: BTreeMap<u64, (usize, u64)> = BTreeMap::new();
@@ -195,25 +198,80 @@ fn picture(
     }
     for pg in query::pgs(index, None)? {
         // Those of deleted volumes are left as they are.
-        let Some((replicas, bytes)) = volumes.get(&pg.volume).copied() else {
+        let Some((replicas, share)) = volumes.get(&pg.volume).copied() else {
             continue;
         };
         let key = PgKey {
             volume: VolumeId(pg.volume),
             pg: PgId(pg.pg),
         };
-        let group = Group {
+        let sizes = service.osds.sizes(&pg);
+        let held: BTreeMap<OsdId, u64> = sizes.iter().map(|(osd, it)| (*osd, it.bytes)).collect();
+        let bytes = bytes_of(&pg, &held, share);
+        let mut group = Group {
             view: pg.view,
             members: pg.osds.into_iter().map(OsdId).collect(),
             previous: pg.previous.into_iter().map(OsdId).collect(),
             settling: pg.settling.into_iter().map(OsdId).collect(),
             incomplete: pg.incomplete.into_iter().map(OsdId).collect(),
             bytes,
+            held,
+            idle_since: BTreeMap::new(),
             replicas,
         };
+        for osd in group.members.iter().chain(&group.previous) {
+            if let Some(since) = progress.idle_since(key, *osd) {
+                group.idle_since.insert(*osd, since);
+            }
+        }
         picture.groups.insert(key, group);
     }
     Ok(picture)
+}
+
+/// The largest replica that should be complete; while none was counted, an even share of its volume.
+fn bytes_of(pg: &mrc::Pg, held: &BTreeMap<OsdId, u64>, share: u64) -> u64 {
+    let complete = match pg.previous.is_empty() {
+        true => &pg.osds,
+        false => &pg.previous,
+    };
+    let complete = complete.iter().filter(|osd| !pg.incomplete.contains(osd));
+    let counted = complete.filter_map(|osd| held.get(&OsdId(*osd)).copied());
+    counted.max().unwrap_or(share)
+}
+
+/// A server as it is heard, by a leader that has led since then.
+fn server(
+    service: &Service,
+    (osd, record): (OsdId, OsdRecord),
+    since: std::time::Instant,
+) -> Server {
+    let (now, wall) = (boottime(), service.node.now());
+    let heard = service.osds.get(osd, service.config.osd_timeout());
+    let silent = heard.map_or_else(|| since.elapsed(), |heard| heard.age);
+    let silent = silent.max(down_for(record.down_since_ns, wall));
+    let failed_for = heard.and_then(|heard| heard.failed_for);
+    let state = match (heard.is_some_and(|heard| heard.up), failed_for) {
+        (true, None) => State::Up,
+        (true, Some(failed_for)) => State::Failed {
+            since: before(now, failed_for),
+        },
+        (false, _) => State::Down {
+            since: before(now, silent),
+        },
+    };
+    Server {
+        location: record.location,
+        capacity_bytes: record.capacity_bytes,
+        free_bytes: heard.map_or(0, |heard| heard.free_bytes),
+        data_bytes: heard.and_then(|heard| heard.data_bytes),
+        idle_since: None,
+        state,
+        wish: match record.draining {
+            true => Wish::Drain,
+            false => Wish::Keep,
+        },
+    }
 }
 
 /// For how long a server has been down by what leaders have noted, whose clocks may have differed.
@@ -246,8 +304,30 @@ impl crate::config::Config {
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             grace: types::Duration::from_millis(self.rescue_grace_ms),
+            patience: types::Duration::from_millis(self.rescue_grace_ms).max(ILL_PATIENCE_LEAST),
             rebalance: self.rebalance,
             ..Limits::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_as_large_as_its_largest_replica_that_should_be_complete() {
+        let held = BTreeMap::from([(1, 90), (2, 100), (4, 300)].map(|(osd, it)| (OsdId(osd), it)));
+        let mut pg = mrc::Pg {
+            osds: vec![1, 2, 3],
+            ..mrc::Pg::default()
+        };
+        assert_eq!(bytes_of(&pg, &held, 7), 100);
+        pg.incomplete = vec![2];
+        assert_eq!(bytes_of(&pg, &held, 7), 90);
+
+        (pg.osds, pg.previous) = (vec![1, 2, 4], vec![1, 2, 3]);
+        assert_eq!(bytes_of(&pg, &held, 7), 90, "4 is new");
+        assert_eq!(bytes_of(&pg, &BTreeMap::new(), 7), 7);
     }
 }

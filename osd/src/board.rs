@@ -259,6 +259,8 @@ impl Board {
                     lags: lags.remove(&group).unwrap_or_default(),
                     seed_done_bytes,
                     seed_total_bytes,
+                    // The store knows.
+                    size: None,
                 }
             })
             .collect()

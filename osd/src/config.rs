@@ -463,6 +463,13 @@ pub(crate) const RECOVERIES_MAX: usize = 32;
 /// Objects noted of which one other server lacks changes. 10,000: 2 MB; a server that was away for
 /// longer is compared with, group by group.
 pub(crate) const BEHIND_MAX: usize = 10_000;
+/// How often it is looked whether a group is new here and has to be counted. 1 s: twice a heartbeat.
+pub(crate) const COUNT_LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+/// Age of a count from which on it is made again. 6 h: what changed while it was made is wrong by as much
+/// until then, and a million objects take some seconds of it.
+pub(crate) const COUNT_AGAIN: std::time::Duration = std::time::Duration::from_secs(6 * 3600);
+/// Counting waits for so many times as long as the last group took. 4: it takes a fifth of the time at most.
+pub(crate) const COUNT_SHARE: u32 = 4;
 /// Time between two attempts to bring up the replicas of an idle object. 500 ms: an attempt that finds
 /// somebody else's lease costs a round trip.
 pub(crate) const BRING_UP_PAUSE: Duration = Duration::from_millis(500);
@@ -481,6 +488,14 @@ pub(crate) const RECOVERY_LOOK: std::time::Duration = std::time::Duration::from_
 pub(crate) const LEFTOVERS_SOON: std::time::Duration = std::time::Duration::from_secs(5);
 /// Such rounds after the last group that moved. 4: found, reported, deleted, and once in vain.
 pub(crate) const LEFTOVERS_SOON_ROUNDS: u32 = 4;
+/// Copies of a group that moved away that are deleted at once. 1000: removed together, their names are made
+/// stable together.
+pub(crate) const MOVED_BATCH_MAX: usize = 1000;
+/// Between two such batches there is a pause of so many times as long as the last one took. 1: deletions take
+/// half of the time at most.
+pub(crate) const MOVED_SHARE: u32 = 1;
+/// How long such a batch may take. 1 min: files of many gigabytes take milliseconds each.
+pub(crate) const MOVED_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 /// A comparison of a group that has to be repeated waits for so many times as long as it took. 4: it takes
 /// a fifth of the time at most.
 pub(crate) const COMPARE_SHARE: u32 = 4;

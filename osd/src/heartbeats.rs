@@ -1,5 +1,6 @@
 //! Reports to the metadata cluster's leader, and gets the map from it.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use proto::mrc;
 use shell::link::CallError;
 use tokio::sync::{Notify, mpsc};
-use types::UnixNanos;
+use types::{PgId, PgKey, UnixNanos, VolumeId};
 
 use crate::board::Board;
 use crate::cluster::Wall;
@@ -99,6 +100,19 @@ impl Heartbeats {
             true => 0,
             false => free_bytes,
         };
+        let ours: BTreeSet<PgKey> = cluster.map.groups_of(self.osd).into_iter().collect();
+        let sizes = self.root.sizes();
+        let mut pgs = self.board.reports(self.osd, &cluster.map);
+        for report in &mut pgs {
+            let group = PgKey {
+                volume: VolumeId(report.volume),
+                pg: PgId(report.pg),
+            };
+            report.size = sizes.of(group).map(|size| mrc::ReplicaSize {
+                bytes: size.bytes,
+                objects: size.objects,
+            });
+        }
         mrc::Request {
             op: Some(mrc::request::Op::OsdHeartbeat(mrc::OsdHeartbeat {
                 osd: self.osd.0,
@@ -107,13 +121,15 @@ impl Heartbeats {
                 capacity_bytes,
                 free_bytes,
                 map_version: cluster.map.version,
-                pgs: self.board.reports(self.osd, &cluster.map),
+                pgs,
                 pid: u64::from(std::process::id()),
                 dir: self.dir.display().to_string(),
                 file_system: file_system.to_owned(),
                 location: self.location.clone(),
                 repaired_bytes: self.pacer.sent_bytes(),
                 pool: self.root.pool_health().map(to_wire),
+                leftover_bytes: sizes.bytes_of_others(|group| ours.contains(&group)),
+                store_failed: self.root.is_poisoned(),
             })),
             ..mrc::Request::default()
         }

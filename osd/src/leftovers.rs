@@ -1,5 +1,5 @@
 //! Finds objects whose files are gone, and has them deleted everywhere; and copies that others keep since
-//! their placement group moved, and has them deleted here.
+//! their placement group [moved](crate::moved), and has them deleted here.
 //!
 //! A deletion is asked of each replica until it is confirmed, and forgotten then. But a copy can come
 //! back: from a server that was away while the others deleted theirs and have forgotten it since, or
@@ -27,6 +27,7 @@ use crate::config::{
     LEFTOVERS_SOON_ROUNDS,
 };
 use crate::metadata::MetadataClient;
+use crate::moved::Moved;
 use crate::store_root::Root;
 
 /// Asks for one server.
@@ -39,6 +40,8 @@ pub(crate) struct Leftovers {
     pub(crate) client: MetadataClient,
     /// A placement group is others' from now on.
     pub(crate) moved: Arc<Notify>,
+    /// Deletes what is left of such groups.
+    pub(crate) groups: Moved,
 }
 
 /// What a round found.
@@ -68,6 +71,7 @@ impl Leftovers {
                 soon = LEFTOVERS_SOON_ROUNDS;
                 continue;
             }
+            self.groups.clear().await;
             if let Err(fault) = self.discard(std::mem::take(&mut found)).await {
                 tracing::warn!(%fault, "objects of files that are gone can't be deleted");
             }
@@ -216,6 +220,7 @@ mod tests {
     use types::{ClusterId, Secret};
 
     use super::*;
+    use crate::shards::Shards;
     use crate::store_dir::DirectoryStore;
 
     /// Longest wait for anything; only a failing test waits so long.
@@ -299,6 +304,12 @@ mod tests {
             root: Arc::clone(root),
             client: MetadataClient::new(identity(Role::Osd, 4), &[address]),
             moved: Arc::new(Notify::new()),
+            groups: Moved {
+                me: OsdId(4),
+                root: Arc::clone(root),
+                wall: Arc::default(),
+                shards: Shards::new(1),
+            },
         }
     }
 

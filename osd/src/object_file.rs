@@ -27,6 +27,7 @@ use crate::file_io::{punch, read_up_to, write_up_to};
 use crate::file_layout::{Group, HEADER_BYTES, file_length, object_length, pieces};
 use crate::header::{Header, Slot};
 use crate::note::{MachineBoot, Note};
+use crate::store_root::disk_bytes;
 use crate::sums::{Tables, block_sum};
 pub(crate) use lost::lost_from;
 pub(crate) use seek::seek_from;
@@ -168,6 +169,12 @@ impl ObjectFile {
     /// Closes the descriptor; the next use opens it again.
     pub(crate) fn close_descriptor(&mut self) {
         self.file = None;
+    }
+
+    /// What the file takes on the disk; none while its descriptor is closed, or if that can't be found out.
+    pub(crate) fn disk_bytes(&self) -> Option<u64> {
+        let metadata = self.file.as_ref()?.metadata().ok()?;
+        Some(disk_bytes(&metadata))
     }
 
     #[cfg(test)]

@@ -53,6 +53,7 @@ pub(crate) fn quarantine(
     }
     let path = root.path(key);
     let aside = aside(&path);
+    root.uncount(key);
     fs::rename(&path, &aside)?;
     store.create(key, &Record::default()).inspect_err(|_| {
         if let Err(error) = fs::rename(&aside, &path) {

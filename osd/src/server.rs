@@ -35,6 +35,7 @@ use crate::listing::Lister;
 use crate::map::{self, Map};
 use crate::map_keeper::MapKeeper;
 use crate::metadata::MetadataClient;
+use crate::moved::Moved;
 use crate::pacer::Pacer;
 use crate::peer::{PeerDoor, Peers};
 use crate::pool_watch::PoolWatch;
@@ -45,6 +46,7 @@ use crate::seeding::{self, Seeding, Senders};
 use crate::service::OsdDoor;
 use crate::shard::Surroundings;
 use crate::shards::Shards;
+use crate::size_counter::SizeCounter;
 use crate::store_root::{Place, Root};
 use crate::sync_pool::SyncPool;
 
@@ -374,6 +376,12 @@ impl Running {
             },
         );
         tasks.push(tokio::spawn(Arc::clone(&scrub).run()));
+        let counter = SizeCounter {
+            me,
+            root: Arc::clone(&root),
+            wall: Arc::clone(&wall),
+        };
+        tasks.push(tokio::spawn(counter.run()));
         let clock = Arc::new(ClusterClock::default());
         match maps {
             MapSource::Metadata => {
@@ -398,6 +406,12 @@ impl Running {
                     root: Arc::clone(&root),
                     client: client.clone(),
                     moved,
+                    groups: Moved {
+                        me,
+                        root: Arc::clone(&root),
+                        wall: Arc::clone(&wall),
+                        shards: shards.clone(),
+                    },
                 };
                 tasks.push(tokio::spawn(leftovers.run()));
                 let refused = failing.clone();

@@ -92,7 +92,7 @@ impl Handler for OsdDoor {
             }
             Ok(Work::Delete(keys)) => {
                 // One more for this function, so that an empty list is answered, too.
-                let batch = DeleteBatch::new(keys.len() + 1, responder);
+                let batch = DeleteBatch::answering(keys.len() + 1, responder);
                 for (key, moved) in keys {
                     let batch = Arc::clone(&batch);
                     self.shards

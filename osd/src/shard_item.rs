@@ -97,19 +97,36 @@ pub(crate) enum Item {
     Shutdown(oneshot::Sender<()>),
 }
 
+/// What happens when all of a list are deleted, or with the first fault.
+pub(crate) type OnDeleted = Box<dyn FnOnce(Result<(), Fault>) + Send>;
+
 /// A list of objects to delete, answered when all are.
-#[derive(Debug)]
 pub(crate) struct DeleteBatch {
     left: AtomicUsize,
-    outcome: Mutex<(Option<Responder>, Option<Fault>)>,
+    outcome: Mutex<(Option<OnDeleted>, Option<Fault>)>,
+}
+
+impl std::fmt::Debug for DeleteBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeleteBatch").finish_non_exhaustive()
+    }
 }
 
 impl DeleteBatch {
-    pub(crate) fn new(count: usize, responder: Responder) -> Arc<Self> {
+    pub(crate) fn new(count: usize, on_deleted: OnDeleted) -> Arc<Self> {
         Arc::new(Self {
             left: AtomicUsize::new(count),
-            outcome: Mutex::new((Some(responder), None)),
+            outcome: Mutex::new((Some(on_deleted), None)),
         })
+    }
+
+    /// One that answers a request.
+    pub(crate) fn answering(count: usize, responder: Responder) -> Arc<Self> {
+        let answer = move |result| match result {
+            Ok(()) => responder.ok(&osd::Response::default(), link::Payload::none()),
+            Err(fault) => responder.fault(fault),
+        };
+        Self::new(count, Box::new(answer))
     }
 
     /// One of the objects is deleted, or can't be.
@@ -121,11 +138,11 @@ impl DeleteBatch {
         if self.left.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
-        if let Some(responder) = outcome.0.take() {
-            match outcome.1.take() {
-                Some(fault) => responder.fault(fault),
-                None => responder.ok(&osd::Response::default(), link::Payload::none()),
-            }
+        let result = outcome.1.take().map_or(Ok(()), Err);
+        let on_deleted = outcome.0.take();
+        drop(outcome);
+        if let Some(on_deleted) = on_deleted {
+            on_deleted(result);
         }
     }
 }

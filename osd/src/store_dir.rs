@@ -12,10 +12,11 @@ use bytes::Bytes;
 use osd_core::{Header, ObjectKey, ObjectStore, Record, StoreError, SyncJob};
 use types::{BLOCK_BYTES, FILE_BYTES_MAX, ObjectId, PgKey, SUM_BYTES, blocks_of};
 
+use crate::board::group_of;
 use crate::config::DESCRIPTORS_MAX;
 use crate::file_io::is_no_space;
 use crate::object_file::{FileError, ObjectFile};
-use crate::store_root::Root;
+use crate::store_root::{Change, Root, difference};
 use crate::store_sync::{Job, Scope};
 
 /// The objects of one shard.
@@ -41,6 +42,8 @@ struct Entry {
     changes: u64,
     /// Changes up to which the record, if it says "clean", vouches for bytes and sums.
     vouched: Option<u64>,
+    /// What it takes on the disk, as counted for its group.
+    counted_bytes: u64,
     /// Its name in the directory is not stable yet.
     unnamed: bool,
     used: u64,
@@ -68,6 +71,18 @@ impl Entry {
             self.vouched = job.record.clean.then_some(job.changes);
             self.record = job.record;
             self.unnamed = false;
+        }
+    }
+
+    /// Counts what it takes by now for its group.
+    fn count(&mut self, root: &Root, key: ObjectKey) {
+        if let Some(bytes) = self.file.disk_bytes() {
+            let before = std::mem::replace(&mut self.counted_bytes, bytes);
+            let change = Change {
+                bytes: difference(before, bytes),
+                objects: 0,
+            };
+            root.sizes().note(group_of(key), change);
         }
     }
 
@@ -152,6 +167,8 @@ impl DirectoryStore {
         self.descriptors += 1;
         self.clock += 1;
         let entry = Entry {
+            // One that exists was counted like this.
+            counted_bytes: file.disk_bytes().unwrap_or(0),
             file,
             vouched: record.clean.then_some(0),
             record,
@@ -174,19 +191,21 @@ impl DirectoryStore {
             .entries
             .iter_mut()
             .filter(|(_, entry)| entry.file.has_descriptor())
-            .map(|(_, entry)| entry)
             .collect();
-        open.sort_unstable_by_key(|entry| (!entry.is_clean(), entry.used));
-        for entry in open.into_iter().take(DESCRIPTORS_MAX / 4) {
+        open.sort_unstable_by_key(|(_, entry)| (!entry.is_clean(), entry.used));
+        for (key, entry) in open.into_iter().take(DESCRIPTORS_MAX / 4) {
+            entry.count(&self.root, *key);
             entry.file.close_descriptor();
             self.descriptors -= 1;
         }
     }
 
     fn remove(&mut self, key: ObjectKey) {
-        if let Some(entry) = self.entries.remove(&key)
-            && entry.file.has_descriptor()
-        {
+        let Some(mut entry) = self.entries.remove(&key) else {
+            return;
+        };
+        entry.count(&self.root, key);
+        if entry.file.has_descriptor() {
             self.descriptors -= 1;
         }
     }
@@ -223,6 +242,15 @@ impl ObjectStore for DirectoryStore {
         let mut record = record.clone();
         record.clean = false;
         self.insert(key, file.map_err(no_space)?, record, true);
+        let counted = self
+            .entries
+            .get(&key)
+            .map_or(0, |entry| entry.counted_bytes);
+        let change = Change {
+            bytes: difference(0, counted),
+            objects: 1,
+        };
+        self.root.sizes().note(group_of(key), change);
         Ok(())
     }
 
@@ -314,6 +342,7 @@ impl ObjectStore for DirectoryStore {
         let root = Arc::clone(&self.root);
         let path = root.path(key);
         let entry = self.entry(key)?;
+        entry.count(&root, key);
         if entry.file.is_given_up() {
             return Err(StoreError::Poisoned);
         }
@@ -356,6 +385,7 @@ impl ObjectStore for DirectoryStore {
         entry.note_job(&self.root);
         match entry.is_clean() {
             false => {
+                entry.count(&self.root, key);
                 if entry.file.has_descriptor() {
                     entry.file.close_descriptor();
                     self.descriptors -= 1;

@@ -10,6 +10,7 @@ mod health;
 mod kind;
 mod on_zfs;
 mod room;
+mod sizes;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -33,6 +34,8 @@ use health::Health;
 pub(crate) use health::PoolHealth;
 pub(crate) use on_zfs::{Held, NamesToSync};
 use room::{Amount, Room};
+use sizes::Sizes;
+pub(crate) use sizes::{Change, Size, difference, disk_bytes};
 
 /// Name of the file that says that a write to the disk failed.
 const FAILED: &str = "FAILED";
@@ -57,6 +60,7 @@ pub(crate) struct Root {
     unnamed: Mutex<HashSet<PathBuf>>,
     /// Deleted objects whose files are still to be removed: they are absent.
     doomed: Mutex<HashSet<ObjectKey>>,
+    sizes: Sizes,
     /// Of a store on ZFS.
     datasets: Option<Arc<Datasets>>,
     /// The same.
@@ -88,6 +92,7 @@ impl Root {
             machine: MachineBoot::present(),
             unnamed: Mutex::default(),
             doomed: Mutex::default(),
+            sizes: Sizes::default(),
             datasets: None,
             health: Health::default(),
         })
@@ -321,11 +326,28 @@ impl Root {
         !self.is_doomed(key) && self.path(key).exists()
     }
 
+    /// What groups take.
+    pub(crate) const fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// The file of an object is about to vanish from its place: it counts no more.
+    pub(crate) fn uncount(&self, key: ObjectKey) {
+        if let Ok(metadata) = fs::symlink_metadata(self.path(key)) {
+            let change = Change {
+                bytes: difference(disk_bytes(&metadata), 0),
+                objects: -1,
+            };
+            self.sizes.note(group_of(key), change);
+        }
+    }
+
     /// Removes the file of a doomed object; nothing happens if it is not (any more).
     pub(crate) fn reap(&self, key: ObjectKey) -> io::Result<()> {
         if !self.is_doomed(key) {
             return Ok(());
         }
+        self.uncount(key);
         match fs::remove_file(self.path(key)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.check_absence(group_of(key))?;

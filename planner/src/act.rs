@@ -56,6 +56,8 @@ pub enum Reason {
     Spread,
     /// A server is much fuller than another.
     Rebalance,
+    /// The target of a change has no room for the rest, takes no change or makes no progress.
+    Target,
 }
 
 impl fmt::Display for Reason {
@@ -66,6 +68,7 @@ impl fmt::Display for Reason {
             Self::Replicas => "replicas",
             Self::Spread => "spread",
             Self::Rebalance => "rebalance",
+            Self::Target => "another target",
         })
     }
 }

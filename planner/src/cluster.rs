@@ -14,12 +14,12 @@ use crate::place::{Closeness, Places};
 pub(crate) enum Standing {
     /// It serves.
     Up,
-    /// It is down, but expected back.
+    /// It is down or takes no change, but is expected back.
     Away {
         /// What is left of the grace time.
         left: Duration,
     },
-    /// It is down for longer than the grace time, or unknown.
+    /// It is so for longer than the grace time, or unknown.
     Gone,
 }
 
@@ -37,6 +37,7 @@ pub(crate) struct Node<'a> {
 pub(crate) struct Cluster<'a> {
     pub(crate) picture: &'a Picture,
     pub(crate) limits: &'a Limits,
+    now: Instant,
     nodes: BTreeMap<OsdId, Node<'a>>,
     places: Places,
 }
@@ -63,6 +64,7 @@ impl<'a> Cluster<'a> {
         Self {
             picture,
             limits,
+            now,
             nodes,
             places,
         }
@@ -80,6 +82,33 @@ impl<'a> Cluster<'a> {
         self.standing(osd) == Standing::Up
     }
 
+    /// Whether a write to its disk failed, so that it takes no change.
+    pub(crate) fn has_failed(&self, osd: OsdId) -> bool {
+        self.node(osd)
+            .is_some_and(|node| matches!(node.server.state, State::Failed { .. }))
+    }
+
+    /// Whether a server lacks something of the group, although it is up, and has made no progress for
+    /// so long that it isn't waited for any more.
+    pub(crate) fn is_ill(&self, group: &Group, osd: OsdId) -> bool {
+        let since = group.idle_since.get(&osd);
+        self.is_up(osd) && since.is_some_and(|since| self.is_too_long(*since))
+    }
+
+    fn is_too_long(&self, since: Instant) -> bool {
+        let patience = match self.limits.has(Mutant::Impatient) {
+            true => Duration::ZERO,
+            false => self.limits.patience,
+        };
+        self.now.since(since) >= patience && !self.limits.has(Mutant::IllKept)
+    }
+
+    /// For how long a server has made no progress.
+    pub(crate) fn idle_for(&self, group: &Group, osd: OsdId) -> Duration {
+        let since = group.idle_since.get(&osd);
+        since.map_or(Duration::ZERO, |since| self.now.since(*since))
+    }
+
     pub(crate) fn is_draining(&self, osd: OsdId) -> bool {
         self.node(osd)
             .is_some_and(|node| node.server.wish == Wish::Drain)
@@ -94,9 +123,19 @@ impl<'a> Cluster<'a> {
         })
     }
 
+    /// Whether a server has made no progress for too long with anything that it was given: it gets more only
+    /// if there is no other.
+    pub(crate) fn is_idle(&self, node: &Node<'_>) -> bool {
+        let since = node.server.idle_since;
+        since.is_some_and(|since| self.is_too_long(since))
+    }
+
     /// Whether a member is all that it should be: up, to be kept, with all data.
     pub(crate) fn is_sound(&self, group: &Group, osd: OsdId) -> bool {
-        self.is_up(osd) && !self.is_draining(osd) && !group.incomplete.contains(&osd)
+        self.is_up(osd)
+            && !self.is_draining(osd)
+            && !group.incomplete.contains(&osd)
+            && !self.is_ill(group, osd)
     }
 
     /// Whether a server of one of the group's sets takes part in its quorums. One that a change
@@ -139,8 +178,9 @@ impl<'a> Cluster<'a> {
 }
 
 fn standing(server: &Server, now: Instant, limits: &Limits) -> Standing {
-    let State::Down { since } = server.state else {
-        return Standing::Up;
+    let since = match server.state {
+        State::Up => return Standing::Up,
+        State::Down { since } | State::Failed { since } => since,
     };
     let left = limits.grace.saturating_sub(now.since(since));
     if left == Duration::ZERO || limits.has(Mutant::GraceIgnored) {

@@ -20,12 +20,15 @@
 //! - P-3: no server has more changes begun on it than [`Limits::changes_per_server_max`], the cluster
 //!   no more than [`Limits::changes_max`]; no server is planned below its reserve of free space.
 //! - P-4: after faults stop, and if there are enough servers, every group gets the members it should
-//!   have, drained servers hold nothing, and no more acts come.
+//!   have, drained servers hold nothing, and no more acts come; also if some servers stay dead, full or
+//!   without progress.
+//! - P-5: each move of data for the sake of balance leaves its source at least as full as its target, so
+//!   that the sum of used² / capacity falls.
 //!
 //! # Examples
 //!
 //! ```
-//! use std::collections::BTreeSet;
+//! use std::collections::{BTreeMap, BTreeSet};
 //!
 //! use planner::{Act, Group, Limits, Picture, Reason, Server, State, Wish, plan};
 //! use types::{Duration, Instant, OsdId, PgId, PgKey, VolumeId};
@@ -36,6 +39,8 @@
 //!         location: format!("site/rack{osd}"),
 //!         capacity_bytes: 1 << 40,
 //!         free_bytes: 1 << 39,
+//!         data_bytes: Some(1 << 30),
+//!         idle_since: None,
 //!         state: State::Up,
 //!         wish: Wish::Keep,
 //!     });
@@ -48,6 +53,8 @@
 //!     settling: BTreeSet::new(),
 //!     incomplete: BTreeSet::new(),
 //!     bytes: 1 << 30,
+//!     held: BTreeMap::from([1, 2, 3].map(|osd| (OsdId(osd), 1 << 30))),
+//!     idle_since: BTreeMap::new(),
 //!     replicas: 3,
 //! });
 //! let limits = Limits::default();

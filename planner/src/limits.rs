@@ -8,6 +8,10 @@ pub struct Limits {
     /// How long a server may be down before its replicas are rebuilt elsewhere. Default 10 min: longer
     /// than a restart with a check of the disks, far shorter than it takes two more servers to die.
     pub grace: Duration,
+    /// How long a server that is up may lack something of a group and make no progress until it is taken for
+    /// ill: another one gets its part. Default 10 min: as long as a server that is down is waited for, and
+    /// longer than it takes to compare the largest group.
+    pub patience: Duration,
     /// Changes under way that copy to or from one server. Default 2: one keeps a disk busy, the second
     /// fills the pauses of the first; more only take from the clients. 0 begins no copies.
     pub changes_per_server_max: u32,
@@ -34,6 +38,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             grace: Duration::from_secs(600),
+            patience: Duration::from_secs(600),
             changes_per_server_max: 2,
             changes_max: 64,
             reserve_percent: 5,

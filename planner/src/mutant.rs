@@ -29,6 +29,16 @@ pub enum Mutant {
     MovesForNothing,
     /// A change whose target died waits for it for ever.
     NeverRetargets,
+    /// All groups count as equally large.
+    SizesIgnored,
+    /// What a server still has to get of other groups counts for nothing.
+    PlannedIgnored,
+    /// A change whose target has no room for the rest waits for ever.
+    FullTargetKept,
+    /// A member that makes no progress is waited for for ever.
+    IllKept,
+    /// A member that makes no progress is waited for no longer than one that does.
+    Impatient,
     /// A replacement stands at the end, not in the place of the member it replaces.
     OrderLost,
 }

@@ -23,6 +23,12 @@ pub struct Server {
     pub capacity_bytes: u64,
     /// What is left of it, as the last heartbeat said.
     pub free_bytes: u64,
+    /// What replicas take of it, by the same heartbeat: those of all groups that it holds, and those that
+    /// it is about to delete. None if it has not counted all of them; then it is made up from the groups.
+    pub data_bytes: Option<u64>,
+    /// Since when it has made no progress with what it had to copy, compare or declare; none if it had
+    /// nothing to do, or was restarted since.
+    pub idle_since: Option<Instant>,
     /// Whether the leader hears from it.
     pub state: State,
     /// What the operator wants of it.
@@ -38,6 +44,11 @@ pub enum State {
     Down {
         /// When it was first missed, by the clock that also tells `now`. A new leader has not missed
         /// anybody before it came to power, so the grace time of a dead server begins anew.
+        since: Instant,
+    },
+    /// It answers, but a write to its disk failed: it takes no change until it is restarted.
+    Failed {
+        /// When it was first told, by the same clock. A new leader begins anew.
         since: Instant,
     },
 }
@@ -66,10 +77,32 @@ pub struct Group {
     pub settling: BTreeSet<OsdId>,
     /// Servers of either set whose store is new. They do not vote until they were filled again.
     pub incomplete: BTreeSet<OsdId>,
-    /// Estimate of the data of one replica.
+    /// What one replica takes: of those that are complete and were counted the largest; else an estimate.
     pub bytes: u64,
+    /// What servers have said that they hold of it. A server that is not in here has not counted it, or
+    /// holds nothing yet.
+    pub held: BTreeMap<OsdId, u64>,
+    /// Servers of either set that are up and don't hold everything, and since when they made no progress.
+    pub idle_since: BTreeMap<OsdId, Instant>,
     /// Replicas its volume wants; 0 counts as 1.
     pub replicas: usize,
+}
+
+impl Picture {
+    /// The same, but for sizes: every group is as large as the average. A deliberate wrong edit.
+    pub(crate) fn averaged(&self) -> Self {
+        let total: u64 = self.groups.values().map(|group| group.bytes).sum();
+        let bytes = total.checked_div(self.groups.len() as u64).unwrap_or(0);
+        let mut averaged = self.clone();
+        for group in averaged.groups.values_mut() {
+            group.bytes = bytes;
+            group.held.values_mut().for_each(|held| *held = bytes);
+        }
+        for server in averaged.servers.values_mut() {
+            server.data_bytes = None;
+        }
+        averaged
+    }
 }
 
 impl Group {
@@ -94,6 +127,22 @@ impl Group {
     pub(crate) fn leaving(&self) -> impl Iterator<Item = OsdId> {
         let previous = self.previous.iter().copied();
         previous.filter(|osd| !self.members.contains(osd))
+    }
+
+    /// What a server still has to get of it.
+    pub(crate) fn missing_at(&self, osd: OsdId) -> u64 {
+        let held = self.held.get(&osd).copied().unwrap_or(0);
+        self.bytes.saturating_sub(held)
+    }
+
+    /// What a server holds of it, as far as known.
+    pub(crate) fn held_by(&self, osd: OsdId) -> u64 {
+        self.held.get(&osd).copied().unwrap_or(self.bytes)
+    }
+
+    /// Whether its size is known, not estimated.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.members.iter().all(|osd| self.held.contains_key(osd))
     }
 
     /// Whether a member has declared and not lost its store since.

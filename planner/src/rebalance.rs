@@ -2,7 +2,9 @@
 //!
 //! A move of data is made if the fills differ by more than the threshold, and never past the point
 //! where both servers are equally full. So each move makes the sum of used² / capacity over all
-//! servers smaller, a move is never worth undoing, and the moves come to an end.
+//! servers smaller, a move is never worth undoing, and the moves come to an end: with `b` bytes moved
+//! from fill `f` to fill `g`, the sum changes by `b (b/c + b/d - 2 (f - g))`, and `b/c + b/d` is at most `f - g`.
+//! That takes real sizes. Groups that were not counted, and servers that have not counted theirs, wait.
 //!
 //! Groups that hold nothing change no fill. They are dealt out by their number instead, in
 //! proportion to capacity, so that a new server takes part in what will be written: each of these
@@ -29,7 +31,7 @@ pub(crate) struct Movable<'a> {
 impl<'a> Movable<'a> {
     pub(crate) fn of(groups: impl Iterator<Item = (PgKey, &'a Group)>) -> Self {
         let mut movable = Self::default();
-        for (key, group) in groups {
+        for (key, group) in groups.filter(|(_, group)| group.is_counted()) {
             for osd in &group.members {
                 let held = movable.groups.entry(*osd).or_default();
                 held.insert(key, group);
@@ -68,17 +70,14 @@ fn by_fill(
 ) -> Option<(PgKey, Exchange)> {
     let any = cluster.limits.has(Mutant::MovesForNothing);
     let threshold_ppm = if any { 0 } else { threshold_ppm(cluster) };
-    let mut servers: Vec<&Node<'_>> = cluster.takers().collect();
+    let counted = |node: &&Node<'_>| node.server.data_bytes.is_some();
+    let mut servers: Vec<&Node<'_>> = cluster.takers().filter(counted).collect();
     servers.sort_by_key(|node| (tally.fill_ppm(node, 0), node.osd));
     pairs(&servers).find_map(|(from, to)| {
         let gap_ppm = tally
             .fill_ppm(from, 0)
             .saturating_sub(tally.fill_ppm(to, 0));
-        // A server that is being filled or emptied looks fuller or emptier than it is, because
-        // its free space follows while the change is under way.
-        let settled =
-            tally.load(from.osd).incoming_bytes == 0 && tally.load(to.osd).outgoing_bytes == 0;
-        if gap_ppm <= threshold_ppm || !settled {
+        if gap_ppm <= threshold_ppm {
             return None;
         }
         let evened_ppm = |group: &Group| {
@@ -159,6 +158,7 @@ fn fits(
     to: &Node<'_>,
 ) -> bool {
     if group.members.contains(&to.osd)
+        || cluster.is_idle(to)
         || tally.is_busy(cluster, to.osd)
         || is_source_busy(cluster, tally, group)
         || !tally.has_room(cluster, to, group.bytes)

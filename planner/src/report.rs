@@ -77,20 +77,24 @@ impl Report {
 fn left_bytes(cluster: &Cluster<'_>) -> u64 {
     let groups = cluster.picture.groups.values();
     let left = groups.map(|group| {
-        let members = group.members.iter();
-        let sound = members.filter(|osd| {
-            let declared = !group.is_changing() || group.has_declared(**osd);
-            cluster.is_sound(group, **osd) && declared
-        });
         // Those that only have to say that they have it all lack nothing, but nobody knows.
-        let lacking = match group.is_changing() {
-            true => group
-                .joining()
-                .filter(|osd| !group.has_declared(*osd))
-                .count(),
-            false => group.wanted().saturating_sub(sound.count()),
-        };
-        group.bytes.saturating_mul(lacking as u64)
+        if group.is_changing() {
+            let lacking = group.joining().filter(|osd| !group.has_declared(*osd));
+            return lacking
+                .map(|osd| group.missing_at(osd))
+                .fold(0, u64::saturating_add);
+        }
+        let members = group.members.iter().copied();
+        let sound = members
+            .clone()
+            .filter(|osd| cluster.is_sound(group, *osd))
+            .count();
+        let filling = members.filter(|osd| cluster.is_up(*osd) && group.incomplete.contains(osd));
+        let filling: Vec<u64> = filling.map(|osd| group.missing_at(osd)).collect();
+        let lacking = group.wanted().saturating_sub(sound);
+        let lacking = lacking.saturating_sub(filling.len());
+        let whole = group.bytes.saturating_mul(lacking as u64);
+        filling.into_iter().fold(whole, u64::saturating_add)
     });
     left.fold(0, u64::saturating_add)
 }
@@ -105,7 +109,7 @@ fn draining(cluster: &Cluster<'_>) -> BTreeMap<OsdId, Remaining> {
         for osd in group.members.iter().copied().chain(group.leaving()) {
             if let Some(remaining) = draining.get_mut(&osd) {
                 remaining.groups_count = remaining.groups_count.saturating_add(1);
-                remaining.bytes = remaining.bytes.saturating_add(group.bytes);
+                remaining.bytes = remaining.bytes.saturating_add(group.held_by(osd));
             }
         }
     }

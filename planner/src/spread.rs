@@ -44,7 +44,7 @@ pub(crate) fn find(
         if now == 0 {
             continue;
         }
-        for new in strangers(cluster, group) {
+        for new in strangers(cluster, group).filter(|node| !cluster.is_idle(node)) {
             let gain = now.saturating_sub(cluster.closeness(new, &places));
             if gain == 0 || gain < best_gain {
                 continue;

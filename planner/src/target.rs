@@ -10,7 +10,8 @@ use crate::why::Why;
 
 /// Chooses a server for a replica of `group` next to the members in `kept`.
 ///
-/// Of the servers with room those count that share least fate with `kept`; of these the one that
+/// Of the servers with room those count that make progress with what they were given, if there are any; of
+/// these those that share least fate with `kept`; of these the one that
 /// will be the least full, then the one with the fewest groups (which matters while groups are
 /// empty), then the one with the lowest id. If all that are well placed are busy the group waits:
 /// a copy in a worse place would have to be moved again.
@@ -26,12 +27,15 @@ pub(crate) fn choose(
 ) -> Result<OsdId, Why> {
     let others: Vec<&Node<'_>> = strangers(cluster, group).collect();
     let places = cluster.places(kept);
-    let roomy: Vec<(Closeness, &Node<'_>)> = others
+    let suits = |node: &Node<'_>| -> (bool, Closeness) {
+        (cluster.is_idle(node), cluster.closeness(node, &places))
+    };
+    let roomy: Vec<((bool, Closeness), &Node<'_>)> = others
         .iter()
         .filter(|node| tally.has_room(cluster, node, group.bytes))
-        .map(|node| (cluster.closeness(node, &places), *node))
+        .map(|node| (suits(node), *node))
         .collect();
-    let Some(best) = roomy.iter().map(|(closeness, _)| *closeness).min() else {
+    let Some(best) = roomy.iter().map(|(suits, _)| *suits).min() else {
         return Err(if others.is_empty() {
             Why::NoServer
         } else {
@@ -43,7 +47,7 @@ pub(crate) fn choose(
     };
     roomy
         .iter()
-        .filter(|(closeness, node)| *closeness == best && !tally.is_busy(cluster, node.osd))
+        .filter(|(suits, node)| *suits == best && !tally.is_busy(cluster, node.osd))
         .map(|(_, node)| (rank(tally, node, group), node.osd))
         .min()
         .map(|(_, osd)| osd)

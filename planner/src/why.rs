@@ -18,6 +18,8 @@ pub enum Why {
         members: usize,
         /// Those of them that are down.
         down: Vec<OsdId>,
+        /// Those of them that take no change, since a write to their disk failed.
+        failed: Vec<OsdId>,
         /// Those of them that are up, but lost their data.
         incomplete: Vec<OsdId>,
     },
@@ -46,6 +48,29 @@ pub enum Why {
         /// What is left of the time.
         left: Duration,
     },
+    /// A write to a server's disk failed, but it may be restarted yet.
+    Failed {
+        /// The server.
+        server: OsdId,
+        /// What is left of the grace time.
+        left: Duration,
+    },
+    /// Servers are up, but lack something and make no progress.
+    Ill {
+        /// The servers.
+        servers: Vec<OsdId>,
+        /// For how long, the longest.
+        idle: Duration,
+    },
+    /// The new member of a change can't take the rest, and no other server can have its part.
+    Unfit {
+        /// The new member.
+        server: OsdId,
+        /// What it still has to get of the group.
+        bytes: u64,
+        /// It has no room for it.
+        full: bool,
+    },
     /// A member whose store is new is being filled.
     Filling {
         /// The member.
@@ -73,8 +98,9 @@ impl fmt::Display for Why {
             Self::NoMajority {
                 members,
                 down,
+                failed,
                 incomplete,
-            } => no_majority(f, *members, down, incomplete),
+            } => no_majority(f, *members, (down, failed), incomplete),
             Self::NoServer => f.write_str(
                 "every server that is up and not draining is a member already: add a server",
             ),
@@ -97,6 +123,33 @@ impl fmt::Display for Why {
                 "waits for the grace time of server {server}, {} s left",
                 left.as_millis().div_ceil(1000)
             ),
+            Self::Failed { server, left } => write!(
+                f,
+                "a write to the disk of server {server} failed: check the disk and restart the server; \
+                 it is replaced in {} s",
+                left.as_millis().div_ceil(1000)
+            ),
+            Self::Ill { servers, idle } => write!(
+                f,
+                "waits for {}, up without progress for {} s: see the log there and `xfs-admin doctor`, \
+                 then restart",
+                Names(servers),
+                idle.as_millis().div_ceil(1000)
+            ),
+            Self::Unfit {
+                server,
+                bytes,
+                full: true,
+            } => write!(
+                f,
+                "server {server} has no room for the other {bytes} bytes, nor has another one: add a \
+                 server or free space; what was copied stays"
+            ),
+            Self::Unfit { server, .. } => write!(
+                f,
+                "server {server} can't take the rest, and no other one can have its part: check its \
+                 disk and its log and restart it, or add a server"
+            ),
             Self::Filling { server } => {
                 write!(f, "server {server} has a new store and is being filled")
             }
@@ -114,9 +167,10 @@ impl fmt::Display for Why {
 fn no_majority(
     f: &mut fmt::Formatter<'_>,
     members: usize,
-    down: &[OsdId],
+    (down, failed): (&[OsdId], &[OsdId]),
     incomplete: &[OsdId],
 ) -> fmt::Result {
+    let mut joint = "";
     if !down.is_empty() {
         let count = down.len();
         let verb = if count == 1 { "is" } else { "are" };
@@ -125,15 +179,25 @@ fn no_majority(
             "{count} of {members} members {verb} down ({})",
             Names(down)
         )?;
+        joint = " and ";
+    }
+    if !failed.is_empty() {
+        let verb = if failed.len() == 1 { "takes" } else { "take" };
+        write!(
+            f,
+            "{joint}{} {verb} no changes since a write to the disk failed",
+            Names(failed)
+        )?;
+        joint = " and ";
     }
     if !incomplete.is_empty() {
-        let joint = if down.is_empty() { "" } else { " and " };
         let verb = if incomplete.len() == 1 { "has" } else { "have" };
         write!(f, "{joint}{} {verb} lost its data", Names(incomplete))?;
     }
-    match down {
-        [] => f.write_str(": what the others hold needs an operator"),
-        [only] => write!(f, ": start server {only}"),
+    match (down, failed) {
+        ([], []) => f.write_str(": what the others hold needs an operator"),
+        ([], [failed, ..]) => write!(f, ": check the disk of server {failed} and restart it"),
+        ([only], _) => write!(f, ": start server {only}"),
         _ => f.write_str(": start one of them"),
     }
 }
@@ -164,6 +228,7 @@ mod tests {
         let why = Why::NoMajority {
             members: 3,
             down: vec![OsdId(2), OsdId(3)],
+            failed: Vec::new(),
             incomplete: Vec::new(),
         };
         assert_eq!(
@@ -174,11 +239,24 @@ mod tests {
         let why = Why::NoMajority {
             members: 3,
             down: vec![OsdId(2)],
+            failed: Vec::new(),
             incomplete: vec![OsdId(1)],
         };
         assert_eq!(
             why.to_string(),
             "1 of 3 members is down (server 2) and server 1 has lost its data: start server 2"
+        );
+
+        let why = Why::NoMajority {
+            members: 3,
+            down: Vec::new(),
+            failed: vec![OsdId(2), OsdId(3)],
+            incomplete: Vec::new(),
+        };
+        assert_eq!(
+            why.to_string(),
+            "servers 2, 3 take no changes since a write to the disk failed: check the disk of server \
+             2 and restart it"
         );
 
         let left = Duration::from_millis(211_001);

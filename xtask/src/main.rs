@@ -30,6 +30,8 @@ cargo xtask VERB
                          how long light loops stall when one thing breaks, each fault alone and N times
   bench fs --mount DIR [--peers glusterfs,moosefs] [--json FILE] [--quick] [--processes NAME[,NAME...]]
                          file system benchmark of any directory
+  bench rescue [--mib N] [--runs N] [--seed S] [--json FILE]
+                         how fast lost replicas are rebuilt and a scrub reads, and what programs notice
   bench lease [--quick] [--json FILE] [--svg FILE] [--docs FILE] [--systems NAME[,NAME...]]
                          leases of this system, ZooKeeper and etcd: throughput, contention, fail-over
 ";
@@ -59,6 +61,7 @@ fn main() -> Result<()> {
             }
             bench("fsbench", rest)
         }
+        ["bench", "rescue", rest @ ..] => chaos::chaos(&[&["rescue"], rest].concat()),
         ["bench", "lease", rest @ ..] => {
             // Without them this system is measured alone.
             if let Err(error) = packages::install_stopped(packages::LEASE_PEERS) {

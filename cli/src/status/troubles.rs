@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use proto::mrc::Pg;
+use proto::mrc::{Jobs, Pg};
 
 use super::{Known, Local, Server};
+
+/// Reasons why groups are stuck that a status tells. 3: of more, most are the same in other numbers.
+const STUCK_SHOWN_MAX: usize = 3;
 
 /// What a sentence about placement groups has in common for all groups it is about.
 #[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -75,11 +78,43 @@ fn of_server(server: &Server, dir: Option<&Path>) -> Option<String> {
                 server.address
             ),
         }),
+        ("failed", "osd") => Some(format!(
+            "{name} takes no changes since a write to its disk failed: check the disk, then restart \
+             the server; what it misses is brought up from the others"
+        )),
         ("starting", "mrc" | "osd") => Some(format!(
             "{name} runs and has not reported yet: wait, or look what its log says"
         )),
         _ => None,
     }
+}
+
+/// What is the matter with groups that get no further by themselves.
+pub(super) fn of_jobs(jobs: &Jobs) -> Vec<String> {
+    let mut stuck: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for note in jobs.notes.iter().filter(|note| note.state == "stuck") {
+        let group = format!("{}.{}", note.volume, note.pg);
+        stuck.entry(&note.why).or_default().push(group);
+    }
+    let more = stuck.len().saturating_sub(STUCK_SHOWN_MAX);
+    let mut said: Vec<String> = stuck
+        .into_iter()
+        .take(STUCK_SHOWN_MAX)
+        .map(|(why, groups)| match &groups[..] {
+            [only] => format!("placement group {only} gets no further: {why}"),
+            [first, others @ ..] => {
+                let others = others.len();
+                format!("placement group {first} and {others} more get no further: {why}")
+            }
+            [] => why.to_owned(),
+        })
+        .collect();
+    if more > 0 {
+        said.push(format!(
+            "{more} more reasons why placement groups get no further: `xfs-admin job list`"
+        ));
+    }
+    said
 }
 
 fn of_mount(known: &Local, dir: Option<&Path>) -> Option<String> {
@@ -167,6 +202,8 @@ fn names(osds: &BTreeSet<u64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proto::mrc::PgNote;
+
     use super::*;
 
     fn osd(id: u64, state: &str) -> Server {
@@ -226,6 +263,47 @@ mod tests {
         assert!(local[1].starts_with("2 placement groups lack the replica on osd-2: nothing"));
         let remote = sentences(&servers, &[], LED);
         assert!(remote[0].starts_with("osd-2 at 10.0.0.2:7 is down"));
+    }
+
+    #[test]
+    fn groups_that_get_no_further_are_told_by_their_reason() {
+        let note = |pg, state: &str, why: &str| PgNote {
+            volume: 1,
+            pg,
+            state: state.to_owned(),
+            why: why.to_owned(),
+        };
+        let jobs = Jobs {
+            notes: vec![
+                note(0, "stuck", "no room"),
+                note(1, "changing", "waits"),
+                note(2, "stuck", "no room"),
+                note(3, "stuck", "a"),
+                note(4, "stuck", "b"),
+                note(5, "stuck", "c"),
+            ],
+            ..Jobs::default()
+        };
+
+        let said = of_jobs(&jobs);
+
+        assert_eq!(said[0], "placement group 1.3 gets no further: a");
+        assert_eq!(said.len(), 4);
+        assert!(said[3].starts_with("1 more reason"), "{said:?}");
+        let jobs = Jobs {
+            notes: jobs.notes.into_iter().take(3).collect(),
+            ..Jobs::default()
+        };
+        assert_eq!(
+            of_jobs(&jobs),
+            ["placement group 1.0 and 1 more get no further: no room"]
+        );
+    }
+
+    #[test]
+    fn disk_that_failed_is_told_with_what_to_do() {
+        let said = sentences(&[osd(2, "failed")], &[], LED);
+        assert!(said[0].starts_with("osd-2 takes no changes"), "{said:?}");
     }
 
     #[test]

@@ -445,6 +445,8 @@ pub(crate) fn heartbeat(osd: u64) -> wire::OsdHeartbeat {
         location: String::new(),
         repaired_bytes: 0,
         pool: None,
+        leftover_bytes: 0,
+        store_failed: false,
     }
 }
 

@@ -12,7 +12,7 @@ mod running;
 mod spread;
 mod targets;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use planner::{Act, Group, Limits, Picture, Plan, Reason, Server, State, Wish, plan};
 use types::{Duration, Instant, OsdId, PgId, PgKey, VolumeId};
@@ -47,6 +47,8 @@ impl Bed {
                 location: (*location).to_owned(),
                 capacity_bytes: CAPACITY,
                 free_bytes: CAPACITY,
+                data_bytes: None,
+                idle_since: None,
                 state: State::Up,
                 wish: Wish::Keep,
             };
@@ -71,6 +73,8 @@ impl Bed {
             settling: BTreeSet::new(),
             incomplete: BTreeSet::new(),
             bytes: 1000,
+            held: BTreeMap::new(),
+            idle_since: BTreeMap::new(),
             replicas: members.len(),
         };
         self.picture.groups.insert(key(pg), group);
@@ -110,7 +114,39 @@ impl Bed {
     }
 
     fn plan(&self) -> Plan {
-        plan(&self.picture, self.now, &self.limits)
+        plan(&self.counted(), self.now, &self.limits)
+    }
+
+    /// The picture, with all complete replicas counted that no test has said anything else about.
+    fn counted(&self) -> Picture {
+        let mut picture = self.picture.clone();
+        for group in picture.groups.values_mut() {
+            let complete = match group.previous.is_empty() {
+                true => &group.members,
+                false => &group.previous,
+            };
+            for osd in complete {
+                group.held.entry(*osd).or_insert(group.bytes);
+            }
+        }
+        for (osd, server) in &mut picture.servers {
+            let groups = picture.groups.values();
+            let held: u64 = groups.filter_map(|group| group.held.get(osd)).sum();
+            server.data_bytes = server.data_bytes.or(Some(held));
+        }
+        picture
+    }
+
+    /// A server has made no progress with a group for so long.
+    fn idle(&mut self, pg: u32, osd: u64, secs: u64) {
+        let since = self.now - Duration::from_secs(secs);
+        let group = self.picture.groups.get_mut(&key(pg)).unwrap();
+        group.idle_since.insert(OsdId(osd), since);
+    }
+
+    fn failed(&mut self, osd: u64, secs: u64) {
+        let since = self.now - Duration::from_secs(secs);
+        self.server(osd).state = State::Failed { since };
     }
 
     fn acts(&self) -> Vec<Act> {

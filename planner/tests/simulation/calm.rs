@@ -17,8 +17,13 @@ impl World {
     /// rounds it took.
     pub(crate) fn calm(&mut self) -> Result<usize, String> {
         self.writing = false;
+        // Full disks stay full, and one server goes on to get nowhere if the groups can do without it.
+        let mut ill = std::mem::take(&mut self.ill).into_iter();
+        let ill = ill.find(|osd| self.is_up(*osd) && self.is_expendable(*osd));
+        self.ill.extend(ill);
         let down: Vec<OsdId> = self.picture.servers.keys().copied().collect();
-        let mut spared = self.rng.once_in(2);
+        // Both together would be more than one fault.
+        let mut spared = ill.is_none() && self.rng.once_in(2);
         for osd in down {
             if self.is_up(osd) {
                 continue;

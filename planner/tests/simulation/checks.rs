@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use planner::{Act, Group, Limits, Picture, Plan, Reason, Server, State, Wish};
+use planner::{Act, Group, Limits, Picture, Plan, Reason, Server, State, Why, Wish};
 use types::{Instant, OsdId, PgKey, Quorum};
 
 use crate::apply::apply;
@@ -59,6 +59,11 @@ pub(crate) fn plan(
         now,
         limits,
     };
+    let up = picture.servers.keys().filter(|osd| scene.is_up(**osd));
+    let overfull: BTreeSet<OsdId> = up
+        .filter(|osd| picture.servers[osd].free_bytes < scene.coming(**osd))
+        .copied()
+        .collect();
     let mut seen = BTreeSet::new();
     for act in &plan.acts {
         let (Act::Begin { group, .. } | Act::Retarget { group, .. } | Act::End { group, .. }) = act;
@@ -73,7 +78,20 @@ pub(crate) fn plan(
         if !matches!(act, Act::End { .. }) {
             apply(&mut scene.picture, act);
         }
-        limits::check(&scene.picture, limits, act).map_err(|why| format!("{why}: {act:?}"))?;
+        limits::check(&scene.picture, &overfull, limits, act)
+            .map_err(|why| format!("{why}: {act:?}"))?;
+    }
+    for (key, record) in &scene.picture.groups {
+        let why = plan.report.notes.get(key).map(|note| &note.why);
+        let told = matches!(
+            why,
+            Some(Why::Unfit { .. } | Why::Turn | Why::NoMajority { .. })
+        );
+        if !seen.contains(key) && !told && scene.has_full_target(record) {
+            return Err(format!(
+                "{key} waits for a full target: {record:?}, {why:?}"
+            ));
+        }
     }
     Ok(())
 }
@@ -101,7 +119,9 @@ impl Scene<'_> {
     fn is_gone(&self, osd: OsdId) -> bool {
         self.server(osd).is_none_or(|server| match server.state {
             State::Up => false,
-            State::Down { since } => since + self.limits.grace <= self.now,
+            State::Down { since } | State::Failed { since } => {
+                since + self.limits.grace <= self.now
+            }
         })
     }
 
@@ -123,6 +143,9 @@ impl Scene<'_> {
                 self.check_shape(&record.members, members)?;
                 self.check_majorities(record, members)?;
                 self.check_new(record, &record.members, members, *reason)?;
+                if *reason == Reason::Rebalance {
+                    self.check_balance(record, members)?;
+                }
                 self.check_reason(record, members, *reason)
             }
             Act::Retarget { view, members, .. } => {
@@ -196,14 +219,17 @@ impl Scene<'_> {
             (reason, minus(old, new).first())
         {
             let before = self.nearness(*removed, &kept);
+            ensure(!self.is_idle(added), "the target makes no progress")?;
             let worse = distance > before || (reason == Reason::Spread && distance == before);
             return ensure(!worse, "members are not farther apart");
         }
-        let farther = self.picture.servers.keys().find(|osd| {
+        let better = self.picture.servers.keys().find(|osd| {
             let fit = self.is_up(**osd) && !self.is_draining(**osd) && !held.contains(osd);
-            fit && self.has_room(**osd, record.bytes) && self.nearness(**osd, &kept) < distance
+            let suits = (self.is_idle(**osd), self.nearness(**osd, &kept));
+            fit && self.has_room(**osd, record.bytes)
+                && suits < (self.is_idle(added), distance.clone())
         });
-        ensure(farther.is_none(), "there is a farther target")
+        ensure(better.is_none(), "there is a farther target")
     }
 
     /// Levels shared with each of `others`, the most first.
@@ -225,17 +251,83 @@ impl Scene<'_> {
         shared
     }
 
+    /// What a server still has to get: of groups that it joins, or of which it lost its copy.
+    fn coming(&self, osd: OsdId) -> u64 {
+        let groups = self.picture.groups.values();
+        let coming = groups.filter(|group| {
+            let joins = !group.previous.is_empty() && !group.previous.contains(&osd);
+            group.members.contains(&osd) && (joins || group.incomplete.contains(&osd))
+        });
+        let missing = coming.map(|group| {
+            let held = group.held.get(&osd).copied().unwrap_or(0);
+            group.bytes.saturating_sub(held)
+        });
+        missing.sum()
+    }
+
     /// Whether the reserve stays, if all that is being copied there arrives.
     fn has_room(&self, osd: OsdId, bytes: u64) -> bool {
         let server = self.server(osd).unwrap();
-        let groups = self.picture.groups.values();
-        let coming = groups.filter(|group| {
-            let changing = !group.previous.is_empty();
-            changing && group.members.contains(&osd) && !group.previous.contains(&osd)
-        });
-        let planned: u64 = coming.map(|group| group.bytes).sum::<u64>() + bytes;
+        let planned = self.coming(osd) + bytes;
         let reserve = server.capacity_bytes * u64::from(self.limits.reserve_percent);
         server.free_bytes >= planned && (server.free_bytes - planned) * 100 >= reserve
+    }
+
+    /// Whether a new member that has told what it holds has no room for the rest.
+    fn has_full_target(&self, record: &Group) -> bool {
+        let joining = minus(&record.members, &record.previous);
+        let full = |osd: &OsdId| {
+            let declared = !record.settling.contains(osd) && !record.incomplete.contains(osd);
+            let told = record.held.contains_key(osd);
+            self.is_up(*osd) && told && !declared && self.free(*osd) < self.coming(*osd)
+        };
+        !record.previous.is_empty() && joining.iter().any(full)
+    }
+
+    fn free(&self, osd: OsdId) -> u64 {
+        self.server(osd).map_or(0, |server| server.free_bytes)
+    }
+
+    /// Whether a server lacks something of a group and has made no progress for too long.
+    fn is_ill(&self, record: &Group, osd: OsdId) -> bool {
+        let since = record.idle_since.get(&osd);
+        self.is_up(osd) && since.is_some_and(|since| *since + self.limits.patience <= self.now)
+    }
+
+    /// Whether a server makes no progress with anything.
+    fn is_idle(&self, osd: OsdId) -> bool {
+        let since = self.server(osd).and_then(|server| server.idle_since);
+        since.is_some_and(|since| since + self.limits.patience <= self.now)
+    }
+
+    /// Bytes on a server in the end: what others use, and all groups that it is to hold.
+    fn in_the_end(&self, osd: OsdId) -> Option<u64> {
+        let server = self.server(osd)?;
+        let used = server.capacity_bytes - server.free_bytes;
+        let groups = self.picture.groups.values();
+        let wanted = groups.filter(|group| group.members.contains(&osd));
+        let wanted: u64 = wanted.map(|group| group.bytes).sum();
+        Some(used.saturating_sub(server.data_bytes?) + wanted)
+    }
+
+    /// A move for balance leaves its source at least as full as its target: so the sum of used² / capacity
+    /// gets smaller.
+    fn check_balance(&self, record: &Group, new: &[OsdId]) -> Result<(), String> {
+        let (from, to) = (minus(&record.members, new), minus(new, &record.members));
+        let ([from], [to]) = (&from[..], &to[..]) else {
+            return Err("a move for balance moves nothing".to_owned());
+        };
+        if record.bytes == 0 {
+            return Ok(());
+        }
+        let both = self.in_the_end(*from).zip(self.in_the_end(*to));
+        let (here, there) = both.ok_or("moves what nobody has counted")?;
+        let capacity = |osd| u128::from(self.server(osd).map_or(1, |it| it.capacity_bytes));
+        let here = u128::from(here.saturating_sub(record.bytes)) * capacity(*to);
+        let there = u128::from(there + record.bytes) * capacity(*from);
+        // The planner reckons in millionths.
+        let slack = capacity(*from) * capacity(*to) / 250_000;
+        ensure(here + slack >= there, "a move for balance goes too far")
     }
 
     fn check_reason(&self, record: &Group, new: &[OsdId], reason: Reason) -> Result<(), String> {
@@ -257,13 +349,16 @@ impl Scene<'_> {
             (None, None) => return Err("changes nothing".to_owned()),
         }
         let holds = match (reason, removed) {
-            (Reason::Rescue, Some(removed)) => self.is_gone(removed),
+            (Reason::Rescue, Some(removed)) => {
+                self.is_gone(removed) || self.is_ill(record, removed)
+            }
             (Reason::Drain, Some(removed)) => self.is_draining(removed),
             (Reason::Replicas, _) => old.len() != wanted,
             (Reason::Spread | Reason::Rebalance, Some(_)) => old.iter().all(|osd| {
                 self.is_up(*osd) && !self.is_draining(*osd) && !record.incomplete.contains(osd)
             }),
-            (Reason::Rescue | Reason::Drain | Reason::Spread | Reason::Rebalance, None) => false,
+            (Reason::Rescue | Reason::Drain | Reason::Spread | Reason::Rebalance, None)
+            | (Reason::Target, _) => false,
         };
         ensure(holds, "the reason doesn't hold")
     }
@@ -271,11 +366,19 @@ impl Scene<'_> {
     /// A change gets another aim only if its target is lost or it costs the group its service.
     fn check_retarget(&self, record: &Group) -> Result<(), String> {
         let joining = minus(&record.members, &record.previous);
-        let lost = joining
-            .iter()
-            .any(|osd| self.is_gone(*osd) || self.is_draining(*osd));
+        let lost = joining.iter().any(|osd| {
+            let server = self.server(*osd);
+            let failed = server.is_some_and(|it| matches!(it.state, State::Failed { .. }));
+            let full = server.is_some_and(|it| it.free_bytes < self.coming(*osd));
+            let unfit = failed || full || self.is_ill(record, *osd);
+            self.is_gone(*osd) || self.is_draining(*osd) || unfit
+        });
         let served = self.check_majorities(record, &record.members).is_ok();
-        ensure(lost || !served, "retargets a change that goes on")
+        let hopeless = record.members.iter().any(|osd| self.is_ill(record, *osd));
+        ensure(
+            lost || hopeless || !served,
+            "retargets a change that goes on",
+        )
     }
 
     fn check_end(&self, record: &Group) -> Result<(), String> {
@@ -286,9 +389,16 @@ impl Scene<'_> {
         ensure(count >= majority_of(&record.members), "no majority is up")?;
         let has_declared =
             |osd: &OsdId| !record.settling.contains(osd) && !record.incomplete.contains(osd);
+        let passed_over = |osd: &OsdId| record.previous.contains(osd) && self.is_ill(record, *osd);
+        let mut members = up.into_iter();
         ensure(
-            up.into_iter().all(has_declared),
+            members.all(|osd| has_declared(osd) || passed_over(osd)),
             "a member has not declared",
-        )
+        )?;
+        for set in [&record.members, &record.previous] {
+            let declared = set.iter().filter(|osd| has_declared(osd)).count();
+            ensure(declared >= majority_of(set), "no majority has declared")?;
+        }
+        Ok(())
     }
 }

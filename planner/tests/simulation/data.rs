@@ -44,19 +44,37 @@ impl World {
         Ok(true)
     }
 
-    /// Copies that are behind catch up, each at some time.
+    /// Copies that are behind catch up, each at some time, if the server is well and there is room.
     fn copy(&mut self, key: PgKey) {
-        let record = self.picture.groups.get_mut(&key).unwrap();
-        let data = self.data.get_mut(&key).unwrap();
-        for (osd, version) in &mut data.copies {
-            let server = self.picture.servers.get(osd);
-            let up = server.is_some_and(|server| server.state == planner::State::Up);
-            let rounds = if *version == 0 { 4 } else { 2 };
-            if up && self.rng.once_in(rounds) {
-                *version = data.committed;
-                data.blank.remove(osd);
-                record.incomplete.remove(osd);
+        let whole = self.record(key).bytes;
+        let copies: Vec<(OsdId, u64)> = self.data[&key]
+            .copies
+            .iter()
+            .map(|(osd, version)| (*osd, *version))
+            .collect();
+        for (osd, version) in copies {
+            let data = &self.data[&key];
+            let lacks = !data.is_current(osd);
+            let rounds = if version == 0 { 4 } else { 2 };
+            let works = self.is_up(osd) && !self.ill.contains(&osd);
+            if !lacks || !works || !self.rng.once_in(rounds) {
+                continue;
             }
+            let present = data.present.get(&osd).copied().unwrap_or(0);
+            let part = self.rng.between(whole / 3 + 1, whole + 1);
+            let more = whole.saturating_sub(present).min(part).min(self.free(osd));
+            let data = self.data.get_mut(&key).unwrap();
+            data.present.insert(osd, present + more);
+            if present + more >= whole {
+                data.copies.insert(osd, data.committed);
+                data.blank.remove(&osd);
+                let record = self.picture.groups.get_mut(&key).unwrap();
+                record.incomplete.remove(&osd);
+            } else if more == 0 {
+                // Its disk is full.
+                continue;
+            }
+            self.note_progress(key, osd);
         }
     }
 
@@ -86,7 +104,18 @@ impl World {
             data.copies.insert(osd, data.committed);
         }
         if self.rng.once_in(10) {
-            self.picture.groups.get_mut(&key).unwrap().bytes += 1;
+            self.grow_by(key, 1);
+        }
+    }
+
+    /// A group and all that was copied of it becomes larger.
+    pub(crate) fn grow_by(&mut self, key: PgKey, bytes: u64) {
+        self.picture.groups.get_mut(&key).unwrap().bytes += bytes;
+        let data = self.data.get_mut(&key).unwrap();
+        for (osd, version) in &data.copies {
+            if *version > 0 {
+                *data.present.entry(*osd).or_insert(0) += bytes;
+            }
         }
     }
 
@@ -94,10 +123,11 @@ impl World {
     fn declare(&mut self, key: PgKey) {
         let settling: Vec<OsdId> = self.record(key).settling.iter().copied().collect();
         for osd in settling {
-            let ready = self.is_up(osd) && self.data[&key].is_current(osd);
-            if ready && self.rng.once_in(2) {
+            let well = self.is_up(osd) && !self.ill.contains(&osd);
+            if well && self.data[&key].is_current(osd) && self.rng.once_in(2) {
                 let record = self.picture.groups.get_mut(&key).unwrap();
                 record.settling.remove(&osd);
+                self.note_progress(key, osd);
             }
         }
     }

@@ -13,15 +13,81 @@ impl World {
             return;
         }
         for _ in 0..self.rng.between(1, 3) {
-            match self.rng.below(12) {
+            match self.rng.below(17) {
                 0..=2 => self.kill(),
                 3..=6 => self.restart(),
                 7 => self.drain(),
                 8 => self.keep(),
                 9 => self.want(),
                 10 => self.grow(),
+                11 => self.fill(),
+                12 => self.clear(),
+                13 => self.fail(),
+                14 => self.fall_ill(),
+                15 => self.cure(),
                 _ => self.forget(),
             }
+        }
+        // The worst moment: redundancy has just come back.
+        if self.is_whole() && self.rng.once_in(2) {
+            for _ in 0..2 {
+                self.kill();
+            }
+        }
+    }
+
+    /// Whether every group has all that it should have.
+    fn is_whole(&self) -> bool {
+        let mut groups = self.picture.groups.iter();
+        groups.all(|(key, group)| {
+            let sound = |osd: &OsdId| self.is_up(*osd) && self.data[key].is_current(*osd);
+            group.previous.is_empty() && group.members.iter().all(sound)
+        })
+    }
+
+    /// Others fill up a disk.
+    fn fill(&mut self) {
+        let servers = self.servers(|_| true);
+        let Some(osd) = self.rng.pick(&servers) else {
+            return;
+        };
+        let free = self.free(osd);
+        let left = self.rng.below(free / 4 + 1);
+        *self.foreign.entry(osd).or_insert(0) += free - left;
+    }
+
+    /// An operator frees space.
+    fn clear(&mut self) {
+        let full: Vec<OsdId> = self.foreign.keys().copied().collect();
+        if let Some(osd) = self.rng.pick(&full) {
+            self.foreign.remove(&osd);
+        }
+    }
+
+    /// A write to a disk fails.
+    fn fail(&mut self) {
+        let (since, up) = (self.now, self.servers(|server| server.state == State::Up));
+        if up.len() * 2 > self.picture.servers.len()
+            && let Some(osd) = self.rng.pick(&up)
+        {
+            self.picture.servers.get_mut(&osd).unwrap().state = State::Failed { since };
+        }
+    }
+
+    fn fall_ill(&mut self) {
+        let up = self.servers(|server| server.state == State::Up);
+        // With half of them nothing goes on.
+        if (self.ill.len() + 1) * 3 <= up.len()
+            && let Some(osd) = self.rng.pick(&up)
+        {
+            self.ill.insert(osd);
+        }
+    }
+
+    fn cure(&mut self) {
+        let ill: Vec<OsdId> = self.ill.iter().copied().collect();
+        if let Some(osd) = self.rng.pick(&ill) {
+            self.ill.remove(&osd);
         }
     }
 
@@ -56,7 +122,9 @@ impl World {
     }
 
     pub(crate) fn bring_back(&mut self, osd: OsdId) {
-        self.picture.servers.get_mut(&osd).unwrap().state = State::Up;
+        self.ill.remove(&osd);
+        let server = self.picture.servers.get_mut(&osd).unwrap();
+        (server.state, server.idle_since) = (State::Up, None);
         for (key, data) in &self.data {
             if data.blank.contains(&osd) {
                 let record = self.picture.groups.get_mut(key).unwrap();
@@ -71,6 +139,7 @@ impl World {
                 *version = 0;
                 data.blank.insert(osd);
             }
+            data.present.remove(&osd);
         }
     }
 
@@ -117,8 +186,8 @@ impl World {
         let keys: Vec<_> = self.picture.groups.keys().copied().collect();
         let key = self.rng.pick(&keys).unwrap();
         let more = self.rng.between(1, 40);
-        let group = self.picture.groups.get_mut(&key).unwrap();
-        group.bytes = (group.bytes + more).min(150);
+        let room = 150_u64.saturating_sub(self.picture.groups[&key].bytes);
+        self.grow_by(key, more.min(room));
     }
 
     /// A dead server is removed by force; sometimes a new one comes in its place.
@@ -132,6 +201,8 @@ impl World {
         }
         self.wipe(osd);
         let gone = self.picture.servers.remove(&osd).unwrap();
+        self.foreign.remove(&osd);
+        self.ill.remove(&osd);
         if self.picture.servers.len() < 4 || self.rng.once_in(2) {
             self.add_server(&gone.location, gone.capacity_bytes);
         }

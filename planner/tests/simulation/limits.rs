@@ -1,6 +1,6 @@
 //! How many changes are under way, and where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use planner::{Act, Group, Limits, Picture, State};
 use types::OsdId;
@@ -8,7 +8,13 @@ use types::OsdId;
 use crate::checks::{majority_of, servers_of};
 
 /// Checks the limits after `act`, for the servers it begins to copy to or from.
-pub(crate) fn check(picture: &Picture, limits: &Limits, act: &Act) -> Result<(), String> {
+/// `overfull` are servers whose changes copied nothing any more when the plan was made.
+pub(crate) fn check(
+    picture: &Picture,
+    overfull: &BTreeSet<OsdId>,
+    limits: &Limits,
+    act: &Act,
+) -> Result<(), String> {
     let (Act::Begin { group, .. } | Act::Retarget { group, .. } | Act::End { group, .. }) = act;
     let is_up = |osd: &OsdId| {
         let server = picture.servers.get(osd);
@@ -24,9 +30,12 @@ pub(crate) fn check(picture: &Picture, limits: &Limits, act: &Act) -> Result<(),
         if record.previous.is_empty() || voting < majority_of(set) {
             continue;
         }
-        changes += 1;
         let members = record.members.iter();
         let targets: Vec<OsdId> = members.filter(|osd| !set.contains(osd)).copied().collect();
+        if key != group && targets.iter().any(|osd| overfull.contains(osd)) {
+            continue;
+        }
+        changes += 1;
         let source = set.iter().find(|osd| votes(record, osd));
         let busy: Vec<OsdId> = match source {
             Some(source) if !targets.is_empty() => [&targets[..], &[*source]].concat(),

@@ -63,12 +63,63 @@ fn changes_beyond_the_limits_are_found() {
 
 #[test]
 fn moves_to_and_fro_are_found() {
-    check(Mutant::MovesForNothing, 50, &["acts still come"]);
+    check(
+        Mutant::MovesForNothing,
+        50,
+        &["acts still come", "goes too far"],
+    );
 }
 
 #[test]
 fn a_change_that_waits_for_a_dead_target_is_found() {
-    check(Mutant::NeverRetargets, 200, &["not healed"]);
+    check(
+        Mutant::NeverRetargets,
+        200,
+        &["not healed", "waits for a full target"],
+    );
+}
+
+#[test]
+fn groups_that_count_as_equally_large_are_found() {
+    check(
+        Mutant::SizesIgnored,
+        50,
+        &[
+            "has no room",
+            "goes too far",
+            "there is a farther target",
+            "nobody has counted",
+        ],
+    );
+}
+
+#[test]
+fn a_target_chosen_without_what_still_comes_there_is_found() {
+    check(Mutant::PlannedIgnored, 100, &["has no room"]);
+}
+
+#[test]
+fn a_change_that_waits_for_a_full_target_is_found() {
+    check(Mutant::FullTargetKept, 50, &["waits for a full target"]);
+}
+
+#[test]
+fn a_change_that_waits_for_a_member_without_progress_is_found() {
+    check(Mutant::IllKept, 200, &["not healed", "makes no progress"]);
+}
+
+#[test]
+fn a_member_that_is_given_up_too_soon_is_found() {
+    check(
+        Mutant::Impatient,
+        20,
+        &[
+            "a member has not declared",
+            "the reason doesn't hold",
+            "a change that goes on",
+            "farther target",
+        ],
+    );
 }
 
 #[test]

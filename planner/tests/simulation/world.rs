@@ -25,6 +25,11 @@ pub(crate) struct Data {
     pub(crate) copies: BTreeMap<OsdId, u64>,
     /// Servers of the set before or of both that lost their copy and were not filled again.
     pub(crate) blank: BTreeSet<OsdId>,
+    /// Bytes of it on disks, also of servers that are to delete it.
+    pub(crate) present: BTreeMap<OsdId, u64>,
+    /// Servers of either set that are up and lack something or have not said that they don't, and since when
+    /// they made no progress.
+    pub(crate) idle_since: BTreeMap<OsdId, Instant>,
 }
 
 pub(crate) struct World {
@@ -35,6 +40,10 @@ pub(crate) struct World {
     pub(crate) picture: Picture,
     pub(crate) data: BTreeMap<PgKey, Data>,
     pub(crate) next_osd: u64,
+    /// Bytes on disks that are no replicas.
+    pub(crate) foreign: BTreeMap<OsdId, u64>,
+    /// Servers that are up, but copy nothing and say nothing.
+    pub(crate) ill: BTreeSet<OsdId>,
     /// Whether clients write. They stop in the calm.
     pub(crate) writing: bool,
     /// Whether the leader notes new members as incomplete until they have declared.
@@ -57,6 +66,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let limits = Limits {
             grace: Duration::from_secs(600),
+            patience: Duration::from_secs(rng.between(600, 1800)),
             changes_per_server_max: rng.between(1, 3) as u32,
             changes_max: rng.between(2, 8) as usize,
             paused: false,
@@ -73,6 +83,8 @@ impl World {
             picture: Picture::default(),
             data: BTreeMap::new(),
             next_osd: 1,
+            foreign: BTreeMap::new(),
+            ill: BTreeSet::new(),
             writing: true,
             marks_new: false,
             judging: true,
@@ -105,6 +117,8 @@ impl World {
             location: location.to_owned(),
             capacity_bytes,
             free_bytes: capacity_bytes,
+            data_bytes: Some(0),
+            idle_since: None,
             state: State::Up,
             wish: Wish::Keep,
         };
@@ -124,15 +138,18 @@ impl World {
             volume: VolumeId(1),
             pg: PgId(pg),
         };
-        let bytes = if self.rng.once_in(3) {
-            0
-        } else {
-            self.rng.between(1, 60)
+        let bytes = match self.rng.below(9) {
+            0..3 => 0,
+            // As large as all others together.
+            3 => self.rng.between(60, 300),
+            _ => self.rng.between(1, 60),
         };
         let data = Data {
             committed: 1,
             copies: members.iter().map(|osd| (*osd, 1)).collect(),
             blank: BTreeSet::new(),
+            present: members.iter().map(|osd| (*osd, bytes)).collect(),
+            idle_since: BTreeMap::new(),
         };
         let group = Group {
             view: 1,
@@ -141,6 +158,8 @@ impl World {
             settling: BTreeSet::new(),
             incomplete: BTreeSet::new(),
             bytes,
+            held: BTreeMap::new(),
+            idle_since: BTreeMap::new(),
             replicas,
         };
         self.picture.groups.insert(key, group);
@@ -151,7 +170,9 @@ impl World {
     pub(crate) fn step(&mut self) -> Result<usize, String> {
         self.now += Duration::from_secs(self.rng.between(20, 120));
         self.move_data()?;
+        self.delete_leftovers();
         self.report_free(2);
+        self.note_idle();
         let plan = plan(&self.picture, self.now, &self.limits);
         if self.judging {
             checks::plan(&self.picture, self.now, &self.limits, &plan)?;
@@ -205,21 +226,93 @@ impl World {
         holders.any(|osd| self.is_up(*osd) && data.is_current(*osd))
     }
 
+    /// What is free on a disk.
+    pub(crate) fn free(&self, osd: OsdId) -> u64 {
+        let capacity = self.picture.servers[&osd].capacity_bytes;
+        let foreign = self.foreign.get(&osd).copied().unwrap_or(0);
+        capacity.saturating_sub(foreign + self.data_on(osd))
+    }
+
+    fn data_on(&self, osd: OsdId) -> u64 {
+        let present = self.data.values().filter_map(|data| data.present.get(&osd));
+        present.sum()
+    }
+
     /// Heartbeats of one server in `every`.
     pub(crate) fn report_free(&mut self, every: u64) {
-        for (osd, server) in &mut self.picture.servers {
-            if server.state != State::Up || !self.rng.once_in(every) {
+        let osds: Vec<OsdId> = self.picture.servers.keys().copied().collect();
+        for osd in osds {
+            if !self.is_up(osd) || !self.rng.once_in(every) {
                 continue;
             }
-            let held = self.data.iter().filter(|(_, data)| {
-                let version = data.copies.get(osd);
-                version.is_some_and(|version| *version > 0)
+            // One that was just started has not counted everything.
+            let counted = every == 1 || !self.rng.once_in(10);
+            let (free, data) = (self.free(osd), self.data_on(osd));
+            let server = self.picture.servers.get_mut(&osd).unwrap();
+            server.free_bytes = free;
+            server.data_bytes = counted.then_some(data);
+            for (key, group) in &mut self.picture.groups {
+                let data = &self.data[key];
+                let told = counted && data.copies.contains_key(&osd);
+                match data.present.get(&osd).filter(|_| told) {
+                    Some(bytes) => group.held.insert(osd, *bytes),
+                    None => group.held.remove(&osd),
+                };
+            }
+        }
+    }
+
+    /// What was given up is deleted sooner or later.
+    fn delete_leftovers(&mut self) {
+        let (rng, servers) = (&mut self.rng, &self.picture.servers);
+        for data in self.data.values_mut() {
+            let copies = &data.copies;
+            data.present.retain(|osd, _| {
+                let server = servers.get(osd);
+                let up = server.is_some_and(|server| server.state == State::Up);
+                copies.contains_key(osd) || (server.is_some() && !(up && rng.once_in(4)))
             });
-            let used: u64 = held
-                .filter_map(|(key, _)| self.picture.groups.get(key))
-                .map(|group| group.bytes)
-                .sum();
-            server.free_bytes = server.capacity_bytes.saturating_sub(used);
+        }
+    }
+
+    /// Who lacks something, and since when it got nowhere: the leader's notes.
+    fn note_idle(&mut self) {
+        let mut working: BTreeMap<OsdId, Instant> = BTreeMap::new();
+        for (key, group) in &mut self.picture.groups {
+            let data = self.data.get_mut(key).unwrap();
+            let current = |osd: &OsdId| data.is_current(*osd);
+            let members = group.members.iter().chain(&group.previous).copied();
+            let unfinished: BTreeSet<OsdId> = members
+                .filter(|osd| {
+                    let server = self.picture.servers.get(osd);
+                    let up = server.is_some_and(|server| server.state == State::Up);
+                    let declared = match group.previous.is_empty() {
+                        true => current(osd),
+                        false => !group.settling.contains(osd),
+                    };
+                    up && !(declared && !group.incomplete.contains(osd))
+                })
+                .collect();
+            data.idle_since.retain(|osd, _| unfinished.contains(osd));
+            for osd in unfinished {
+                let since = data.idle_since.entry(osd).or_insert(self.now);
+                let earliest = working.entry(osd).or_insert(*since);
+                *earliest = (*earliest).min(*since);
+            }
+            group.idle_since.clone_from(&data.idle_since);
+        }
+        for (osd, server) in &mut self.picture.servers {
+            // It is remembered as long as the server has not done anything.
+            let idle = working.get(osd).copied().or(server.idle_since);
+            server.idle_since = idle.filter(|_| server.state == State::Up);
+        }
+    }
+
+    /// A server has made progress with a group.
+    pub(crate) fn note_progress(&mut self, key: PgKey, osd: OsdId) {
+        self.data.get_mut(&key).unwrap().idle_since.remove(&osd);
+        if let Some(server) = self.picture.servers.get_mut(&osd) {
+            server.idle_since = None;
         }
     }
 

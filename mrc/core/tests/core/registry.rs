@@ -357,6 +357,10 @@ fn map_and_report_of_most_groups_fit_a_message() {
         // Of two groups at a time.
         seed_done_bytes: 0,
         seed_total_bytes: 0,
+        size: Some(mrc::ReplicaSize {
+            bytes: u64::MAX,
+            objects: u64::MAX,
+        }),
     };
 
     let map = mrc::OsdMap {

@@ -41,7 +41,7 @@ use effects::replica_debug;
 use faults::Plan;
 use lease_model::MS;
 use osd_core::Config;
-use types::Duration;
+use types::{Duration, Policy, Quorum, WritePolicy};
 use world::{KEY, World};
 
 /// Longest time a request may take once everything is well again.
@@ -247,6 +247,51 @@ fn no_seed_breaks_a_promise_while_the_replica_set_changes() {
     let mut total = 0;
     for seed in seeds("OXFS_SEEDS", 60) {
         let plan = Plan::moving(seed, 1 + seed as usize % 5);
+        match run(plan.clone(), config()) {
+            Ok(outcome) => total += outcome.done,
+            Err(error) => panic!("seed {seed}: {plan:?}\n{error}"),
+        }
+    }
+    assert!(total > 0, "nothing was done");
+    println!("{total} requests");
+}
+
+/// The same with policies other than a majority's sync: everything acknowledged by all of either set, in
+/// memory, or written behind.
+#[test]
+fn no_seed_breaks_a_promise_while_the_replica_set_changes_under_any_policy() {
+    let policy = |write, quorum| Policy { write, quorum };
+    let policies = [
+        policy(WritePolicy::Memsync, Quorum::All),
+        policy(WritePolicy::Fullsync, Quorum::All),
+        policy(WritePolicy::Async, Quorum::Majority),
+    ];
+    let mut total = 0;
+    for seed in seeds("OXFS_SEEDS", 45) {
+        let moving = Plan::moving(seed, 1 + seed as usize % 5);
+        let plan = Plan {
+            policies: vec![policies[seed as usize % 3]],
+            ..moving
+        };
+        match run(plan.clone(), config()) {
+            Ok(outcome) => total += outcome.done,
+            Err(error) => panic!("seed {seed}: {plan:?}\n{error}"),
+        }
+    }
+    assert!(total > 0, "nothing was done");
+    println!("{total} requests");
+}
+
+/// The same while any number of disks has next to no room for a while.
+#[test]
+fn no_seed_breaks_a_promise_while_the_replica_set_changes_and_disks_are_full() {
+    let mut total = 0;
+    for seed in seeds("OXFS_SEEDS", 40) {
+        let plan = Plan {
+            appends: true,
+            full: true,
+            ..Plan::moving(seed, 3 + seed as usize % 3)
+        };
         match run(plan.clone(), config()) {
             Ok(outcome) => total += outcome.done,
             Err(error) => panic!("seed {seed}: {plan:?}\n{error}"),
