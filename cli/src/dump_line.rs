@@ -190,6 +190,8 @@ records! {
         policy_version: u64,
         created_ns: i64,
         deleted: bool,
+        quota_bytes: u64,
+        quota_files: u64,
     }
     Counters {
         volume: u64,
@@ -399,6 +401,8 @@ mod tests {
                 name: "home".to_owned(),
                 created_ns: -1,
                 deleted: true,
+                quota_bytes: 1 << 40,
+                quota_files: 1_000_000,
                 ..dump::Volume::default()
             }),
             Kind::Counters(dump::Counters {
