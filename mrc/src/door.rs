@@ -1,7 +1,7 @@
 //! Metadata requests: reads answered at once under the lease, changes proposed, others sent on.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use mrc_core::janitor::LostWriter;
@@ -22,6 +22,7 @@ use crate::dumps::{self, Dumps};
 use crate::forward::Forwarder;
 use crate::grants::Grants;
 use crate::member_change;
+use crate::metrics;
 use crate::node::{Node, NotNow, no_leader};
 use crate::osds::{MapCache, Osds};
 use crate::pacing::{Planned, Rate};
@@ -47,6 +48,8 @@ pub(crate) struct Service {
     pub dumps: Dumps,
     /// Files that somebody wants to open, which a restore has not compared with their objects.
     pub settle_first: Mutex<VecDeque<LostWriter>>,
+    /// The numbers about this server, once there is somebody to tell them to.
+    pub numbers: OnceLock<shell::metrics::Source>,
 }
 
 /// On what grounds this server answers as the leader.
@@ -83,6 +86,7 @@ impl Service {
             rate: Mutex::default(),
             dumps: Dumps::default(),
             settle_first: Mutex::default(),
+            numbers: OnceLock::new(),
         })
     }
 
@@ -348,6 +352,9 @@ impl Service {
         let complete = keep.complete && keep.registered_term == leader.term;
         let open = complete.then(|| keep.open_inodes.iter().copied().map(Inode).collect());
         let register = self.sessions.keep_alive(session, open, order)?;
+        if let Some(numbers) = &keep.numbers {
+            self.sessions.says(session, numbers.clone());
+        }
         let mrcs = self.node.voter_addresses();
         self.sessions.told(session, &mrcs);
         Ok(Response {
@@ -434,6 +441,17 @@ impl Handler for Door {
                     answer(responder, admin::cluster(&service, request.op).await);
                 });
                 return;
+            }
+            Some(Op::ShowNumbers(_)) => {
+                return match from.caller().role {
+                    Role::Mount => responder.fault(Fault::surface(
+                        libc::EPERM,
+                        "only administrators may ask this; use xfs-admin",
+                    )),
+                    Role::Admin | Role::Mrc | Role::Osd => {
+                        answer(responder, Ok(metrics::answer(service)));
+                    }
+                };
             }
             Some(Op::MrcChange(change)) => {
                 let (service, change) = (Arc::clone(service), change.clone());

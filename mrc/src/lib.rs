@@ -8,6 +8,7 @@ mod cushion;
 mod disk;
 mod door;
 mod dumps;
+mod farewell;
 mod forward;
 mod grants;
 mod heartbeats;
