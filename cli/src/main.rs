@@ -24,8 +24,8 @@ mod restored;
 mod scrub;
 mod show_osd;
 mod status;
-mod units;
 mod top;
+mod units;
 mod volumes;
 
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! `status`: every server by its own words, its leader's, or what this machine knows of it.
 
-mod room;
 mod health;
+mod room;
 mod troubles;
 
 use std::collections::BTreeSet;
@@ -16,7 +16,6 @@ use shell::link::CallError;
 use shell::local::LocalCluster;
 
 use crate::find::Found;
-use crate::jobs;
 use crate::numbers::{Asked, Asker, sessions};
 use crate::osds::Osd;
 use crate::outcome::{Done, Failure};

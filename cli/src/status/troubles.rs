@@ -272,6 +272,7 @@ mod tests {
             pg,
             state: state.to_owned(),
             why: why.to_owned(),
+            ..PgNote::default()
         };
         let jobs = Jobs {
             notes: vec![

@@ -27,8 +27,8 @@ use crate::config;
 use crate::errno;
 use crate::index::{IndexError, IndexRead, Visit};
 use crate::keys;
-use crate::quota;
 use crate::overlay::Overlay;
+use crate::quota;
 use crate::records::{self, Step, Stop, Work};
 use crate::volume::ROOT;
 
