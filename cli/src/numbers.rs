@@ -49,7 +49,7 @@ pub(crate) struct Said {
     pub(crate) unsure_ms: i64,
     /// When it was heard.
     pub(crate) at: Instant,
-    numbers: HashMap<String, u64>,
+    pub(crate) numbers: HashMap<String, u64>,
 }
 
 impl Said {
