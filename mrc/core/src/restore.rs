@@ -37,7 +37,7 @@ pub(crate) fn begin(work: &mut Work<'_>, begin: &mrc::RestoreBegin) -> Step<mrc:
     if let Some(restore) = records::get::<RestoreRecord>(work, keys::RESTORE)? {
         return match restore {
             restore if restore.file == begin.file => Ok(restoring(restore.next_batch)),
-            restore if restore.finished => Err(not_new("was restored from another dump before")),
+            restore if restore.finished => Err(not_new("was restored before")),
             _ => Err(refused(
                 errno::EBUSY,
                 "another dump is being restored here; go on with that one, or begin with empty directories \
