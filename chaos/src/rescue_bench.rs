@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ::tests::Cluster;
 use anyhow::{Context as _, Result, bail, ensure};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde_json::Value;
-use ::tests::Cluster;
 
 use crate::history::now_ns;
 use crate::stall_loops::{Kind, Loops, Taken};
