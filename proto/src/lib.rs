@@ -7,6 +7,10 @@
     missing_docs,
     reason = "generated code; the comments are in the .proto files"
 )]
+#![allow(
+    clippy::large_enum_variant,
+    reason = "heartbeats are the largest requests, and one of each server is under way at a time"
+)]
 
 /// Frames of the streams between processes.
 pub mod link {

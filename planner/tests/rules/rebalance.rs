@@ -215,12 +215,12 @@ impl Reality {
         let round = self.round;
         self.present.retain(|(key, osd), _| {
             let group = &groups[key];
-            group.members.contains(osd) || group.previous.contains(osd) || round % 5 != 0
+            group.members.contains(osd) || group.previous.contains(osd) || !round.is_multiple_of(5)
         });
         reports.extend(
             self.osds()
                 .into_iter()
-                .filter(|osd| (osd.0 + round) % 3 == 0),
+                .filter(|osd| (osd.0 + round).is_multiple_of(3)),
         );
         for osd in reports {
             self.report(osd);

@@ -290,7 +290,7 @@ impl World {
                         true => current(osd),
                         false => !group.settling.contains(osd),
                     };
-                    up && !(declared && !group.incomplete.contains(osd))
+                    up && (!declared || group.incomplete.contains(osd))
                 })
                 .collect();
             data.idle_since.retain(|osd, _| unfinished.contains(osd));
