@@ -209,39 +209,6 @@ async fn death_of_the_sender_ends_the_seeding_and_the_ordinary_recovery_finishes
     assert_eq!(left_over(&bench), [""; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn receiver_that_was_killed_begins_anew() {
-    let bench = Bench::of(4);
-    let mut bed = three_of_four(&bench).await;
-    let objects: BTreeMap<u64, Bytes> = (1..=4)
-        .map(|inode| (inode, bytes(1 << 20, inode)))
-        .collect();
-    write_all(&bed.client(), &objects).await;
-    bed.until_full_within(PATIENCE).await;
-    set_pace(&bed, 1 << 20);
-
-    change(&mut bed, &[1, 2, 4], &[1, 2, 3]);
-    until("the group to be on its way", || async {
-        progress(&bed).0 > 0
-    })
-    .await;
-    bed.kill(4).await;
-    // Of a server in the process of the test, the thread that receives outlives it, and tidies up by itself.
-    machine::until("what was received is gone", || {
-        !left_over(&bench)
-            .iter()
-            .any(|line| line.contains("/seeds/"))
-    });
-    set_pace(&bed, 1 << 30);
-    bed.start(4).await;
-    bed.until_full_within(PATIENCE).await;
-    bed.stop_all().await;
-
-    assert_eq!(ended(&bed, Outcome::Seeded), 1);
-    assert_holds(&bed, &[1, 2, 4], &objects);
-    assert_eq!(left_over(&bench), [""; 0]);
-}
-
 /// As object by object: at the rate that was said, and not at all while changes are paused.
 #[tokio::test(flavor = "multi_thread")]
 async fn stream_keeps_to_the_rate_and_to_the_pause() {
