@@ -56,6 +56,17 @@ pub(crate) enum Command {
     Doctor,
     /// Every server and mount, all volumes, and how complete the replicas are.
     Status,
+    /// What servers and mounts do now: operations, bytes, waiting times, queues, and what is left to be copied.
+    ///
+    /// Refreshed every second on a terminal; `q` ends it. Numbers of mounts are means over the ten seconds between
+    /// two of their reports.
+    Top {
+        /// Print it once, over one second, and end; so it is without a terminal, too.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Where each process serves its numbers to Prometheus; with --output json, for its `file_sd_configs`.
+    Metrics,
     /// Volumes.
     #[command(subcommand)]
     Volume(VolumeVerb),
@@ -418,6 +429,9 @@ mod tests {
             "job limit 50MiB",
             "job limit default",
             "doctor",
+            "top",
+            "top --once",
+            "metrics",
             "lease list",
             "lease list --limit 5",
             "lease show v/42.1",

@@ -137,6 +137,7 @@ mod tests {
             pg: 3,
             state: state.to_owned(),
             why: why.to_owned(),
+            ..mrc::PgNote::default()
         };
         let mut jobs = mrc::Jobs {
             notes: vec![note("changing", "waits for server 2 to hold everything")],

@@ -4,18 +4,21 @@ mod arguments;
 mod check;
 mod doctor;
 mod drain;
+mod endpoints;
 mod find;
 mod hand_over;
 mod jobs;
 mod leases;
 mod lists;
 mod members;
+mod numbers;
 mod osds;
 mod outcome;
 mod render;
 mod scrub;
 mod show_osd;
 mod status;
+mod top;
 mod volumes;
 
 use std::process::ExitCode;
@@ -54,6 +57,8 @@ async fn perform(command: &Command, admin: &Admin, found: &Found) -> Result<Done
     match command {
         Command::Doctor => doctor::run(admin, found).await,
         Command::Status => status::run(admin, found).await,
+        Command::Top { once } => top::run(admin, found, *once).await,
+        Command::Metrics => endpoints::run(admin, found).await,
         Command::Volume(VolumeVerb::Create(create)) => volumes::create(admin, create).await,
         Command::Volume(VolumeVerb::List) => volumes::list(admin).await,
         Command::Volume(VolumeVerb::Set(set)) => volumes::set(admin, set).await,

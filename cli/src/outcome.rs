@@ -46,7 +46,7 @@ impl Failure {
         }
     }
 
-    #[cfg(test)]
+    /// What went wrong.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }

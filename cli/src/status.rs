@@ -1,7 +1,9 @@
 //! `status`: every server by its own words, its leader's, or what this machine knows of it.
 
+mod health;
 mod troubles;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use proto::mrc::request::Op;
@@ -13,11 +15,12 @@ use shell::link::CallError;
 use shell::local::LocalCluster;
 
 use crate::find::Found;
+use crate::numbers::{Asked, Asker, sessions};
 use crate::osds::Osd;
 use crate::outcome::{Done, Failure};
 use crate::render::{self, Row};
-use crate::scrub;
 use crate::volumes::Volume;
+use crate::{jobs, lists, scrub};
 
 /// How long one metadata server may take to answer before it counts as down.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -73,6 +76,8 @@ struct Status {
     servers: Vec<Server>,
     volumes: Vec<Volume>,
     placement_groups: Groups,
+    /// What needs somebody, a sentence each.
+    wrong: Vec<String>,
 }
 
 /// What this machine knows of a server or mount of a local cluster.
@@ -134,7 +139,9 @@ pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
     };
     let mut wrong = troubles::sentences(&status.servers, &pgs, known);
     wrong.extend(scrub::troubles(admin, &running_osds(&status)).await);
-    let mut done = show(&status, &wrong);
+    wrong.extend(of_health(admin, &status, has_leader).await);
+    let status = Status { wrong, ..status };
+    let mut done = show(&status);
     if !has_leader {
         done.missing.push(format!(
             "no metadata server leads, so object servers, volumes and placement groups may be out \
@@ -147,6 +154,62 @@ pub(crate) async fn run(admin: &Admin, found: &Found) -> Result<Done, Failure> {
         ));
     }
     Ok(done)
+}
+
+/// What servers and the leader say of pools, disks, clocks, releases and replicas. Who does not answer is noticed
+/// otherwise.
+async fn of_health(admin: &Admin, status: &Status, has_leader: bool) -> Vec<String> {
+    let running = status.servers.iter();
+    let running = running.filter(|server| server.role != "mount" && server.state != "down");
+    let running: Vec<Asked> = running.map(Asked::from).collect();
+    let mut asker = Asker::default();
+    let answers = asker.ask(admin, &running).await.into_iter();
+    let heard: Vec<_> = answers
+        .filter_map(|(server, said)| Some((server, said.ok()?)))
+        .collect();
+    let mut wrong = health::stores(&heard);
+    wrong.extend(health::clocks(&heard));
+    if !has_leader {
+        wrong.extend(health::disks(&[], &heard));
+        wrong.extend(health::releases(&heard, &[]));
+        return wrong;
+    }
+    let (osds, jobs, mounts) =
+        tokio::join!(lists::osds_known(admin), jobs::ask(admin), sessions(admin));
+    let (osds, jobs) = (osds.unwrap_or_default(), jobs.unwrap_or_default());
+    let told = mounts.unwrap_or_default().into_iter().filter_map(|mount| {
+        let release = mount.numbers?.release;
+        Some((format!("mount-{}", mount.session), release))
+    });
+    let replicas = status.volumes.iter().map(Volume::replicas).max();
+    wrong.extend(health::pools(&osds));
+    wrong.extend(health::disks(&osds, &heard));
+    wrong.extend(health::releases(&heard, &told.collect::<Vec<_>>()));
+    wrong.extend(health::rescue(&jobs, &osds, replicas.unwrap_or(1)));
+    wrong
+}
+
+impl From<&Server> for Asked {
+    fn from(server: &Server) -> Self {
+        Self {
+            role: server.role.clone(),
+            id: server.id,
+            address: server.address.clone(),
+        }
+    }
+}
+
+/// Servers that anybody knows, metadata servers first.
+pub(crate) fn known_servers(answers: &Answers, found: &Found) -> Vec<Asked> {
+    let local = found.local.as_ref().map(local_servers);
+    let status = merge(answers, local.as_deref());
+    let mut seen = BTreeSet::new();
+    let servers = status.servers.iter();
+    let servers = servers.filter(|server| server.role != "mount" && !server.address.is_empty());
+    servers
+        .map(Asked::from)
+        .filter(|server| seen.insert(server.name()))
+        .collect()
 }
 
 /// Object servers that can be asked.
@@ -248,6 +311,7 @@ fn merge(answers: &Answers, local: Option<&[Local]>) -> Status {
             full: status.pgs_full,
             degraded: status.pgs_degraded,
         }),
+        wrong: Vec::new(),
     }
 }
 
@@ -367,7 +431,7 @@ fn local_servers(cluster: &LocalCluster) -> Vec<Local> {
     servers.chain(mounts).collect()
 }
 
-fn show(status: &Status, wrong: &[String]) -> Done {
+fn show(status: &Status) -> Done {
     let groups = &status.placement_groups;
     let mut text = format!(
         "{}\n\n{}\n\nplacement groups: {} in all, {} full, {} degraded",
@@ -377,9 +441,9 @@ fn show(status: &Status, wrong: &[String]) -> Done {
         groups.full,
         groups.degraded
     );
-    if !wrong.is_empty() {
+    if !status.wrong.is_empty() {
         text.push_str("\n\nwhat is wrong:");
-        for sentence in wrong {
+        for sentence in &status.wrong {
             text.push_str("\n- ");
             text.push_str(sentence);
         }

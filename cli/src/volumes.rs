@@ -29,6 +29,13 @@ pub(crate) struct Volume {
     size_bytes: u64,
 }
 
+impl Volume {
+    /// Replicas that every object should have.
+    pub(crate) const fn replicas(&self) -> u32 {
+        self.replicas
+    }
+}
+
 impl From<&mrc::Volume> for Volume {
     fn from(volume: &mrc::Volume) -> Self {
         Self {

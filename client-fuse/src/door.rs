@@ -83,8 +83,26 @@ impl Door {
         reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
     ) {
         self.follow_ups.forget(request.pid());
+        let reply = self.counted(reply);
         self.runtime
             .spawn(interrupt::answer(request.pid(), work, reply, async |_| {}));
+    }
+
+    /// Counts a request that came now, when it is answered.
+    fn counted<T>(
+        &self,
+        reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) -> impl FnOnce(Result<T, Errno>) + Send + 'static {
+        let serving = self.fs.inner.shared.served.begin();
+        move |outcome| {
+            serving.end(&outcome);
+            reply(outcome);
+        }
+    }
+
+    /// Counts a request that is answered at once.
+    pub(crate) fn count_now<T>(&self, outcome: &Result<T, Errno>) {
+        self.fs.inner.shared.served.begin().end(outcome);
     }
 
     /// As [`Door::serve`] for work that makes an entry of a directory.
@@ -122,6 +140,7 @@ impl Door {
             }
             Err(errno) => reply.error(errno.into()),
         };
+        let reply = self.counted(reply);
         self.runtime
             .spawn(interrupt::answer(thread, work, reply, async |_| {}));
     }
@@ -132,6 +151,7 @@ impl Door {
         if let Some(attr) = self.follow_ups.asks(thread, inode)
             && self.fs.is_untouched(inode)
         {
+            self.count_now(&Ok(()));
             return reply.attr(&TTL, &to_kernel(&attr));
         }
         let (fs, follow_ups) = (self.fs.clone(), self.follow_ups.clone());
@@ -143,6 +163,7 @@ impl Door {
             }
             Err(errno) => reply.error(errno.into()),
         };
+        let reply = self.counted(reply);
         self.runtime
             .spawn(interrupt::answer(thread, work, reply, async |_| {}));
     }
@@ -166,6 +187,7 @@ impl Door {
     ) {
         self.follow_ups.forget(request.pid());
         let (fs, pid, notifier) = (self.fs.clone(), request.pid(), self.notifier.clone());
+        let reply = self.counted(reply);
         self.runtime.spawn(async move {
             let undo = async |opened: T| {
                 let handle = handle_of(&opened);

@@ -244,8 +244,13 @@ impl Filesystem for Door {
         reply: ReplyData,
     ) {
         let fs = self.fs.clone();
+        let served = fs.inner.shared.served.clone();
         let work = async move { fs.read(handle.0, offset, size).await };
-        self.serve(request, work, data(reply));
+        let reply = data(reply);
+        self.serve(request, work, move |outcome| {
+            served.read(outcome.as_ref().map_or(0, Bytes::len));
+            reply(outcome);
+        });
     }
 
     fn write(
@@ -265,8 +270,13 @@ impl Filesystem for Door {
         // Pages of a mapping go where they were mapped, whatever the descriptor's flags.
         let flags = if cached { 0 } else { flags.0 };
         if !kill {
-            match self.fs.write_now(handle.0, offset, bytes, flags) {
+            let written = self.fs.write_now(handle.0, offset, bytes, flags);
+            if !matches!(written, Ok(false)) {
+                self.count_now(&written);
+            }
+            match written {
                 Ok(true) => {
+                    self.fs.inner.shared.served.written(bytes.len());
                     return reply.written(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 }
                 Ok(false) => {}
@@ -274,6 +284,7 @@ impl Filesystem for Door {
             }
         }
         let (fs, bytes) = (self.fs.clone(), Bytes::copy_from_slice(bytes));
+        let served = self.fs.inner.shared.served.clone();
         let group = request.gid();
         let work = async move {
             if kill {
@@ -282,7 +293,10 @@ impl Filesystem for Door {
             fs.write(handle.0, offset, bytes, flags).await
         };
         self.serve(request, work, move |outcome| match outcome {
-            Ok(written) => reply.written(written),
+            Ok(written) => {
+                served.written(written as usize);
+                reply.written(written);
+            }
             Err(errno) => reply.error(errno.into()),
         });
     }

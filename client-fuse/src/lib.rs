@@ -28,6 +28,7 @@ mod registration;
 mod reply;
 mod seek;
 mod send;
+mod served;
 mod settings;
 mod shared;
 mod size;

@@ -1,5 +1,6 @@
 //! Numbers about a mount.
 
+use shell::link::LinkOptions;
 use shell::metrics::Metric;
 
 use crate::oxfs::OxFs;
@@ -13,7 +14,8 @@ impl OxFs {
             Metric::counter("oxfs_client_messages", help, value).with("service", service)
         };
         let shared = &self.inner.shared;
-        vec![
+        let mut all = shared.served.metrics();
+        all.extend([
             messages("mrc", shared.metadata.messages()),
             messages("osd", shared.servers.messages()),
             Metric::gauge(
@@ -21,6 +23,10 @@ impl OxFs {
                 "Descriptors of files that programs have open",
                 self.inner.descriptors.len() as u64,
             ),
-        ]
+        ]);
+        let calls = shared.wire.counts();
+        all.extend(calls.metrics(LinkOptions::default().in_flight_max));
+        all.extend(shared.budget.metrics());
+        all
     }
 }

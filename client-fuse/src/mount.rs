@@ -171,6 +171,9 @@ async fn serve_metrics(fs: &OxFs, address: Option<SocketAddr>) -> Result<(), Mou
     let listener = TcpListener::bind(address)
         .await
         .map_err(|source| MountError::Metrics { address, source })?;
+    let bound = listener.local_addr();
+    let bound = bound.map_err(|source| MountError::Metrics { address, source })?;
+    let _first = fs.inner.shared.metrics_address.set(bound);
     let fs = fs.clone();
     tokio::spawn(shell::metrics::serve(
         listener,

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use client_core::{ChangeLimits, IdSource, ReadAheadLimits};
@@ -119,6 +119,9 @@ impl OxFs {
                 ..ReadAheadLimits::default()
             },
             give_up,
+            served: Arc::default(),
+            metrics_address: OnceLock::new(),
+            wire: options.wire.clone(),
         });
         let inner = Arc::new(Inner {
             files: Files::new(shared.clone()),

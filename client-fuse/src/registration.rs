@@ -8,7 +8,8 @@ use std::sync::{Arc, Weak};
 
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
-use proto::mrc::{KeepAlive, KeptAlive};
+use proto::mrc::{KeepAlive, KeptAlive, MountNumbers};
+use shell::times::Histogram;
 
 use crate::config::{REGISTER_MAX, REGISTRATIONS_MAX};
 use crate::metadata::Metadata;
@@ -19,12 +20,24 @@ use crate::shared::Shared;
 pub(crate) async fn keep_alive(mount: Weak<Inner>, shared: Arc<Shared>) {
     let metadata = &shared.metadata;
     let mut term = 0;
+    let mut times = Histogram::default();
+    let mut greeted = false;
     while let Ok(session) = metadata.session() {
-        tokio::select! {
-            () = tokio::time::sleep(session.timeout / 3) => {}
-            () = metadata.leader_changed.notified() => {}
+        // The first one at once: what it tells of the mount is known then.
+        if std::mem::replace(&mut greeted, true) {
+            tokio::select! {
+                () = tokio::time::sleep(session.timeout / 3) => {}
+                () = metadata.leader_changed.notified() => {}
+            }
         }
-        let mut answer = beat(metadata, term, None, 0).await;
+        let numbers = MountNumbers {
+            metrics_address: shared
+                .metrics_address
+                .get()
+                .map_or_else(String::new, ToString::to_string),
+            ..shared.served.numbers(&mut times)
+        };
+        let mut answer = beat(metadata, (term, None, Some(numbers)), 0).await;
         // Each time, another one leads by now.
         for _ in 0..REGISTRATIONS_MAX {
             let Some(asking) = answer.filter(|kept| kept.register) else {
@@ -37,7 +50,7 @@ pub(crate) async fn keep_alive(mount: Weak<Inner>, shared: Arc<Shared>) {
             // Drawn first: whatever is opened or closed from now on counts as said after the list.
             let order = metadata.draw_order();
             let told = readers(&mount);
-            answer = beat(metadata, term, Some(told.clone()), order).await;
+            answer = beat(metadata, (term, Some(told.clone()), None), order).await;
             // Files that are being closed may take long.
             tokio::spawn(release_closed(mount, told));
         }
@@ -53,14 +66,14 @@ async fn release_closed(mount: Arc<Inner>, told: Vec<u64>) {
 /// A sign of life; with all files that are open for reading, it is for the leader of that term alone.
 async fn beat(
     metadata: &Metadata,
-    term: u64,
-    open_inodes: Option<Vec<u64>>,
+    (term, open_inodes, numbers): (u64, Option<Vec<u64>>, Option<MountNumbers>),
     order: u64,
 ) -> Option<KeptAlive> {
     let beat = KeepAlive {
         registered_term: term,
         complete: open_inodes.is_some(),
         open_inodes: open_inodes.unwrap_or_default(),
+        numbers,
     };
     match metadata.ask_in_order(Op::KeepAlive(beat), order).await {
         Ok(Reply::KeptAlive(kept)) => {

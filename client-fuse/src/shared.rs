@@ -1,14 +1,18 @@
 //! What all open files of a mount share.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use client_core::{ChangeLimits, IdSource, ReadAheadLimits};
+use shell::link::Wire;
+use shell::metrics::{self, Metric};
 use tokio::sync::Notify;
 
 use crate::config::DIRTY_BYTES_MAX;
 use crate::metadata::Metadata;
 use crate::peer::ObjectServers;
+use crate::served::Served;
 use crate::stall::Stalls;
 use crate::timer::Timers;
 
@@ -23,6 +27,12 @@ pub(crate) struct Budget {
 impl Budget {
     pub(crate) fn is_exhausted(&self) -> bool {
         self.used.load(Ordering::Relaxed) >= DIRTY_BYTES_MAX
+    }
+
+    /// For collectors: programs wait while it is full, nothing is refused.
+    pub(crate) fn metrics(&self) -> [Metric; 3] {
+        let used = self.used.load(Ordering::Relaxed);
+        metrics::queue("written_bytes", used, DIRTY_BYTES_MAX, 0)
     }
 
     /// A file that held `before` bytes now holds `after`.
@@ -52,6 +62,11 @@ pub(crate) struct Shared {
     pub(crate) read_ahead_limits: ReadAheadLimits,
     /// After how long a `soft` mount gives up.
     pub(crate) give_up: Option<types::Duration>,
+    pub(crate) served: Arc<Served>,
+    /// Where numbers are served to collectors, if they are.
+    pub(crate) metrics_address: OnceLock<SocketAddr>,
+    /// For what became of requests to servers.
+    pub(crate) wire: Wire,
 }
 
 impl std::fmt::Debug for Shared {

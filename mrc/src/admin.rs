@@ -1,10 +1,11 @@
 //! What administrators ask: servers, placement groups, sessions, space.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mrc_core::{IndexError, Reply, query};
 use openraft::async_runtime::WatchReceiver;
-use planner::GroupState;
+use planner::{GroupState, Why};
 use proto::mrc::request::Op;
 use proto::mrc::{self, ClusterStatus, Mrcs, Osds, Pgs, Response, Server, Sessions, response};
 use types::{Fault, SessionId, VolumeId};
@@ -200,7 +201,13 @@ fn jobs(service: &Service) -> Result<mrc::Jobs, IndexError> {
             ..set
         });
     };
+    let grace = |why: &Why| match why {
+        Why::Grace { server, left } => (server.0, left.as_millis()),
+        _ => (0, 0),
+    };
     let notes = report.notes.iter().map(|(group, note)| mrc::PgNote {
+        grace_server: grace(&note.why).0,
+        grace_left_ms: grace(&note.why).1,
         volume: group.volume.0,
         pg: group.pg.0,
         state: match note.state {
@@ -251,6 +258,15 @@ fn sessions(service: &Service) -> Result<Vec<mrc::SessionInfo>, IndexError> {
     let shown = known.into_iter().filter(|(_, record)| !record.settled);
     let shown = shown.map(|(SessionId(session), record)| {
         let activity = service.sessions.activity(SessionId(session));
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let age = activity
+            .numbers
+            .as_ref()
+            .map_or(Duration::ZERO, |(age, _)| *age);
+        let between = activity
+            .before
+            .as_ref()
+            .map_or(Duration::ZERO, |(it, _)| *it);
         let state = match (record.ended, record.expired) {
             (false, _) => "active",
             (true, true) => "expired",
@@ -263,8 +279,12 @@ fn sessions(service: &Service) -> Result<Vec<mrc::SessionInfo>, IndexError> {
             mount_point: record.mount_point,
             pid: record.pid,
             state: state.to_owned(),
-            idle_ms: u64::try_from(activity.idle.as_millis()).unwrap_or(u64::MAX),
+            idle_ms: ms(activity.idle),
             open_inodes: activity.open_inodes,
+            numbers_age_ms: ms(age),
+            numbers_between_ms: ms(between),
+            numbers: activity.numbers.map(|(_, numbers)| numbers),
+            numbers_before: activity.before.map(|(_, numbers)| numbers),
         }
     });
     Ok(shown.collect())

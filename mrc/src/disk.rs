@@ -115,7 +115,8 @@ impl Disk {
         low
     }
 
-    fn is_low(&self) -> bool {
+    /// Whether what needs room is refused.
+    pub(crate) fn is_low(&self) -> bool {
         self.low.load(Ordering::Relaxed) != ENOUGH
     }
 

@@ -1,6 +1,6 @@
 //! Metadata requests: reads answered at once under the lease, changes proposed, others sent on.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use mrc_core::{IndexError, IndexRead, Reply, query};
@@ -19,6 +19,7 @@ use crate::disk::Disk;
 use crate::forward::Forwarder;
 use crate::grants::Grants;
 use crate::member_change;
+use crate::metrics;
 use crate::node::{Node, NotNow, no_leader};
 use crate::osds::{MapCache, Osds};
 use crate::pacing::{Planned, Rate};
@@ -40,6 +41,8 @@ pub(crate) struct Service {
     pub pacing: Mutex<Planned>,
     /// How fast they did lately.
     pub rate: Mutex<Rate>,
+    /// The numbers about this server, once there is somebody to tell them to.
+    pub numbers: OnceLock<shell::metrics::Source>,
 }
 
 /// On what grounds this server answers as the leader.
@@ -73,6 +76,7 @@ impl Service {
             redundancy: Mutex::default(),
             pacing: Mutex::default(),
             rate: Mutex::default(),
+            numbers: OnceLock::new(),
         })
     }
 
@@ -309,6 +313,9 @@ impl Service {
         let complete = keep.complete && keep.registered_term == leader.term;
         let open = complete.then(|| keep.open_inodes.iter().copied().map(Inode).collect());
         let register = self.sessions.keep_alive(session, open, order)?;
+        if let Some(numbers) = &keep.numbers {
+            self.sessions.says(session, numbers.clone());
+        }
         let mrcs = self.node.voter_addresses();
         self.sessions.told(session, &mrcs);
         Ok(Response {
@@ -393,6 +400,17 @@ impl Handler for Door {
                     answer(responder, admin::cluster(&service, request.op).await);
                 });
                 return;
+            }
+            Some(Op::ShowNumbers(_)) => {
+                return match from.caller().role {
+                    Role::Mount => responder.fault(Fault::surface(
+                        libc::EPERM,
+                        "only administrators may ask this; use xfs-admin",
+                    )),
+                    Role::Admin | Role::Mrc | Role::Osd => {
+                        answer(responder, Ok(metrics::answer(service)));
+                    }
+                };
             }
             Some(Op::MrcChange(change)) => {
                 let (service, change) = (Arc::clone(service), change.clone());

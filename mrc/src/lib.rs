@@ -7,6 +7,7 @@ mod consensus;
 mod cushion;
 mod disk;
 mod door;
+mod farewell;
 mod forward;
 mod grants;
 mod heartbeats;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::consensus::Entry;
-use crate::log_record::{self, HEADER_BYTES, SegmentHeader};
+use crate::log_record::{self, HEADER_BYTES, SEGMENT_FORMAT, SegmentHeader};
 use crate::promises::{Promises, PromisesFile, sync_dir};
 use crate::spare::Spare;
 
@@ -43,6 +43,17 @@ pub enum LogError {
         path: PathBuf,
         /// First byte that is wrong.
         offset: u64,
+    },
+    /// It was written by a newer release.
+    #[error(
+        "{path}: the log has format {}, this release knows {}; run the newer release",
+        char::from(*found), char::from(SEGMENT_FORMAT)
+    )]
+    Newer {
+        /// The segment.
+        path: PathBuf,
+        /// Its format, a digit or letter.
+        found: u8,
     },
     /// The file of the vote and the purge point is missing or broken.
     #[error(
@@ -314,8 +325,11 @@ impl LogDir {
             };
             let path = item.path();
             let mut bytes = [0; HEADER_BYTES as usize];
-            let header = File::open(&path)
-                .and_then(|file| file.read_exact_at(&mut bytes, 0))
+            let read = File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, 0));
+            if let Some(found) = SegmentHeader::newer_format(&bytes) {
+                return Err(LogError::Newer { path, found });
+            }
+            let header = read
                 .ok()
                 .and_then(|()| SegmentHeader::decode(&bytes))
                 .filter(|header| format!("{:016x}", header.number) == number)

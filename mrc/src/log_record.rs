@@ -18,6 +18,8 @@ const RECORD_BYTES: usize = 48;
 const ALIGN: usize = 8;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"OXFSLOG1";
+/// The last byte of it: which format a segment has.
+pub(crate) const SEGMENT_FORMAT: u8 = SEGMENT_MAGIC[7];
 const RECORD_MAGIC: u32 = 0x4c52_584f;
 
 const KIND_BLANK: u8 = 1;
@@ -43,6 +45,15 @@ impl SegmentHeader {
         bytes.put_u32_le(sum);
         bytes.resize(HEADER_BYTES as usize, 0);
         bytes
+    }
+
+    /// The format of a whole header that this release does not know.
+    pub(crate) fn newer_format(bytes: &[u8]) -> Option<u8> {
+        let (body, rest) = bytes.split_at_checked(24)?;
+        let (name, format) = (SEGMENT_MAGIC.get(..7)?, *body.get(7)?);
+        let whole = crc32c::crc32c(body) == u32::from_le_bytes(*rest.first_chunk()?);
+        let newer = body.starts_with(name) && !body.starts_with(SEGMENT_MAGIC);
+        (whole && newer).then_some(format)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {

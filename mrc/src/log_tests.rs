@@ -200,6 +200,51 @@ async fn damage_in_front_of_stable_records_is_refused_with_file_and_offset() {
 }
 
 #[tokio::test]
+async fn segment_of_a_newer_release_is_refused_by_its_format_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path());
+    append(&mut log, 1, 0..3, 100).await;
+    drop(log);
+    let path = segments(dir.path()).pop().unwrap();
+    let mut header = std::fs::read(&path).unwrap()[..28].to_vec();
+    header[7] = b'2';
+    let sum = crc32c::crc32c(&header[..24]).to_le_bytes();
+    header[24..].copy_from_slice(&sum);
+    overwrite(&path, 0, &header);
+    let before = std::fs::read(&path).unwrap();
+
+    let error = LogStore::open(dir.path(), SEGMENT_BYTES, 1).unwrap_err();
+
+    let said = error.to_string();
+    assert!(
+        matches!(error, LogError::Newer { found: b'2', .. }),
+        "{said}"
+    );
+    assert!(said.contains("format 2, this release knows 1"), "{said}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    // Rot is no newer release.
+    overwrite(&path, 7, b"3");
+    let error = LogStore::open(dir.path(), SEGMENT_BYTES, 1).unwrap_err();
+    assert!(matches!(error, LogError::Damaged { .. }), "{error}");
+}
+
+/// A command whose only field is one of another release.
+#[tokio::test]
+async fn command_of_a_newer_release_stops_the_server_before_anything_is_applied() {
+    let machine = StateMachine::new(Arc::new(BufferedIndex::new(Box::new(MemoryIndex::new()))));
+    let machine = machine.unwrap();
+    // Field 9999, a number: 5.
+    let unknown = Bytes::from_static(&[0xf8, 0xf0, 0x04, 0x05]);
+    let entry = Entry::new(id(1, 1), Payload::Normal(Proposal(unknown)));
+
+    let error = machine.apply_batch(vec![(entry, None)]).unwrap_err();
+
+    let said = error.to_string();
+    assert!(said.contains("run the newer release"), "{said}");
+    assert_eq!(machine.applied(), None);
+}
+
+#[tokio::test]
 async fn damage_in_an_older_segment_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(dir.path());

@@ -16,6 +16,7 @@ use openraft::{Instant as _, Raft, ServerState, SnapshotPolicy};
 use prost::Message as _;
 use proto::index::Command;
 use proto::index::command::Op;
+use shell::metrics::{self, Metric};
 use tokio::sync::watch;
 use types::{Fault, Remedy, UnixNanos};
 
@@ -66,6 +67,8 @@ pub(crate) struct Node {
     pub me: Member,
     lease: Duration,
     in_flight: Arc<AtomicUsize>,
+    /// Proposals that were refused because too many waited.
+    refused: AtomicU64,
     last_time: AtomicI64,
     sleep: Sleep,
     /// A membership change is in progress.
@@ -124,6 +127,7 @@ impl Node {
             },
             lease: config.lease(),
             in_flight: Arc::default(),
+            refused: AtomicU64::new(0),
             last_time: AtomicI64::new(0),
             admitting: Arc::default(),
             removed: watch::Sender::new(None),
@@ -225,6 +229,7 @@ impl Node {
         let counted = InFlight(Arc::clone(&self.in_flight));
         let earlier = self.in_flight.fetch_add(1, Ordering::Relaxed);
         if earlier >= PROPOSALS_IN_FLIGHT_MAX {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             return on_reply(Err(Fault::retry(format!(
                 "{earlier} changes wait to be logged; the metadata server is overloaded"
             ))));
@@ -259,6 +264,18 @@ impl Node {
             // Fails only when Raft has ended.
             let _stopped = raft.client_write_ff(Proposal(bytes), Some(answer)).await;
         });
+    }
+
+    /// The queue of proposals, for collectors.
+    pub(crate) fn proposals(&self) -> [Metric; 3] {
+        let waiting = self.in_flight.load(Ordering::Relaxed) as u64;
+        let refused = self.refused.load(Ordering::Relaxed);
+        metrics::queue(
+            "proposals",
+            waiting,
+            PROPOSALS_IN_FLIGHT_MAX as u64,
+            refused,
+        )
     }
 
     /// Proposes what no session asked and waits for the answer.

@@ -177,6 +177,14 @@ impl Osds {
         })
     }
 
+    /// How many servers are up, and how many were heard before and are not now.
+    pub(crate) fn heard_count(&self, timeout: Duration) -> (usize, usize) {
+        let osds = lock(&self.0);
+        let up = osds.values().filter(|soft| soft.heard.elapsed() < timeout);
+        let up = up.count();
+        (up, osds.len() - up)
+    }
+
     /// How the pool of a server's store is, by its newest heartbeat.
     pub(crate) fn pool(&self, osd: OsdId) -> Option<mrc::PoolState> {
         lock(&self.0).get(&osd)?.pool.clone()

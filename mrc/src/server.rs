@@ -17,6 +17,7 @@ use crate::config::{Config, ConfigError, DRAIN_INTERVAL};
 use crate::cushion::{Cushion, Cushioned};
 use crate::disk::{self, Disk, SpaceProbe};
 use crate::door::{Door, Service};
+use crate::farewell;
 use crate::index_buffer::BufferedIndex;
 use crate::index_redb::RedbIndex;
 use crate::janitor;
@@ -242,7 +243,8 @@ impl Running {
             Some(address) => Some(shell::listen::bind(address).await?),
             None => None,
         };
-        let numbers = metrics::source(&service, server.refusals());
+        let numbers = metrics::source(&service, &identity, &server);
+        let _first = service.numbers.set(Arc::clone(&numbers));
         let mut ended = stopped.clone();
         let serving = server.serve(listener, async move {
             let _gone = ended.wait_for(|stopped| *stopped).await;
@@ -260,6 +262,14 @@ impl Running {
             result = &mut serving => result.map_err(Error::from),
             error = failure(&node) => Err(error),
             () = shutdown => Ok(()),
+        };
+        let result = match result {
+            // What comes meanwhile is served, or sent on to who leads then.
+            Ok(()) => tokio::select! {
+                () = farewell::hand_over_lead(&node) => Ok(()),
+                ended = &mut serving => ended.map_err(Error::from),
+            },
+            failed => failed,
         };
         let _gone = stop.send(true);
         background.abort();

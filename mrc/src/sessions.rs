@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use mrc_core::{IndexError, IndexRead, Noted, Readers, query};
+use proto::mrc::MountNumbers;
 use types::{Fault, Inode, SessionId, VolumeId};
 
 use crate::consensus::LeaderId;
@@ -33,13 +34,20 @@ struct Soft {
     waiting: u32,
     /// Addresses of metadata servers that it was told last.
     told: Vec<String>,
+    /// What the mount said of itself last, and before, and when.
+    numbers: Option<(Instant, MountNumbers)>,
+    before: Option<(Instant, MountNumbers)>,
 }
 
 /// What administrators see of a session.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Activity {
     pub idle: Duration,
     pub open_inodes: u64,
+    /// What the mount said last, and how long ago.
+    pub numbers: Option<(Duration, MountNumbers)>,
+    /// What it said before, and how much earlier.
+    pub before: Option<(Duration, MountNumbers)>,
 }
 
 impl Sessions {
@@ -193,6 +201,18 @@ impl Sessions {
         Ok(!table.readers.has_listed(session))
     }
 
+    /// The mount says how it does.
+    pub(crate) fn says(&self, session: SessionId, numbers: MountNumbers) {
+        if let Some(soft) = lock(&self.0).sessions.get_mut(&session) {
+            soft.before = soft.numbers.replace((Instant::now(), numbers));
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.0).sessions.len()
+    }
+
     /// Sessions that were silent for longer than `timeout`.
     pub(crate) fn expired(&self, timeout: Duration) -> Vec<SessionId> {
         let table = lock(&self.0);
@@ -217,6 +237,14 @@ impl Sessions {
             .map_or_else(Activity::default, |soft| Activity {
                 idle: soft.heard.elapsed(),
                 open_inodes: table.readers.open_count(session) as u64,
+                numbers: soft
+                    .numbers
+                    .as_ref()
+                    .map(|(at, numbers)| (at.elapsed(), numbers.clone())),
+                before: soft.before.as_ref().map(|(at, before)| {
+                    let last = soft.numbers.as_ref().map_or(*at, |(at, _)| *at);
+                    (last.duration_since(*at), before.clone())
+                }),
             })
     }
 }
@@ -228,6 +256,8 @@ impl Soft {
             heard,
             waiting: 0,
             told: Vec::new(),
+            numbers: None,
+            before: None,
         }
     }
 }
@@ -292,6 +322,26 @@ mod tests {
         assert!(!lock(&sessions.0).readers.is_read(VOLUME, FILE));
         assert!(!sessions.complete(hour));
         assert!(sessions.complete(Duration::ZERO));
+    }
+
+    #[test]
+    fn numbers_of_a_mount_are_kept_with_those_before() {
+        let sessions = Sessions::default();
+        sessions.opened(ONE, VOLUME);
+        let numbers = |operations| MountNumbers {
+            operations,
+            ..MountNumbers::default()
+        };
+        assert!(sessions.activity(ONE).numbers.is_none());
+
+        sessions.says(ONE, numbers(1));
+        sessions.says(ONE, numbers(5));
+        sessions.says(TWO, numbers(7));
+
+        let activity = sessions.activity(ONE);
+        assert_eq!(activity.numbers.unwrap().1.operations, 5);
+        assert_eq!(activity.before.unwrap().1.operations, 1);
+        assert!(sessions.activity(TWO).numbers.is_none());
     }
 
     #[test]

@@ -238,6 +238,7 @@ fn session_registers_with_a_new_leader_and_is_told_its_term() {
             registered_term: term,
             open_inodes: Vec::new(),
             complete,
+            ..wire::KeepAlive::default()
         })
     };
     let kept = |client: &Client, op| match client.read(op) {
@@ -320,6 +321,7 @@ fn restarted_leader_leads_in_a_new_term() {
             registered_term: 0,
             open_inodes: Vec::new(),
             complete: true,
+            ..wire::KeepAlive::default()
         };
         match client.read(Op::KeepAlive(keep)) {
             Ok(Reply::KeptAlive(kept)) => kept.term,

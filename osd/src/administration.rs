@@ -73,7 +73,10 @@ impl OsdDoor {
                 ..osd::Response::default()
             },
             Administration::Stats => osd::Response {
-                metrics: (self.metrics)().into_iter().map(metric_to_wire).collect(),
+                metrics: (self.metrics)().iter().flat_map(to_wire).collect(),
+                release: shell::RELEASE.to_owned(),
+                wall_ns: shell::clock::wall().0,
+                metrics_address: self.metrics_address.clone(),
                 ..osd::Response::default()
             },
         };
@@ -166,11 +169,11 @@ impl OsdDoor {
     }
 }
 
-fn metric_to_wire(metric: shell::metrics::Metric) -> osd::Metric {
-    osd::Metric {
-        gauge: metric.kind == shell::metrics::Kind::Gauge,
-        name: metric.full_name(),
-        value: metric.value,
-        help: metric.help.to_owned(),
-    }
+fn to_wire(metric: &shell::metrics::Metric) -> impl Iterator<Item = osd::Metric> + use<> {
+    metric.numbers().into_iter().map(|number| osd::Metric {
+        name: number.name,
+        value: number.value,
+        gauge: number.gauge,
+        help: number.help.to_owned(),
+    })
 }

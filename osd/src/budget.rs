@@ -6,10 +6,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use shell::metrics::{self, Metric};
+
 /// What is left to give out.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    max_bytes: u64,
     left_bytes: AtomicU64,
+    /// How often there was not enough left.
+    refused: AtomicU64,
 }
 
 /// A request's share; given back when dropped.
@@ -22,7 +27,9 @@ pub(crate) struct Share {
 impl Budget {
     pub(crate) fn new(bytes: u64) -> Arc<Self> {
         Arc::new(Self {
+            max_bytes: bytes,
             left_bytes: AtomicU64::new(bytes),
+            refused: AtomicU64::new(0),
         })
     }
 
@@ -30,13 +37,25 @@ impl Budget {
     pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Option<Share> {
         let bytes = bytes as u64;
         let take = |left: u64| left.checked_sub(bytes);
-        self.left_bytes
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, take)
-            .ok()?;
+        let taken = self
+            .left_bytes
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, take);
+        if taken.is_err() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
         Some(Share {
             budget: Arc::clone(self),
             bytes,
         })
+    }
+
+    /// For collectors.
+    pub(crate) fn metrics(&self) -> [Metric; 3] {
+        let left = self.left_bytes.load(Ordering::Relaxed);
+        let used = self.max_bytes.saturating_sub(left);
+        let refused = self.refused.load(Ordering::Relaxed);
+        metrics::queue("request_bytes", used, self.max_bytes, refused)
     }
 }
 
@@ -60,6 +79,8 @@ mod tests {
         let rest = budget.take(50).unwrap();
         assert!(budget.take(1).is_none());
         assert!(budget.take(0).is_some(), "what needs nothing always fits");
+        let values = budget.metrics().map(|metric| metric.value);
+        assert_eq!(values, [100, 100, 1], "in use, allowed, refused");
         drop(half);
         assert!(budget.take(51).is_none());
         let _half = budget.take(50).unwrap();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use shell::config::{PublicAddress, check_listen, is_host_and_port};
@@ -87,6 +88,9 @@ pub struct Config {
     /// and 18 TiB in a week.
     #[serde(default = "defaults::scrub_bytes_per_s")]
     pub scrub_bytes_per_s: u64,
+    /// The two above as they are by now; all clones share it.
+    #[serde(skip)]
+    pub(crate) scrub_now: ScrubNow,
     /// Threads that serve objects. Default 4: memory copies of two cores are saturated by two, the
     /// rest covers blocking reads.
     #[serde(default = "defaults::shards")]
@@ -168,6 +172,27 @@ impl Reload for Config {
 
     fn log(&self) -> &str {
         &self.log
+    }
+
+    fn take_over(&self, newer: &Self) {
+        self.scrub_now
+            .set(newer.scrub_days, newer.scrub_bytes_per_s);
+    }
+}
+
+/// How often and how fast is scrubbed, if the file was read again since the start. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ScrubNow(Arc<Mutex<Option<(u32, u64)>>>);
+
+impl ScrubNow {
+    fn set(&self, days: u32, bytes_per_s: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((days, bytes_per_s));
+    }
+
+    /// Days and bytes per second; those of the start if nothing was read since.
+    pub(crate) fn get(&self, started_with: (u32, u64)) -> (u32, u64) {
+        let now = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        now.unwrap_or(started_with)
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct Inbox<T> {
     beat: AtomicU64,
     items_max: usize,
     bytes_max: usize,
+    /// How often a request was given back.
+    refused: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -43,13 +45,25 @@ impl<T> Inbox<T> {
             beat: AtomicU64::new(0),
             items_max,
             bytes_max,
+            refused: AtomicU64::new(0),
         }
+    }
+
+    /// What waits, what may, and how often a request was given back.
+    pub(crate) fn load(&self) -> (usize, usize, u64) {
+        let waiting = self.lock().items.len();
+        (
+            waiting,
+            self.items_max,
+            self.refused.load(Ordering::Relaxed),
+        )
     }
 
     /// Puts a request in, or gives it back if too much waits.
     pub(crate) fn offer(&self, item: T, bytes: usize) -> Result<(), T> {
         let mut state = self.lock();
         if state.closed || state.items.len() >= self.items_max || state.bytes >= self.bytes_max {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(item);
         }
         state.bytes += bytes;
@@ -140,6 +154,7 @@ mod tests {
         assert_eq!(inbox.offer(1, 10), Ok(()));
         assert_eq!(inbox.offer(2, 10), Ok(()));
         assert_eq!(inbox.offer(3, 10), Err(3));
+        assert_eq!(inbox.load(), (2, 2, 1));
         inbox.deliver(4);
         let mut taken = Vec::new();
         assert!(inbox.take(&mut taken, None));

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proto::mrc;
+use shell::metrics::Metric;
 use tokio::sync::Notify;
 use types::{PgId, PgKey, VolumeId};
 
@@ -89,6 +90,23 @@ impl Pacer {
     /// Bytes of all repairs since the start.
     pub(crate) fn sent_bytes(&self) -> u64 {
         self.lock().sent_bytes
+    }
+
+    /// For collectors.
+    pub(crate) fn metrics(&self) -> [Metric; 2] {
+        let state = self.lock();
+        [
+            Metric::counter(
+                "oxfs_osd_recovery_sent_bytes",
+                "Bytes sent to bring copies of others up",
+                state.sent_bytes,
+            ),
+            Metric::gauge(
+                "oxfs_osd_recovery_limit_bytes",
+                "Bytes per second that may be sent to bring copies of others up",
+                state.bytes_per_s.unwrap_or(REPAIR_BYTES_PER_S),
+            ),
+        ]
     }
 
     /// Calls `release` when what was sent before has had its time, and work like so many bytes.

@@ -18,7 +18,7 @@ mod repair;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use osd_core::ObjectKey;
@@ -32,7 +32,7 @@ use types::{Instant, OsdId};
 
 use crate::board::{Board, group_of};
 use crate::cluster::Wall;
-use crate::config::{Config, SCRUB_FIRST, SCRUB_LOOK, SCRUB_RETRY, SCRUB_SAVE};
+use crate::config::{Config, SCRUB_FIRST, SCRUB_LOOK, SCRUB_RETRY, SCRUB_SAVE, ScrubNow};
 use crate::listing::Lister;
 use crate::shards::Shards;
 use crate::store_root::Root;
@@ -63,8 +63,10 @@ pub(crate) struct Scrub {
     rules: osd_core::Config,
     file: PathBuf,
     around: Surroundings,
-    days: u32,
-    bytes_per_s: u64,
+    started_with: (u32, u64),
+    now: ScrubNow,
+    /// Days by which the next round was planned.
+    planned_days: AtomicU32,
     /// How long what looks wrong may be on its way.
     patience: std::time::Duration,
     rate: Mutex<Rate>,
@@ -87,8 +89,9 @@ impl Scrub {
             saved_at: Mutex::new(boottime()),
             file,
             around,
-            days: config.scrub_days,
-            bytes_per_s: config.scrub_bytes_per_s,
+            started_with: (config.scrub_days, config.scrub_bytes_per_s),
+            now: config.scrub_now.clone(),
+            planned_days: AtomicU32::new(config.scrub_days),
             patience: rules.backup_timeout.scaled(3, 1).to_std(),
             rules,
             rate: Mutex::new(Rate::new(config.scrub_bytes_per_s)),
@@ -108,8 +111,8 @@ impl Scrub {
     /// What was done and found.
     pub(crate) fn status(&self) -> osd::Scrub {
         osd::Scrub {
-            bytes_per_s: self.bytes_per_s,
-            days: self.days,
+            bytes_per_s: self.bytes_per_s(),
+            days: self.days(),
             ..self.ledger().view()
         }
     }
@@ -172,6 +175,11 @@ impl Scrub {
             if self.ledger().is_running() {
                 self.round().await;
             }
+            // The configuration may have been read again.
+            if self.planned_days.swap(self.days(), Ordering::Relaxed) != self.days() {
+                self.plan();
+                self.save().await;
+            }
             self.look_after_repairs().await;
             if retry_at <= boottime() {
                 self.retry().await;
@@ -207,7 +215,7 @@ impl Scrub {
         );
         if self.ledger().is_due(now_ms()) {
             tracing::warn!(
-                days = self.days,
+                days = self.days(),
                 "a scrub took longer than `scrub_days`; raise it, or `scrub_bytes_per_s`"
             );
         }
@@ -242,12 +250,24 @@ impl Scrub {
     }
 
     fn interval_ms(&self) -> i64 {
-        i64::from(self.days) * 86_400_000
+        i64::from(self.days()) * 86_400_000
+    }
+
+    fn days(&self) -> u32 {
+        self.now.get(self.started_with).0
+    }
+
+    fn bytes_per_s(&self) -> u64 {
+        self.now.get(self.started_with).1
     }
 
     /// Waits until more may be read.
     async fn wait_for_rate(&self) {
-        let wait = self.rate().take(boottime(), 0);
+        let wait = {
+            let mut rate = self.rate();
+            rate.limit(self.bytes_per_s());
+            rate.take(boottime(), 0)
+        };
         tokio::time::sleep(wait.to_std()).await;
     }
 

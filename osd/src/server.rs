@@ -12,7 +12,7 @@ use std::time::Duration;
 use lease::{Host, Saved};
 use lease_shell::{LeaseDoor, LeaseShell};
 use shell::clock::{boottime, wall};
-use shell::link::{Identity, Role, Server, ServiceKind};
+use shell::link::{Identity, LinkOptions, Role, Server, ServiceKind};
 use shell::listen::{ListenError, bind};
 use shell::statedir::{Owner, StateDir, StateDirError, replace_file};
 use tokio::net::TcpListener;
@@ -393,14 +393,26 @@ impl Running {
         }
 
         let server = Server::new(identity.clone());
+        let budget = Budget::new(config.limits.request_bytes_max);
         let metrics: shell::metrics::Source = {
             let (leases, refusals) = (Arc::clone(&leases), server.refusals());
             let (root, board) = (Arc::clone(&root), Arc::clone(&board));
             let scrub = Arc::clone(&scrub);
+            let (shards, budget, pacer) = (shards.clone(), Arc::clone(&budget), pacer.clone());
+            let (served, wire) = (server.served(), identity.wire.clone());
+            let services = [ServiceKind::Osd, ServiceKind::Peer, ServiceKind::Lease];
             Arc::new(move || {
-                let (own, lags) = (root.metrics(), board.lag_metrics());
-                let (leases, refusals) = (lease_shell::metrics(&leases), refusals.metrics());
-                [leases, refusals, own, lags, scrub.metrics()].concat()
+                let mut all = lease_shell::metrics(&leases);
+                all.extend(root.metrics());
+                all.extend(board.lag_metrics());
+                all.extend(scrub.metrics());
+                all.extend(pacer.metrics());
+                all.extend(served.metrics(&services));
+                all.extend(wire.counts().metrics(LinkOptions::default().in_flight_max));
+                all.extend(shards.metrics());
+                all.extend(budget.metrics());
+                all.extend(refusals.metrics());
+                all
             })
         };
         if let Some(listener) = metrics_listener {
@@ -415,7 +427,7 @@ impl Running {
                 ServiceKind::Osd,
                 Arc::new(OsdDoor {
                     me,
-                    budget: Budget::new(config.limits.request_bytes_max),
+                    budget,
                     cluster: identity.cluster,
                     secret,
                     wall: Arc::clone(&wall),
@@ -423,6 +435,9 @@ impl Running {
                     shards: shards.clone(),
                     leases: Arc::clone(&leases),
                     metrics,
+                    metrics_address: config
+                        .metrics_listen
+                        .map_or_else(String::new, |address| address.to_string()),
                     map_wanted: Arc::clone(&map_wanted),
                     forwarder: Forwarder::new(identity.clone()),
                     scrub,

@@ -37,6 +37,8 @@ pub(crate) struct OsdDoor {
     pub(crate) shards: Shards,
     pub(crate) leases: Arc<LeaseShell>,
     pub(crate) metrics: shell::metrics::Source,
+    /// Where they are served to collectors; empty: nowhere.
+    pub(crate) metrics_address: String,
     /// Somebody knows a newer map than we do.
     pub(crate) map_wanted: Arc<Notify>,
     pub(crate) forwarder: Forwarder,

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use osd_core::{LeaseEvent, Obstacle};
 use shell::link::Responder;
+use shell::metrics::{self, Metric};
 use tokio::sync::oneshot;
 use types::{Duration, Instant, ObjectId, OsdId};
 
@@ -77,6 +78,17 @@ impl Shards {
     /// Number of the object's shard.
     pub(crate) fn number_of(&self, object: ObjectId) -> usize {
         shard_of(object, self.0.len())
+    }
+
+    /// The longest of their queues, for collectors.
+    pub(crate) fn metrics(&self) -> [Metric; 3] {
+        let (mut longest, mut most, mut refused) = (0, 0, 0);
+        for (waiting, max, over) in self.0.iter().map(|inbox| inbox.load()) {
+            longest = longest.max(waiting);
+            most = most.max(max);
+            refused += over;
+        }
+        metrics::queue("requests_of_a_shard", longest as u64, most as u64, refused)
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -366,6 +366,12 @@ impl Root {
         let failed = u64::from(self.is_poisoned());
         let mut metrics = self.damage.metrics();
         metrics.push(Metric::gauge("oxfs_osd_store_failed", help, failed));
+        if let Ok((capacity, free)) = self.space() {
+            let help = "Size of the file system or dataset that the store is in";
+            metrics.push(Metric::gauge("oxfs_osd_capacity_bytes", help, capacity));
+            let help = "Bytes that new data may take";
+            metrics.push(Metric::gauge("oxfs_osd_free_bytes", help, free));
+        }
         metrics.extend(self.health.metrics());
         metrics
     }

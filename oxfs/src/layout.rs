@@ -1,5 +1,6 @@
 //! Makes a new cluster's directory: identity, secret, addresses and one configuration per server.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -174,6 +175,7 @@ struct MrcFile<'a> {
     listen: &'a str,
     dir: &'a Path,
     members: Vec<Member>,
+    metrics_listen: String,
 }
 
 /// An object server's configuration file, as far as we choose it.
@@ -185,6 +187,7 @@ struct OsdFile<'a> {
     listen: &'a str,
     dir: &'a Path,
     mrc: Vec<String>,
+    metrics_listen: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -205,6 +208,7 @@ pub(crate) fn write_config(cluster: &LocalCluster, server: &LocalServer) -> Resu
 
 fn config_text(cluster: &LocalCluster, server: &LocalServer) -> Result<String> {
     let secret_file = cluster.secret_file();
+    let metrics_listen = metrics_address(cluster)?;
     let dir = cluster.state_dir(&server.name());
     let text = if server.role == Role::Mrc {
         let mrcs = cluster
@@ -224,6 +228,7 @@ fn config_text(cluster: &LocalCluster, server: &LocalServer) -> Result<String> {
             listen: &server.address,
             dir: &dir,
             members,
+            metrics_listen,
         })?
     } else {
         let zfs_dataset = cluster.zfs_dataset(server);
@@ -234,11 +239,30 @@ fn config_text(cluster: &LocalCluster, server: &LocalServer) -> Result<String> {
             listen: &server.address,
             dir: &dir,
             mrc: cluster.mrc_addresses(),
+            metrics_listen,
             store: zfs_dataset.as_ref().map(|_| "zfs"),
             zfs_dataset,
         })?
     };
     Ok(text)
+}
+
+/// Where a server may serve its numbers: a port that no server of the cluster has for anything, running or not.
+fn metrics_address(cluster: &LocalCluster) -> Result<String> {
+    let port = |address: &str| address.rsplit_once(':')?.1.parse::<u16>().ok();
+    let servers = cluster.servers();
+    let numbers = servers.iter().filter_map(|server| {
+        let config = fs::read_to_string(cluster.config_file(&server.name())).ok()?;
+        let config: toml::Table = config.parse().ok()?;
+        port(config.get("metrics_listen")?.as_str()?)
+    });
+    let taken = servers.iter().filter_map(|server| port(&server.address));
+    let taken: HashSet<u16> = taken.chain(numbers).collect();
+    // One more than are taken: one of them is not.
+    let free = ports::choose(taken.len() + 1)?.into_iter();
+    let mut free = free.filter(|port| !taken.contains(port));
+    let port = free.next().context("no free port")?;
+    Ok(format!("127.0.0.1:{port}"))
 }
 
 #[cfg(test)]
@@ -307,6 +331,22 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("not empty"), "{error}");
+    }
+
+    #[test]
+    fn every_server_has_a_port_of_its_own_for_its_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+
+        let cluster = open_or_make(dir.path(), false, None).unwrap();
+
+        let mut addresses = HashSet::new();
+        for server in cluster.servers() {
+            let text = fs::read_to_string(cluster.config_file(&server.name())).unwrap();
+            let config: toml::Table = text.parse().unwrap();
+            addresses.insert(config["metrics_listen"].as_str().unwrap().to_owned());
+            addresses.insert(server.address);
+        }
+        assert_eq!(addresses.len(), 12);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(crate) fn begin(cluster: &LocalCluster, point: &Path) -> Result<Mounting> {
         point.as_os_str(),
         OsStr::new("--dir"),
         cluster.dir().as_os_str(),
+        // Whoever wants them is told the port: `xfs-admin metrics`.
+        OsStr::new("-o"),
+        OsStr::new("metrics_listen=127.0.0.1:0"),
     ];
     let mut started = launch::mount(&arguments, cluster.log_file("mount"), point)?;
     if let Err(error) = cluster.remember(&started.process) {

@@ -79,7 +79,10 @@ impl Threads {
 }
 
 /// Reads the configuration again at every SIGHUP.
-async fn at_hangups<C: Reload, E: Display>(reloader: Option<Reloader<C, E>>, mut hangups: Hangups) {
+async fn at_hangups<C: Reload + Clone, E: Display>(
+    reloader: Option<Reloader<C, E>>,
+    mut hangups: Hangups,
+) {
     if let Some(reloader) = reloader {
         match reloader.at_hangups(hangups).await {}
     }
@@ -90,7 +93,7 @@ async fn at_hangups<C: Reload, E: Display>(reloader: Option<Reloader<C, E>>, mut
 }
 
 /// Starts logging and the runtime, and gives the server the future that ends it.
-pub(crate) fn until_terminated<C: Reload + 'static, E: Display + 'static>(
+pub(crate) fn until_terminated<C: Reload + Clone + Send + 'static, E: Display + 'static>(
     threads: Threads,
     log: &str,
     reloader: Option<Reloader<C, E>>,

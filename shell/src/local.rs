@@ -21,7 +21,7 @@ use types::ClusterId;
 
 use crate::config::{self, ConfigError};
 use crate::link::{Identity, Role, Wire};
-use crate::statedir::replace_file;
+use crate::statedir::{AnyFormat, replace_file};
 
 pub use process::{Process, ProcessId};
 
@@ -93,7 +93,7 @@ pub enum LocalError {
         dir: PathBuf,
     },
     /// It was made by a newer release.
-    #[error("{} has format {found}, this release knows up to {FORMAT}; run the newer release", path.display())]
+    #[error("{} has format {found}, this release knows 1 to {FORMAT}; run the newer release", path.display())]
     Newer {
         /// The file.
         path: PathBuf,
@@ -217,13 +217,14 @@ impl LocalCluster {
                 dir: dir.to_owned(),
             });
         }
-        let file: ClusterFile = config::load(&path)?;
-        if file.format > FORMAT {
+        let any: AnyFormat = config::load(&path)?;
+        if any.format > FORMAT {
             return Err(LocalError::Newer {
                 path,
-                found: file.format,
+                found: any.format,
             });
         }
+        let file: ClusterFile = config::load(&path)?;
         let cluster = config::cluster_id(&file.cluster, &path)?;
         // Absolute, because servers are started with paths in it from wherever we are.
         let dir = fs::canonicalize(dir).map_err(|cause| LocalError::Io {
@@ -431,6 +432,13 @@ mod tests {
         };
         let error = LocalCluster::create(dir.path(), newer).unwrap_err();
         assert!(matches!(error, LocalError::Newer { found: 9, .. }));
+        let file = dir.path().join("cluster.toml");
+        let unknown = "format = 9\nregions = [\"a\"]\n";
+        fs::write(&file, unknown).unwrap();
+        let said = LocalCluster::open(dir.path()).unwrap_err().to_string();
+        let names = ["cluster.toml has format 9", "knows 1 to 1", "run the newer"];
+        assert!(names.iter().all(|name| said.contains(name)), "{said}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), unknown);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Numbers about a process, for `xfs-admin` and in the text format of OpenMetrics (Prometheus) over
 //! HTTP.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::times::{BOUNDS, Histogram};
+
 /// Whoever asks for numbers has a few connections at most. 8: two collectors and some people.
 const CONNECTIONS_MAX: usize = 8;
 /// How long one connection may last. 30 s: collectors open a new one each time, or soon again.
@@ -34,6 +37,8 @@ pub enum Kind {
     Counter,
     /// Up and down.
     Gauge,
+    /// Counts of durations, from 0 at the start of the process.
+    Times(Histogram),
 }
 
 /// A number with a name.
@@ -47,8 +52,21 @@ pub struct Metric {
     pub kind: Kind,
     /// What tells it apart from others of its name.
     pub label: Option<(&'static str, &'static str)>,
+    /// The number; of durations, how many there were.
+    pub value: u64,
+}
+
+/// A number as the messages to `xfs-admin` have it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Number {
+    /// Name and labels.
+    pub name: String,
     /// The number.
     pub value: u64,
+    /// It goes up and down.
+    pub gauge: bool,
+    /// One sentence.
+    pub help: &'static str,
 }
 
 impl Metric {
@@ -73,6 +91,37 @@ impl Metric {
         }
     }
 
+    /// Of durations.
+    #[must_use]
+    pub fn times(name: &'static str, help: &'static str, times: Histogram) -> Self {
+        Self {
+            kind: Kind::Times(times),
+            ..Self::gauge(name, help, times.count())
+        }
+    }
+
+    /// It as numbers: durations are one for each bucket that holds any, not added up, by its bound.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<Number> {
+        let number = |name, value| Number {
+            name,
+            value,
+            gauge: self.kind == Kind::Gauge,
+            help: self.help,
+        };
+        let Kind::Times(times) = self.kind else {
+            return vec![number(self.full_name(), self.value)];
+        };
+        let buckets = times.buckets.iter().enumerate();
+        buckets
+            .filter(|(_, count)| **count > 0)
+            .map(|(bucket, count)| {
+                let bound = Histogram::bound_us(bucket).unwrap_or(u64::MAX);
+                number(bucket_name(&self.full_name(), bound), *count)
+            })
+            .collect()
+    }
+
     /// The same, told apart from others of its name.
     #[must_use]
     pub const fn with(self, label: &'static str, value: &'static str) -> Self {
@@ -92,6 +141,58 @@ impl Metric {
     }
 }
 
+/// Name of the number of those that took at most `bound_us`.
+fn bucket_name(name: &str, bound_us: u64) -> String {
+    format!("{name} <= {bound_us} us")
+}
+
+/// The durations called `name` among the [`Metric::numbers`] of a process.
+pub fn times_among<'a>(name: &str, numbers: impl Iterator<Item = (&'a str, u64)>) -> Histogram {
+    let mut times = Histogram::default();
+    for (full, value) in numbers {
+        let bound = full
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix(" <= ")?.strip_suffix(" us")?.parse().ok());
+        let bucket = bound.and_then(|bound: u64| {
+            (0..BOUNDS)
+                .find(|bucket| Histogram::bound_us(*bucket) == Some(bound))
+                .or((bound == u64::MAX).then_some(BOUNDS))
+        });
+        if let Some(count) = bucket.and_then(|bucket| times.buckets.get_mut(bucket)) {
+            *count = value;
+        }
+    }
+    times
+}
+
+/// A queue with a limit: how much is in it, how much may be, and how often more was refused.
+#[must_use]
+pub fn queue(name: &'static str, depth: u64, max: u64, refused_count: u64) -> [Metric; 3] {
+    let [limit, over] = refused(name, max, refused_count);
+    let depth = Metric::gauge("oxfs_queue_depth", "What is in a queue", depth).with("queue", name);
+    [depth, limit, over]
+}
+
+/// A limit of many queues of one kind: how much each may hold, and how often more was refused.
+#[must_use]
+pub fn refused(name: &'static str, max: u64, refused_count: u64) -> [Metric; 2] {
+    let limit = Metric::gauge("oxfs_queue_max", "What a queue may hold", max);
+    let help = "How often a queue was full and something was refused";
+    let over = Metric::counter("oxfs_queue_over_limit", help, refused_count);
+    [limit.with("queue", name), over.with("queue", name)]
+}
+
+/// Metrics of one name beside each other, names in the order of their first.
+fn by_name(mut metrics: Vec<Metric>) -> Vec<Metric> {
+    let mut order: HashMap<&str, usize> = HashMap::new();
+    for metric in &metrics {
+        let next = order.len();
+        order.entry(metric.name).or_insert(next);
+    }
+    metrics.sort_by_key(|metric| order.get(metric.name).copied());
+    metrics
+}
+
 /// Gives the numbers of the moment.
 pub type Source = Arc<dyn Fn() -> Vec<Metric> + Send + Sync>;
 
@@ -105,7 +206,7 @@ impl fmt::Debug for Numbers {
 
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let metrics = (self.0)();
+        let metrics = by_name((self.0)());
         for family in metrics.chunk_by(|one, other| one.name == other.name) {
             let Some(first) = family.first() else {
                 continue;
@@ -113,6 +214,7 @@ impl Collector for Numbers {
             let kind = match first.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
+                Kind::Times(_) => MetricType::Histogram,
             };
             let mut lines = encoder.encode_descriptor(first.name, first.help, None, kind)?;
             for metric in family {
@@ -130,6 +232,20 @@ fn encode(line: &mut MetricEncoder<'_>, metric: &Metric) -> fmt::Result {
     match metric.kind {
         Kind::Counter => line.encode_counter::<[(&str, &str); 0], u64, u64>(&metric.value, None),
         Kind::Gauge => line.encode_gauge(&metric.value),
+        Kind::Times(times) => {
+            let seconds = |us: u64| us as f64 / 1e6;
+            let buckets: Vec<(f64, u64)> = times
+                .buckets
+                .iter()
+                .enumerate()
+                .map(|(bucket, count)| {
+                    let bound = Histogram::bound_us(bucket);
+                    (bound.map_or(f64::INFINITY, seconds), *count)
+                })
+                .collect();
+            let sum = seconds(times.sum_us);
+            line.encode_histogram::<[(&str, &str); 0]>(sum, metric.value, &buckets, None)
+        }
     }
 }
 
@@ -227,6 +343,55 @@ mod tests {
         assert_eq!(
             source()()[0].full_name(),
             "oxfs_lease_refused{reason=\"held\"}"
+        );
+    }
+
+    #[test]
+    fn times_are_a_histogram_and_find_their_way_through_numbers() {
+        let times = crate::times::Times::default();
+        times.note(Duration::from_micros(100));
+        times.note(Duration::from_micros(110));
+        times.note(Duration::from_secs(100));
+        let read = times.read();
+        let metric = Metric::times("oxfs_served_seconds", "Time", read).with("service", "osd");
+        let source: Source = Arc::new(move || vec![metric]);
+
+        let text = exposition(&source).unwrap();
+        for line in [
+            "# TYPE oxfs_served_seconds histogram",
+            "oxfs_served_seconds_count{service=\"osd\"} 3",
+            "oxfs_served_seconds_bucket{le=\"0.000128\",service=\"osd\"} 2",
+            "oxfs_served_seconds_bucket{le=\"+Inf\",service=\"osd\"} 3",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+
+        let numbers = metric.numbers();
+        assert_eq!(numbers.len(), 2, "only buckets with something in them");
+        let pairs = numbers
+            .iter()
+            .map(|number| (number.name.as_str(), number.value));
+        let found = times_among(&metric.full_name(), pairs);
+        assert_eq!(found.buckets, read.buckets);
+    }
+
+    #[test]
+    fn metrics_of_one_name_from_different_places_stand_together() {
+        let [depth, max, over] = queue("a", 1, 2, 3);
+        let [other_max, other_over] = refused("b", 5, 6);
+
+        let sorted = by_name(vec![depth, max, over, other_max, other_over]);
+
+        let names: Vec<String> = sorted.iter().map(Metric::full_name).collect();
+        assert_eq!(
+            names,
+            [
+                "oxfs_queue_depth{queue=\"a\"}",
+                "oxfs_queue_max{queue=\"a\"}",
+                "oxfs_queue_max{queue=\"b\"}",
+                "oxfs_queue_over_limit{queue=\"a\"}",
+                "oxfs_queue_over_limit{queue=\"b\"}",
+            ]
         );
     }
 

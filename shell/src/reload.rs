@@ -19,6 +19,12 @@ pub trait Reload: Serialize {
 
     /// What is logged.
     fn log(&self) -> &str;
+
+    /// Takes over what else holds at once from the file that was read again. What this one's clones share changes
+    /// for all of them.
+    fn take_over(&self, newer: &Self) {
+        let _ = newer;
+    }
 }
 
 /// What came of a changed file.
@@ -33,7 +39,7 @@ pub struct Changes {
 /// Whether a change of the key holds without a restart.
 #[must_use]
 pub fn is_online(key: &str) -> bool {
-    key == "log" || key.starts_with("wire.")
+    matches!(key, "log" | "scrub_days" | "scrub_bytes_per_s") || key.starts_with("wire.")
 }
 
 /// All keys of a configuration with their values; those of a table as `table.key`.
@@ -61,17 +67,17 @@ pub fn keys(configuration: &impl Serialize) -> BTreeMap<String, Value> {
 pub struct Reloader<C, E> {
     file: PathBuf,
     load: fn(&Path) -> Result<C, E>,
-    wire: Wire,
+    configuration: C,
     running: BTreeMap<String, Value>,
 }
 
-impl<C: Reload, E: Display> Reloader<C, E> {
+impl<C: Reload + Clone, E: Display> Reloader<C, E> {
     /// Of a process that runs with `configuration`, which `load` took from `file` and checked.
     pub fn new(file: &Path, configuration: &C, load: fn(&Path) -> Result<C, E>) -> Self {
         Self {
             file: file.to_owned(),
             load,
-            wire: configuration.wire().clone(),
+            configuration: configuration.clone(),
             running: keys(configuration),
         }
     }
@@ -97,7 +103,8 @@ impl<C: Reload, E: Display> Reloader<C, E> {
                 changes.after_restart.insert(key.clone());
             }
         }
-        self.wire.set(configuration.wire().get());
+        self.configuration.wire().set(configuration.wire().get());
+        self.configuration.take_over(&configuration);
         telemetry::choose(configuration.log());
         Ok(changes)
     }
@@ -146,7 +153,7 @@ mod tests {
     use crate::link::WireOptions;
     use serde::Deserialize;
 
-    #[derive(Deserialize, Serialize)]
+    #[derive(Clone, Deserialize, Serialize)]
     #[serde(deny_unknown_fields)]
     struct Sample {
         id: u64,

@@ -81,9 +81,9 @@ pub enum StateDirError {
         reason: String,
     },
     /// It was written by a newer release.
-    #[error("{} has format {found}, this release knows up to {FORMAT}; run the newer release", path.display())]
+    #[error("{} says format {found}, this release knows 1 to {FORMAT}; run the newer release, or give an empty directory so that the server is rebuilt from the others", path.display())]
     Newer {
-        /// The directory.
+        /// The file `IDENTITY` of the directory.
         path: PathBuf,
         /// Its format.
         found: u32,
@@ -98,6 +98,12 @@ pub enum StateDirError {
         /// Who we are.
         wanted: String,
     },
+}
+
+/// What every format of a file has: the rest may be otherwise in newer ones.
+#[derive(Deserialize)]
+pub(crate) struct AnyFormat {
+    pub(crate) format: u32,
 }
 
 #[derive(Clone, Deserialize, Serialize)]
@@ -190,16 +196,18 @@ impl StateDir {
 }
 
 fn check(dir: &Path, file: &Path, text: &str, owner: Owner) -> Result<String, StateDirError> {
-    let found: IdentityFile = toml::from_str(text).map_err(|error| StateDirError::Damaged {
+    let damaged = |error: toml::de::Error| StateDirError::Damaged {
         path: file.to_owned(),
         reason: error.message().replace('\n', " "),
-    })?;
-    if found.format > FORMAT {
+    };
+    let any: AnyFormat = toml::from_str(text).map_err(damaged)?;
+    if any.format > FORMAT {
         return Err(StateDirError::Newer {
-            path: dir.to_owned(),
-            found: found.format,
+            path: file.to_owned(),
+            found: any.format,
         });
     }
+    let found: IdentityFile = toml::from_str(text).map_err(damaged)?;
     let describe = |role: &str, id: u64, cluster: &str| format!("{role} {id} of cluster {cluster}");
     let wanted = describe(owner.role.name(), owner.id, &owner.cluster.to_string());
     let is = describe(&found.role, found.id, &found.cluster);
@@ -435,7 +443,20 @@ mod tests {
 
         fs::write(&file, text.replace("format = 2", "format = 9")).unwrap();
         let newer = StateDir::open(dir.path(), OWNER, |_| false).unwrap_err();
+        let said = newer.to_string();
+        let names = [
+            "IDENTITY says format 9",
+            "knows 1 to 2",
+            "run the newer release",
+        ];
+        assert!(names.iter().all(|name| said.contains(name)), "{said}");
         assert!(matches!(newer, StateDirError::Newer { found: 9, .. }));
+        // Of which nothing but its number is known.
+        fs::write(&file, "format = 9\nowner = [1, 2]\n").unwrap();
+        let newer = StateDir::open(dir.path(), OWNER, |_| true).unwrap_err();
+        assert!(matches!(newer, StateDirError::Newer { found: 9, .. }));
+        let kept = fs::read_to_string(&file).unwrap();
+        assert_eq!(kept, "format = 9\nowner = [1, 2]\n", "it stays as it is");
 
         fs::write(&file, &text[..20]).unwrap();
         let damaged = StateDir::open(dir.path(), OWNER, |_| false).unwrap_err();

@@ -555,7 +555,11 @@ pub fn send(pid: i32, signal: i32) -> Result<()> {
 
 /// Waits until a process that is not our child is gone, or a zombie without other threads: until
 /// then it has its ports and locks.
-fn wait_gone(pid: i32) -> Result<()> {
+///
+/// # Errors
+///
+/// After the harness's patience.
+pub fn wait_gone(pid: i32) -> Result<()> {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {

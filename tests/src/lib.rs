@@ -13,7 +13,7 @@ mod store;
 mod tree;
 
 pub use cable::{Cable, Cut, End};
-pub use cluster::{Cluster, Server, kill, send};
+pub use cluster::{Cluster, Server, kill, send, wait_gone};
 pub use inputs::{dependency_sources, make_git_repository, make_sparse_and_odd_files};
 pub use linked::with_link;
 pub use probe::{Probe, Stall};

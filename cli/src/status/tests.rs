@@ -50,11 +50,18 @@ fn local(role: &str, id: u64, process: Known) -> Local {
     }
 }
 
+fn with_trouble(answers: &Answers, trouble: &str) -> Status {
+    Status {
+        wrong: vec![trouble.to_owned()],
+        ..merge(answers, None)
+    }
+}
+
 #[test]
 fn json_has_exactly_the_promised_fields() {
     let answers = vec![answer(1, vec![server("mrc", 1, "leader")], true)];
 
-    let json = show(&merge(&answers, None), &["x".to_owned()]).json;
+    let json = show(&with_trouble(&answers, "x")).json;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
 
     let keys = |value: &serde_json::Value| {
@@ -62,7 +69,9 @@ fn json_has_exactly_the_promised_fields() {
         keys.sort();
         keys
     };
-    assert_eq!(keys(&json), ["placement_groups", "servers", "volumes"]);
+    let promised = ["placement_groups", "servers", "volumes", "wrong"];
+    assert_eq!(keys(&json), promised);
+    assert_eq!(json["wrong"], serde_json::json!(["x"]));
     let server = ["address", "dir", "id", "pid", "role", "state"];
     assert_eq!(keys(&json["servers"][0]), server);
     assert_eq!(
@@ -157,7 +166,7 @@ fn this_machine_knows_who_is_dead_before_the_cluster_does() {
 fn table_names_servers_as_other_commands_take_them() {
     let answers = vec![answer(1, vec![server("mrc", 1, "leader")], true)];
 
-    let text = show(&merge(&answers, None), &["osd-2 is down".to_owned()]).text;
+    let text = show(&with_trouble(&answers, "osd-2 is down")).text;
 
     assert!(text.contains("mrc-1"), "{text}");
     assert!(text.ends_with("what is wrong:\n- osd-2 is down"), "{text}");

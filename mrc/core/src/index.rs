@@ -26,6 +26,12 @@ pub enum IndexError {
         /// What is wrong with it.
         reason: &'static str,
     },
+
+    /// A command of the log that a newer release wrote. Without it the index would differ from the others'.
+    #[error(
+        "the log has a command that this release does not know; run the newer release of the other metadata servers"
+    )]
+    UnknownCommand,
 }
 
 impl IndexError {

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::counts::Counts;
 use super::encoding::{self, Packed};
 use super::error::CallError;
 use super::identity::{Identity, ServiceKind};
@@ -110,6 +111,7 @@ impl Link {
     ) -> Arc<Self> {
         let mut state = State::default();
         state.agreed = identity.wire.get().agreed();
+        state.counts = Arc::clone(identity.wire.counts());
         let shared = Arc::new(Shared {
             identity,
             service,
@@ -190,6 +192,7 @@ impl Link {
         let mut state = lock(&self.shared.state);
         if let Err(error) = state.admit(size, &self.shared) {
             drop(state);
+            self.shared.counts().failed(&error);
             return on_reply(Err(error));
         }
         let request_id = state.next_id();
@@ -231,7 +234,11 @@ impl Link {
         }
         let payload = self.shared.pack(payload);
         let mut state = lock(&self.shared.state);
-        if matches!(state.phase, Phase::Resting) || state.admit(size, &self.shared).is_err() {
+        if matches!(state.phase, Phase::Resting) {
+            return false;
+        }
+        if let Err(error) = state.admit(size, &self.shared) {
+            self.shared.counts().failed(&error);
             return false;
         }
         let first = state.is_first_use();
@@ -289,6 +296,17 @@ impl Shared {
         encoding::pack(payload, agreed)
     }
 
+    /// Of all links of the process.
+    fn counts(&self) -> &Counts {
+        self.identity.wire.counts()
+    }
+
+    /// Tells a request's owner that it has no reply.
+    fn fail(&self, on_reply: OnReply, error: CallError) {
+        self.counts().failed(&error);
+        guarded(|| on_reply(Err(error)));
+    }
+
     fn closed_text(&self) -> String {
         format!("the link to {} was closed", self.address)
     }
@@ -306,7 +324,7 @@ impl Shared {
         };
         wake(waker);
         for on_reply in pending {
-            guarded(|| on_reply(Err(error(self))));
+            self.fail(on_reply, error(self));
         }
     }
 }

@@ -13,12 +13,16 @@ use types::{ClusterId, Secret};
 
 use super::encoding::Agreed;
 use super::identity::{Caller, Identity, ServiceKind};
-use super::limits::PROTOCOL_VERSION;
 use super::options::{Checksum, Compression};
 use super::refusals::{Reason, Refused};
+use super::version::Spoken;
 
 const CLUSTER: &str = "oxfs-cluster";
+/// The newest version that the caller speaks; in the answer, the one that is spoken.
 const VERSION: &str = "oxfs-version";
+/// The oldest one; missing, it is the same. Not signed: with another one the ends speak another version that both
+/// speak, or none.
+const OLDEST_VERSION: &str = "oxfs-version-oldest";
 const ROLE: &str = "oxfs-role";
 const ID: &str = "oxfs-id";
 const SERVICE: &str = "oxfs-service";
@@ -48,7 +52,8 @@ pub(crate) fn greeting(
     let nonce = format!("{:032x}", rand::random::<u128>());
     let fields = [
         (CLUSTER, identity.cluster.to_string()),
-        (VERSION, PROTOCOL_VERSION.to_string()),
+        (VERSION, Spoken::OURS.newest.to_string()),
+        (OLDEST_VERSION, Spoken::OURS.oldest.to_string()),
         (ROLE, identity.role.name().to_owned()),
         (ID, identity.id.to_string()),
         (SERVICE, service.name().to_owned()),
@@ -97,15 +102,7 @@ pub(crate) fn admit(
     address: Option<SocketAddr>,
     me: &Identity,
 ) -> Result<Admitted, Refused> {
-    let version = field(metadata, VERSION)?;
-    if version != PROTOCOL_VERSION.to_string() {
-        let text = format!(
-            "the caller speaks protocol version {version}, {} {} speaks {PROTOCOL_VERSION}; \
-             run the same release on both",
-            me.role, me.id
-        );
-        return Err(Refused::new(Reason::Version, text));
-    }
+    let version = version(metadata, me)?;
     let cluster = field(metadata, CLUSTER)?;
     if cluster.parse::<ClusterId>() != Ok(me.cluster) {
         let text = format!(
@@ -142,6 +139,7 @@ pub(crate) fn admit(
         checksum: option(metadata, CHECKSUM, "checksum", &Checksum::ALL, me)?,
     };
     let mut answer = MetadataMap::new();
+    insert(&mut answer, VERSION, &version.to_string());
     let proof = me
         .secret
         .sign(&answer_text(field(metadata, NONCE)?, agreed));
@@ -154,6 +152,28 @@ pub(crate) fn admit(
     })
 }
 
+/// The version to be spoken with a caller.
+fn version(metadata: &MetadataMap, me: &Identity) -> Result<u32, Refused> {
+    let newest = parsed(metadata, VERSION)?;
+    let oldest = match metadata.contains_key(OLDEST_VERSION) {
+        true => parsed(metadata, OLDEST_VERSION)?,
+        false => newest,
+    };
+    let (ours, theirs) = (Spoken::OURS, Spoken { oldest, newest });
+    ours.common(theirs).ok_or_else(|| {
+        let older = match theirs.newest < ours.oldest {
+            true => "the caller",
+            false => me.role.name(),
+        };
+        let text = format!(
+            "the caller speaks protocol version {theirs}, {} {} speaks {ours}; upgrade {older} first, to a \
+             release that speaks both, or run the same release on both",
+            me.role, me.id
+        );
+        Refused::new(Reason::Version, text)
+    })
+}
+
 /// Whether the server's answer proves that it knows the secret.
 pub(crate) fn is_answer(
     metadata: &MetadataMap,
@@ -162,6 +182,17 @@ pub(crate) fn is_answer(
     secret: &Secret,
 ) -> bool {
     field(metadata, AUTH).is_ok_and(|tag| verify(secret, &answer_text(nonce, agreed), tag))
+}
+
+/// Whether the server answers in a version that we speak. One that does not tell speaks the one we asked for.
+pub(crate) fn is_spoken(metadata: &MetadataMap) -> bool {
+    let Ok(version) = field(metadata, VERSION) else {
+        return true;
+    };
+    let ours = Spoken::OURS;
+    version
+        .parse()
+        .is_ok_and(|version| (ours.oldest..=ours.newest).contains(&version))
 }
 
 /// Whether a server's status is a refusal that repeating does not change.

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
-/// Version of the messages. Both ends must have the same one; there is no older one to speak yet.
+/// Newest version of the messages that this release speaks.
 pub const PROTOCOL_VERSION: u32 = 3;
+
+/// Oldest version of the messages that this release still speaks. A release that raises
+/// [`PROTOCOL_VERSION`] keeps the one before, so that servers can be upgraded one after the other; 3 is the first
+/// that was ever upgraded from.
+pub const PROTOCOL_VERSION_OLDEST: u32 = 3;
 
 /// Largest body and payload of a message together: 4 MiB of file bytes, the largest read or write
 /// that is sent as one, and room for everything around them.

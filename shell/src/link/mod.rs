@@ -11,6 +11,7 @@
 
 mod client;
 pub(crate) mod codec;
+mod counts;
 mod dial;
 mod encoding;
 mod error;
@@ -21,17 +22,23 @@ mod options;
 mod outbox;
 mod payload;
 mod refusals;
+mod served;
 mod server;
 #[cfg(test)]
 mod tests;
+mod version;
 
 pub use client::{Link, Listener};
+pub use counts::Counts;
 pub use error::{CallError, LinkError};
 pub use identity::{Caller, Identity, Role, ServiceKind};
-pub use limits::{LinkOptions, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, RESUME_MAX};
+pub use limits::{
+    LinkOptions, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, PROTOCOL_VERSION_OLDEST, RESUME_MAX,
+};
 pub use options::{Checksum, Compression, Wire, WireError, WireOptions};
 pub use payload::Payload;
 pub use refusals::{Reason, Refusals};
+pub use served::Served;
 pub use server::{Connection, Handler, Responder, Server};
 
 /// The generated client and server.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::watch;
 
+use super::counts::Counts;
 use super::encoding::Agreed;
 
 /// What payloads are compressed with.
@@ -216,7 +217,10 @@ impl WireOptions {
 
 /// The wire options of a process, shared by all its links and by all clones.
 #[derive(Clone, Debug)]
-pub struct Wire(Arc<watch::Sender<WireOptions>>);
+pub struct Wire {
+    options: Arc<watch::Sender<WireOptions>>,
+    counts: Arc<Counts>,
+}
 
 impl Default for Wire {
     fn default() -> Self {
@@ -228,19 +232,28 @@ impl Wire {
     /// These options.
     #[must_use]
     pub fn new(options: WireOptions) -> Self {
-        Self(Arc::new(watch::Sender::new(options)))
+        Self {
+            options: Arc::new(watch::Sender::new(options)),
+            counts: Arc::default(),
+        }
+    }
+
+    /// What became of the requests of all links that use it.
+    #[must_use]
+    pub const fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// What they are now.
     #[must_use]
     pub fn get(&self) -> WireOptions {
-        self.0.borrow().clone()
+        self.options.borrow().clone()
     }
 
     /// Changes them. Links whose connection they concern make a new one, and leave the old one when
     /// its requests are answered.
     pub fn set(&self, options: WireOptions) {
-        self.0.send_if_modified(|current| {
+        self.options.send_if_modified(|current| {
             let changed = *current != options;
             *current = options;
             changed
@@ -249,7 +262,7 @@ impl Wire {
 
     /// Hears of changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<WireOptions> {
-        self.0.subscribe()
+        self.options.subscribe()
     }
 }
 

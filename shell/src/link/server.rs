@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -33,6 +34,7 @@ use super::options::Wire;
 use super::outbox::Outbox;
 use super::payload::Payload;
 use super::refusals::{Reason, Refusals};
+use super::served::Served;
 use super::wire::link_server::{Link as Exchange, LinkServer};
 
 /// What a service does with the messages of its callers.
@@ -65,6 +67,7 @@ pub struct Connection {
     sending: Mutex<Sending>,
     in_progress: AtomicUsize,
     gone: Notify,
+    served: Arc<Served>,
 }
 
 #[derive(Default)]
@@ -124,6 +127,7 @@ impl Connection {
             }
             if sending.outbox.bytes() > SERVER_QUEUE_BYTES_MAX {
                 drop(sending);
+                self.served.too_many_replies();
                 tracing::warn!(
                     caller = %self.caller.role, id = self.caller.id, service = %self.service,
                     "closing a connection whose other end does not read"
@@ -143,6 +147,7 @@ impl Connection {
 pub struct Responder {
     connection: Option<Arc<Connection>>,
     request_id: u64,
+    begun: Instant,
 }
 
 impl fmt::Debug for Responder {
@@ -166,7 +171,7 @@ impl Responder {
         let size = body.len() + payload.bytes.len();
         if size > MESSAGE_BYTES_MAX {
             let fault = oversized(size);
-            self.answer(Kind::Fault, fault_body(&fault), Payload::none());
+            self.answer_fault(&fault);
         } else {
             self.answer(Kind::Response, body, payload);
         }
@@ -174,12 +179,21 @@ impl Responder {
 
     /// Says that it was not done, why, and what to do next.
     pub fn fault(mut self, fault: Fault) {
-        self.answer(Kind::Fault, fault_body(&fault), Payload::none());
+        self.answer_fault(&fault);
+    }
+
+    fn answer_fault(&mut self, fault: &Fault) {
+        if let Some(connection) = &self.connection {
+            connection.served.failed(fault.remedy);
+        }
+        self.answer(Kind::Fault, fault_body(fault), Payload::none());
     }
 
     fn answer(&mut self, kind: Kind, body: Bytes, payload: Payload) {
         if let Some(connection) = self.connection.take() {
             connection.in_progress.fetch_sub(1, Ordering::Relaxed);
+            let (served, took) = (&connection.served, self.begun.elapsed());
+            served.ended(connection.service, took, payload.bytes.len());
             let payload = encoding::pack(payload, connection.agreed);
             connection.enqueue(message(self.request_id, kind, body, payload));
         }
@@ -191,7 +205,7 @@ impl Drop for Responder {
         if self.connection.is_some() {
             let fault =
                 Fault::retry("the server dropped the request; it is stopping or overloaded");
-            self.answer(Kind::Fault, fault_body(&fault), Payload::none());
+            self.answer_fault(&fault);
         }
     }
 }
@@ -201,6 +215,7 @@ pub struct Server {
     identity: Identity,
     handlers: Vec<(ServiceKind, Arc<dyn Handler>)>,
     refusals: Arc<Refusals>,
+    served: Arc<Served>,
 }
 
 impl fmt::Debug for Server {
@@ -219,6 +234,7 @@ impl Server {
             identity,
             handlers: Vec::new(),
             refusals: Arc::default(),
+            served: Arc::default(),
         }
     }
 
@@ -226,6 +242,12 @@ impl Server {
     #[must_use]
     pub fn refusals(&self) -> Arc<Refusals> {
         Arc::clone(&self.refusals)
+    }
+
+    /// Where requests are counted.
+    #[must_use]
+    pub fn served(&self) -> Arc<Served> {
+        Arc::clone(&self.served)
     }
 
     /// Adds a service; a second one of the same kind replaces the first.
@@ -254,6 +276,7 @@ impl Server {
             identity: self.identity.clone(),
             handlers: self.handlers,
             refusals: self.refusals,
+            served: self.served,
             stopped,
         };
         let service = LinkServer::new(door)
@@ -304,6 +327,7 @@ struct Door {
     identity: Identity,
     handlers: Vec<(ServiceKind, Arc<dyn Handler>)>,
     refusals: Arc<Refusals>,
+    served: Arc<Served>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -343,6 +367,7 @@ impl Exchange for Door {
             sending: Mutex::default(),
             in_progress: AtomicUsize::new(0),
             gone: Notify::new(),
+            served: Arc::clone(&self.served),
         });
         tracing::debug!(caller = %caller.role, id = caller.id, %service, "connected");
         let reader = Reader {
@@ -415,8 +440,13 @@ impl Reader {
                 let responder = Responder {
                     connection: Some(self.connection.clone()),
                     request_id: message.request_id,
+                    begun: Instant::now(),
                 };
+                let served = &self.connection.served;
+                let bytes = unpacked.as_ref().map_or(0, |payload| payload.bytes.len());
+                served.begun(self.connection.service, bytes);
                 if earlier >= SERVER_IN_PROGRESS_MAX {
+                    served.too_many_requests();
                     return responder.fault(Fault::retry(format!(
                         "{earlier} requests of this caller are unanswered; send fewer at once"
                     )));

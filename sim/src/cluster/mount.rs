@@ -232,6 +232,7 @@ impl World {
             complete,
             open_inodes,
             registered_term: asking.unwrap_or_default(),
+            ..mrc::KeepAlive::default()
         };
         let op = request::Op::KeepAlive(keep);
         let asker = match complete {

@@ -21,6 +21,11 @@ impl Rate {
         }
     }
 
+    /// Grants at most so much from now on; what was granted is paid for as it was.
+    pub const fn limit(&mut self, bytes_per_s: u64) {
+        self.bytes_per_s = if bytes_per_s == 0 { 1 } else { bytes_per_s };
+    }
+
     /// Grants a step of so many bytes; returns how long to wait before it is done.
     pub fn take(&mut self, now: Instant, bytes: u64) -> Duration {
         let begins = self.free_at.max(now);
@@ -48,6 +53,17 @@ mod tests {
         assert_eq!(rate.take(at(0), MIB / 2), Duration::ZERO);
         assert_eq!(rate.take(at(0), MIB / 2), Duration::from_millis(500));
         assert_eq!(rate.take(at(500), MIB), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn another_rate_holds_from_the_next_step_on() {
+        let mut rate = Rate::new(MIB);
+        assert_eq!(rate.take(at(0), MIB), Duration::ZERO);
+
+        rate.limit(2 * MIB);
+
+        assert_eq!(rate.take(at(0), MIB), Duration::from_millis(1000));
+        assert_eq!(rate.take(at(0), MIB), Duration::from_millis(1500));
     }
 
     /// Whatever happens, between any two moments no more is read than the rate allows and one step.

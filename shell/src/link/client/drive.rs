@@ -160,7 +160,13 @@ fn check_answer(
     agreed: Agreed,
 ) -> Result<(), Failure> {
     if handshake::is_answer(answer, nonce, agreed, &shared.identity.secret) {
-        return Ok(());
+        if handshake::is_spoken(answer) {
+            return Ok(());
+        }
+        return Err(Failure::Refused(format!(
+            "{} answers in another version of the protocol than it was asked in; run the same release on both",
+            shared.address
+        )));
     }
     Err(Failure::Refused(format!(
         "{} does not know the secret of cluster {}; check the address",
@@ -205,7 +211,7 @@ pub(super) fn receive(shared: &Arc<Shared>, frame: Frame) {
                 guarded(|| on_reply(reply.map_err(CallError::Fault)));
             }
             (Some(on_reply), _) => {
-                guarded(|| on_reply(Err(CallError::Fault(fault_of(&message.body)))));
+                shared.fail(on_reply, CallError::Fault(fault_of(&message.body)));
             }
             (None, Kind::Push) => match encoding::unpack(&mut message, agreed) {
                 Ok(payload) => guarded(|| shared.listener.push(message.body, payload)),
@@ -243,7 +249,7 @@ pub(super) async fn watch_deadlines(shared: Arc<Shared>) {
         }
         let expired = lock(&shared.state).expire(Instant::now());
         for on_reply in expired {
-            guarded(|| on_reply(Err(CallError::Timeout)));
+            shared.fail(on_reply, CallError::Timeout);
         }
     }
 }

@@ -118,7 +118,7 @@ fn finish(
                     let reason = format!("the connection to {address} broke: {reason}");
                     let lost = lock(&shared.state).take_before(first_unsent);
                     for on_reply in lost {
-                        guarded(|| on_reply(Err(CallError::Disconnected(reason.clone()))));
+                        shared.fail(on_reply, CallError::Disconnected(reason.clone()));
                     }
                 }
                 // Time to look whether anybody still waits.

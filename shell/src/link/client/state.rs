@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
 use proto::link::{Kind, Message};
 use tokio::time::Instant;
 
+use super::super::counts::Counts;
 use super::super::encoding::Agreed;
 use super::super::error::CallError;
 use super::super::limits::DEADLINE_GRAIN;
@@ -45,6 +47,8 @@ pub(super) struct State {
     /// No deadline is earlier than this. Answered requests leave it as it is, so it is looked at
     /// about once per timeout and not once per request.
     earliest: Option<Instant>,
+    /// Of all links of the process.
+    pub(super) counts: Arc<Counts>,
 }
 
 struct Pending {
@@ -93,6 +97,7 @@ impl State {
     /// Remembers a request. True if its deadline is earlier than any before.
     pub(super) fn expect(&mut self, id: u64, deadline: Instant, on_reply: OnReply) -> bool {
         self.pending.insert(id, Pending { deadline, on_reply });
+        self.counts.asked();
         let earlier = self.earliest.is_none_or(|earliest| deadline < earliest);
         if earlier {
             self.earliest = Some(deadline);
@@ -102,7 +107,9 @@ impl State {
 
     /// The answered request's owner, if it still waits.
     pub(super) fn answered(&mut self, id: u64) -> Option<OnReply> {
-        self.pending.remove(&id).map(|pending| pending.on_reply)
+        let pending = self.pending.remove(&id)?;
+        self.counts.settled(1);
+        Some(pending.on_reply)
     }
 
     /// Whether a queued message should still be sent: a request that timed out should not.
@@ -171,6 +178,7 @@ impl State {
     /// Takes all requests, oldest first.
     pub(super) fn take_pending(&mut self) -> Vec<OnReply> {
         let mut pending: Vec<_> = self.pending.drain().collect();
+        self.counts.settled(pending.len());
         pending.sort_unstable_by_key(|(id, _)| *id);
         pending
             .into_iter()

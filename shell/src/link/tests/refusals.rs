@@ -120,15 +120,70 @@ fn unknown_compression_and_checksum_are_refused_naming_the_known_ones() {
     }
 }
 
-#[test]
-fn another_version_is_refused_naming_both() {
-    let why = refused_field("oxfs-version", "99");
+/// What a server says to a caller of another release, which signs what it says.
+fn greeted_by(newest: &str, oldest: Option<&str>) -> Result<String, String> {
+    let me = identity(Role::Osd);
+    let (mut metadata, _) = handshake::greeting(&me, ServiceKind::Osd, Agreed::default());
+    metadata.insert("oxfs-version", newest.parse().unwrap());
+    metadata.remove("oxfs-version-oldest");
+    if let Some(oldest) = oldest {
+        metadata.insert("oxfs-version-oldest", oldest.parse().unwrap());
+    }
+    handshake::sign(&mut metadata, &me.secret);
+    match handshake::admit(&metadata, None, &me) {
+        Ok(admitted) => Ok(admitted
+            .answer
+            .get("oxfs-version")
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned()),
+        Err(refused) => {
+            assert_eq!(refused.reason, Reason::Version);
+            Err(refused.status.message().to_owned())
+        }
+    }
+}
 
+#[test]
+fn release_that_speaks_no_common_version_is_refused_naming_both_and_who_is_older() {
+    let ours = crate::link::PROTOCOL_VERSION;
+
+    let newer = greeted_by("99", Some("98")).unwrap_err();
+    let older = greeted_by("1", None).unwrap_err();
+
+    let speaks = format!("osd 3 speaks {ours}");
     assert!(
-        why.contains("version 99")
-            && why.contains(&format!("speaks {}", crate::link::PROTOCOL_VERSION)),
-        "{why}"
+        newer.contains("version 98 to 99") && newer.contains(&speaks),
+        "{newer}"
     );
+    assert!(newer.contains("upgrade osd first"), "{newer}");
+    assert!(
+        older.contains("version 1,") && older.contains("upgrade the caller first"),
+        "{older}"
+    );
+}
+
+#[test]
+fn newer_release_that_still_speaks_our_version_is_answered_in_it() {
+    let ours = crate::link::PROTOCOL_VERSION.to_string();
+
+    assert_eq!(greeted_by("99", Some(&ours)), Ok(ours.clone()));
+    // The release before this one says only one.
+    assert_eq!(greeted_by(&ours, None), Ok(ours));
+}
+
+#[test]
+fn answer_in_a_version_that_we_do_not_speak_is_refused() {
+    let mut answer = tonic::metadata::MetadataMap::new();
+    assert!(
+        handshake::is_spoken(&answer),
+        "of the release before this one"
+    );
+
+    answer.insert("oxfs-version", "99".parse().unwrap());
+
+    assert!(!handshake::is_spoken(&answer));
 }
 
 #[test]
