@@ -187,7 +187,7 @@ impl StateMachine {
         self.failure.subscribe()
     }
 
-    fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+    pub(crate) fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let mut overlay = Overlay::new();
         let mut position = self.position();
         let mut effects = Effects::default();
