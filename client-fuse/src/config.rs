@@ -85,6 +85,10 @@ pub(crate) const QUOTA_INTERVAL: Duration = Duration::from_secs(1);
 /// a refused write asks at most twenty times per second.
 pub(crate) const QUOTA_SECOND_LOOK: Duration = Duration::from_millis(50);
 
+/// How often the leader is asked before a program is refused for a quota. 32: each time another report of
+/// this mount's files was under way, which takes some milliseconds.
+pub(crate) const QUOTA_QUESTIONS_MAX: u32 = 32;
+
 /// Files whose sizes are reported at once for a quota, those that grew most. 64: as many changes as a session
 /// may have under way.
 pub(crate) const QUOTA_REPORTS_MAX: usize = 64;

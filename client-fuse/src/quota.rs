@@ -5,14 +5,14 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use client_core::{Growth, Room, Volume};
+use client_core::{Growth, Room, Verdict, Volume};
 use proto::mrc;
 use proto::mrc::request::Op;
 use proto::mrc::response::Reply;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::config::{QUOTA_INTERVAL, QUOTA_REPORTS_MAX, QUOTA_SECOND_LOOK};
+use crate::config::{QUOTA_INTERVAL, QUOTA_QUESTIONS_MAX, QUOTA_REPORTS_MAX, QUOTA_SECOND_LOOK};
 use crate::errno::Errno;
 use crate::file::{File, State};
 use crate::files::Files;
@@ -28,6 +28,8 @@ pub(crate) struct Quota {
     room: Mutex<Room>,
     /// Files became longer.
     grown: Notify,
+    /// It is known what became of a report.
+    reported: Notify,
 }
 
 impl Quota {
@@ -46,8 +48,8 @@ impl Quota {
 }
 
 impl Shared {
-    /// Asks the leader for the quota and what is used of it. Returns whether so many bytes more fit.
-    pub(crate) async fn ask_room(&self, bytes: u64) -> Result<bool, Errno> {
+    /// Asks the leader for the quota and what is used of it, and judges whether so many bytes more fit.
+    pub(crate) async fn ask_room(&self, bytes: u64) -> Result<Verdict, Errno> {
         let question = lock(&self.quota.room).ask();
         let ask = Op::StatFs(mrc::StatFs { use_only: true });
         let Reply::FsStat(stat) = self.metadata.ask(ask).await? else {
@@ -78,8 +80,9 @@ pub(crate) async fn watch(mount: Weak<Inner>, shared: Arc<Shared>) {
             tracing::debug!(%errno, "can't ask how much room the volume's quota leaves");
         }
         let room = lock(&shared.quota.room);
-        if room.is_limited() && room.is_untold() {
-            // What was not acknowledged yet is told next time, whether more is written or not.
+        if room.is_limited() && room.is_ahead() {
+            // What was not acknowledged yet, or whose report was broken off, is told next time, whether
+            // more is written or not.
             shared.quota.grown.notify_one();
         }
     }
@@ -91,10 +94,13 @@ impl Files {
         let mut grown: Vec<(u64, Arc<File>)> = self
             .all()
             .into_iter()
-            .map(|file| (lock(&file.state).growth.untold, file))
-            .filter(|(untold, _)| *untold > 0)
+            .map(|file| {
+                let growth = lock(&file.state).growth;
+                (growth.untold.saturating_add(growth.told), file)
+            })
+            .filter(|(grown, _)| *grown > 0)
             .collect();
-        grown.sort_by_key(|(untold, _)| std::cmp::Reverse(*untold));
+        grown.sort_by_key(|(grown, _)| std::cmp::Reverse(*grown));
         grown.truncate(QUOTA_REPORTS_MAX);
         let mut reports = JoinSet::new();
         for (_, file) in grown {
@@ -130,12 +136,27 @@ impl File {
 
     /// The same of a file that becomes longer by so many bytes.
     pub(crate) async fn admit(&self, bytes: u64) -> Result<(), Errno> {
-        if self.shared.quota.admits(|| bytes) || self.shared.ask_room(bytes).await? {
+        let quota = &self.shared.quota;
+        if quota.admits(|| bytes) {
             return Ok(());
         }
-        tokio::time::sleep(QUOTA_SECOND_LOOK).await;
-        if self.shared.ask_room(bytes).await? {
-            return Ok(());
+        let mut is_second = false;
+        for _ in 0..QUOTA_QUESTIONS_MAX {
+            let reported = quota.reported.notified();
+            tokio::pin!(reported);
+            reported.as_mut().enable();
+            match self.shared.ask_room(bytes).await? {
+                Verdict::Fits => return Ok(()),
+                Verdict::Over if is_second => break,
+                Verdict::Over => {
+                    is_second = true;
+                    tokio::time::sleep(QUOTA_SECOND_LOOK).await;
+                }
+                Verdict::Unclear => {
+                    // One whose program was killed is repeated with the next exchange.
+                    let _ = tokio::time::timeout(QUOTA_INTERVAL, reported).await;
+                }
+            }
         }
         Err(Errno(libc::EDQUOT))
     }
@@ -147,10 +168,21 @@ impl File {
         state.growth = growth;
     }
 
-    /// What the metadata cluster was told of the file counts there from now on.
-    pub(crate) fn count_reported(&self, state: &mut State) {
-        lock(&self.shared.quota.room).reported(state.growth.told);
+    /// The metadata cluster is being told of the file: it may count that from now on.
+    pub(crate) fn begin_report(&self, state: &mut State) {
+        state.telling = state.written_end;
+        self.account_growth(state);
+    }
+
+    /// The metadata cluster was told, and answered with attributes; or it was not.
+    pub(crate) fn end_report(&self, state: &mut State, attr: Option<&mrc::Attr>) {
         state.telling = 0;
+        if let Some(attr) = attr {
+            lock(&self.shared.quota.room).reported(state.growth.told);
+            state.know(attr);
+        }
+        self.account_growth(state);
+        self.shared.quota.reported.notify_waiters();
     }
 }
 

@@ -108,8 +108,7 @@ impl File {
             if !close && state.written_end == 0 && state.mtime.is_none() {
                 return Ok(());
             }
-            state.telling = state.written_end;
-            self.account_growth(&mut state);
+            self.begin_report(&mut state);
             (state.written_end, state.mtime, close, owed_since)
         };
         let stays_open = close && closing == Closing::Flushed;
@@ -121,8 +120,7 @@ impl File {
             Ok(attr) => attr,
             Err(errno) => {
                 state.owed_since = owed_since.or(state.owed_since);
-                state.telling = 0;
-                self.account_growth(&mut state);
+                self.end_report(&mut state, None);
                 return Err(errno);
             }
         };
@@ -132,9 +130,7 @@ impl File {
         if state.mtime == mtime {
             state.mtime = None;
         }
-        self.count_reported(&mut state);
-        state.know(&attr);
-        self.account_growth(&mut state);
+        self.end_report(&mut state, Some(&attr));
         Ok(())
     }
 

@@ -21,6 +21,6 @@ pub use config::{
 pub use leader::{Leader, Via};
 pub use order::is_ordered;
 pub use read_ahead::{Fetch, ReadAhead, Served};
-pub use room::{Growth, Question, Room, Volume, inodes};
+pub use room::{Growth, Question, Room, Verdict, Volume, inodes};
 pub use route::{Failure, Next, Route, Way};
 pub use slots::{Slot, Slots};

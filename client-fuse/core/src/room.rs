@@ -41,6 +41,18 @@ pub struct Volume {
     pub used_bytes: u64,
 }
 
+/// Whether files may become longer, by an answer of the leader.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// They may.
+    Fits,
+    /// They may not.
+    Over,
+    /// It depends on whether the leader had counted what was being reported when it answered: to be asked
+    /// again when that is known.
+    Unclear,
+}
+
 /// What is known of the volume, and all files' growth.
 #[derive(Clone, Debug)]
 pub struct Room {
@@ -101,17 +113,23 @@ impl Room {
         }
     }
 
-    /// Takes the answer. Returns whether files may become longer by so many bytes.
+    /// Takes the answer, and judges whether files may become longer by so many bytes.
     ///
-    /// What is being reported counts for nothing here, since the answer may have it: nobody is refused for
-    /// what is counted twice. Later it counts, since the answer may lack it.
-    pub fn answered(&mut self, question: Question, volume: Volume, bytes: u64) -> bool {
+    /// The answer may have what is being reported, and what was since the question, or not: nobody is
+    /// refused for what is counted twice, and nobody gets room for what is counted not at all.
+    pub fn answered(&mut self, question: Question, volume: Volume, bytes: u64) -> Verdict {
         let meanwhile = self.reported.saturating_sub(question.reported);
         self.volume = Volume {
             used_bytes: volume.used_bytes.saturating_add(meanwhile),
             ..volume
         };
-        bytes == 0 || fits(volume, self.growth.untold.saturating_add(bytes))
+        if self.admits(bytes) {
+            Verdict::Fits
+        } else if fits(volume, self.growth.untold.saturating_add(bytes)) {
+            Verdict::Unclear
+        } else {
+            Verdict::Over
+        }
     }
 
     /// Whether the volume has a quota, as far as is known.
@@ -120,10 +138,10 @@ impl Room {
         self.volume.limit_bytes.is_some()
     }
 
-    /// Whether files are longer than the leader is being told.
+    /// Whether files are longer than the leader is known to know.
     #[must_use]
-    pub const fn is_untold(&self) -> bool {
-        self.growth.untold > 0
+    pub const fn is_ahead(&self) -> bool {
+        self.growth.untold > 0 || self.growth.told > 0
     }
 }
 
@@ -168,7 +186,7 @@ mod tests {
     fn room() -> Room {
         let mut room = Room::default();
         let question = room.ask();
-        assert!(room.answered(question, LIMIT, 60));
+        assert_eq!(room.answered(question, LIMIT, 60), Verdict::Fits);
         room
     }
 
@@ -218,24 +236,35 @@ mod tests {
     /// The leader may have counted the report or not when it answered.
     #[test]
     fn nobody_is_refused_for_what_is_counted_twice_and_nothing_is_forgotten() {
-        for used_bytes in [40, 70] {
-            let mut room = room();
-            let telling = Growth {
-                untold: 5,
-                told: 30,
-            };
-            room.account(Growth::default(), telling);
-            let question = room.ask();
-            room.reported(30);
-            room.account(telling, untold(5));
-            let answer = Volume {
-                used_bytes,
-                ..LIMIT
-            };
+        let answer = |used_bytes| Volume {
+            used_bytes,
+            ..LIMIT
+        };
+        let telling = Growth {
+            untold: 5,
+            told: 30,
+        };
+        // 40 of others, 30 reported, 5 not: 25 are left.
+        for (used_bytes, verdict) in [(40, Verdict::Fits), (70, Verdict::Unclear)] {
+            for answered_first in [true, false] {
+                let mut room = room();
+                room.account(Growth::default(), telling);
+                let question = room.ask();
+                if answered_first {
+                    assert_eq!(room.answered(question, answer(used_bytes), 25), verdict);
+                }
+                room.reported(30);
+                room.account(telling, untold(5));
+                if !answered_first {
+                    assert_eq!(room.answered(question, answer(used_bytes), 25), verdict);
+                }
+                assert!(!room.admits(26));
 
-            assert!(room.answered(question, answer, 25));
-            // 40 of others, 30 reported, 5 not: 25 are left at most.
-            assert!(!room.admits(26), "{used_bytes}");
+                let question = room.ask();
+                assert_eq!(room.answered(question, answer(70), 25), Verdict::Fits);
+                let question = room.ask();
+                assert_eq!(room.answered(question, answer(70), 26), Verdict::Over);
+            }
         }
     }
 
@@ -248,7 +277,7 @@ mod tests {
             used_bytes: 20,
             ..LIMIT
         };
-        assert!(room.answered(question, freed, 80));
+        assert_eq!(room.answered(question, freed, 80), Verdict::Fits);
         assert!(room.admits(80));
 
         let question = room.ask();
@@ -256,7 +285,7 @@ mod tests {
             limit_bytes: Some(10),
             used_bytes: 20,
         };
-        assert!(!room.answered(question, less, 1));
+        assert_eq!(room.answered(question, less, 1), Verdict::Over);
         assert!(!room.admits(1) && room.admits(0));
     }
 
@@ -268,7 +297,7 @@ mod tests {
         room.ask();
         assert!(!room.account(untold(2), untold(1)), "it became shorter");
         assert!(room.account(untold(1), untold(2)));
-        assert!(room.is_untold());
+        assert!(room.is_ahead());
     }
 
     #[test]

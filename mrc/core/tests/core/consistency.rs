@@ -113,7 +113,9 @@ fn wrong_counts_of_one_inode_are_found() {
     assert_found(3, |it| {
         it.edit_inode(it.file, |record| record.xattr_values_bytes = 9)
     });
-    assert_found(3, |it| it.edit_inode(it.file, |record| record.doomed = true));
+    assert_found(3, |it| {
+        it.edit_inode(it.file, |record| record.doomed = true)
+    });
     assert_found(3, |it| it.delete(keys::dentry(VOLUME, it.d, b"file")));
     assert_found(3, |it| it.put(keys::orphan(VOLUME, it.file), Vec::new()));
 }
