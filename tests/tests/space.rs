@@ -26,23 +26,17 @@ fn dirs(cluster: &Cluster, role: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// Bytes of the disk that the objects of a store take.
-fn stored_bytes(dir: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(dir)? {
+fn stored_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else {
         // Removed meanwhile.
-        let Ok(metadata) = entry
-            .as_ref()
-            .map_err(io::Error::other)
-            .and_then(|it| it.metadata())
-        else {
-            continue;
-        };
-        bytes += match metadata.is_dir() {
-            true => stored_bytes(&entry?.path())?,
-            false => metadata.blocks() * 512,
-        };
-    }
-    Ok(bytes)
+        return 0;
+    };
+    let sizes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => stored_bytes(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    });
+    sizes.sum()
 }
 
 /// Makes and syncs a file whose bytes are all `byte`.
@@ -52,12 +46,15 @@ fn make_file(path: &Path, byte: u8, bytes: u64) -> Result<()> {
     Ok(file.sync_all()?)
 }
 
+/// Its first bytes are all `byte`.
 fn check_file(path: &Path, byte: u8, bytes: u64) -> Result<()> {
     let found = fs::read(path)?;
+    let wrong = found.iter().position(|it| *it != byte);
     ensure!(
-        found.len() as u64 >= bytes && found.iter().all(|it| *it == byte),
-        "{} is damaged",
-        path.display()
+        found.len() as u64 >= bytes && wrong.is_none_or(|at| at as u64 >= bytes),
+        "{} is damaged: {} bytes, at {wrong:?} another one than {byte}",
+        path.display(),
+        found.len()
     );
     Ok(())
 }
@@ -78,11 +75,7 @@ fn server_that_was_down_frees_what_was_deleted_meanwhile() -> Result<()> {
         .map(|dir| dir.join("pgs"))
         .collect();
     cluster.wait_for("all replicas", |_| {
-        let stored = stores.iter().map(|store| stored_bytes(store));
-        Ok(stored
-            .collect::<Result<Vec<_>>>()?
-            .iter()
-            .all(|bytes| *bytes >= 17 * MIB))
+        Ok(stores.iter().all(|store| stored_bytes(store) >= 17 * MIB))
     })?;
 
     cluster.signal("osd-3", libc::SIGKILL)?;
@@ -91,17 +84,17 @@ fn server_that_was_down_frees_what_was_deleted_meanwhile() -> Result<()> {
     cluster.wait_for("the volume to be deleted", |cluster| {
         Ok(cluster.admin(&["volume", "delete", "doomed"]).is_ok())
     })?;
-    let is_freed = |store: &PathBuf| Ok(stored_bytes(store)? < 3 * MIB);
+    let is_freed = |store: &PathBuf| Ok(stored_bytes(store) < 3 * MIB);
     for store in stores.iter().take(2) {
         cluster.wait_for("the servers that are up to free it", |_| is_freed(store))?;
     }
-    ensure!(stored_bytes(&stores[2])? >= 17 * MIB, "it was down");
+    ensure!(stored_bytes(&stores[2]) >= 17 * MIB, "it was down");
     cluster.start_server("osd-3")?;
 
     cluster.wait_for("the one that was down to free it", |_| is_freed(&stores[2]))?;
     cluster.wait_full()?;
     for store in &stores {
-        let bytes = stored_bytes(store)?;
+        let bytes = stored_bytes(store);
         ensure!(bytes >= MIB, "{} has {bytes} bytes", store.display());
     }
     check_file(&mount.join("kept"), 1, MIB)?;
@@ -147,6 +140,8 @@ fn full_object_servers_refuse_data_keep_what_they_have_and_go_on_when_there_is_r
     println!("{synced} MiB fitted on disks of 128 MiB");
     check_file(&mount.join("early"), 1, 8 * MIB)?;
     check_file(&mount.join("large"), 2, synced * MIB)?;
+    let length = fs::metadata(mount.join("large"))?.len();
+    println!("it is {length} bytes long");
     let free = |mount: &Path| -> Result<u64> {
         let stat = statvfs(mount)?;
         Ok(stat.blocks_available() * stat.fragment_size())

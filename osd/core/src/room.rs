@@ -28,6 +28,15 @@ impl Tenure {
         !self.replicas.is_quorum(quorum, |osd| !is_full(osd))
     }
 
+    /// The same by what replicas say, also those that were not asked to take anything.
+    fn is_said_to_lack_room(&self, quorum: Quorum) -> bool {
+        let is_full = |osd| match self.peers.iter().find(|peer| peer.id == osd) {
+            Some(peer) => peer.is_full || peer.reports_full,
+            None => self.is_full,
+        };
+        !self.replicas.is_quorum(quorum, |osd| !is_full(osd))
+    }
+
     /// A replica that can take the object over and has room.
     fn roomy_peer(&self) -> Option<OsdId> {
         let roomy = self.peers.iter().find(|peer| {
@@ -114,6 +123,12 @@ impl ObjectReplica {
             self.step_down(step, false);
             step.effects.push(Effect::HandOverLease { to });
             self.leave(step, |_| faults::redirect(to));
+        } else if serving && tenure.is_said_to_lack_room(quorum) {
+            // What did not fit here was sent to nobody, so nobody else can refuse it; and nobody takes over.
+            tenure.is_full = false;
+            for request in self.waiting.take_changes() {
+                step.refuse(request, faults::no_space());
+            }
         }
     }
 

@@ -90,6 +90,27 @@ fn replicas_stay_equal_when_a_write_without_room_replaced_something() {
     assert_eq!(bench.store.bytes(KEY).unwrap(), b"lon");
 }
 
+/// As when all disks are equal: the others were never asked to take what does not fit here.
+#[test]
+fn change_that_does_not_fit_here_is_refused_when_the_others_say_that_they_are_full() {
+    let (mut bench, changes) = serving();
+    bench.store.limit(Some(5));
+    let applied = || Reply::Replicated(peer::Replicated { seq: 1 });
+    for call in &changes {
+        full(&mut bench, *call, applied());
+    }
+
+    let effects = bench.client(2, append(2, b"longer than that"));
+
+    assert_eq!(errnos(&effects), [(2, ENOSPC)]);
+    assert_eq!(hand_overs(&effects), []);
+    assert_eq!(bench.store.bytes(KEY).unwrap(), b"one");
+    // What is short enough is taken here, and is for the others to judge.
+    let effects = bench.client(3, append(3, b"2"));
+    assert_eq!(errnos(&effects), []);
+    assert_eq!(calls(&effects, is_change).len(), 2);
+}
+
 #[test]
 fn one_full_backup_of_two_does_not_keep_a_change_from_its_quorum() {
     let (mut bench, _) = serving();
