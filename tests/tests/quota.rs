@@ -169,7 +169,9 @@ fn quota_is_kept_whoever_leads(cluster: &mut Cluster, mount: &Path) -> Result<()
     let used = fs::metadata(mount.join("persistent"))?.len();
     ensure!(used == QUOTA, "{used} bytes with a quota of {QUOTA}");
     fs::remove_file(mount.join("file-0"))?;
-    cluster.wait_for("room for a file", |_| Ok(df(mount)?[3] == 1))?;
+    cluster.wait_for("room for a file", |cluster| {
+        Ok(quota(cluster, &["show", "default"])?["used_files"] == 9)
+    })?;
     File::create(mount.join("file-10"))?;
     cluster.start_server(&leader)?;
 

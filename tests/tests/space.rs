@@ -46,12 +46,15 @@ fn make_file(path: &Path, byte: u8, bytes: u64) -> Result<()> {
     Ok(file.sync_all()?)
 }
 
+/// Its first bytes are all `byte`.
 fn check_file(path: &Path, byte: u8, bytes: u64) -> Result<()> {
     let found = fs::read(path)?;
+    let wrong = found.iter().position(|it| *it != byte);
     ensure!(
-        found.len() as u64 >= bytes && found.iter().all(|it| *it == byte),
-        "{} is damaged",
-        path.display()
+        found.len() as u64 >= bytes && wrong.is_none_or(|at| at as u64 >= bytes),
+        "{} is damaged: {} bytes, at {wrong:?} another one than {byte}",
+        path.display(),
+        found.len()
     );
     Ok(())
 }
@@ -137,6 +140,8 @@ fn full_object_servers_refuse_data_keep_what_they_have_and_go_on_when_there_is_r
     println!("{synced} MiB fitted on disks of 128 MiB");
     check_file(&mount.join("early"), 1, 8 * MIB)?;
     check_file(&mount.join("large"), 2, synced * MIB)?;
+    let length = fs::metadata(mount.join("large"))?.len();
+    println!("it is {length} bytes long");
     let free = |mount: &Path| -> Result<u64> {
         let stat = statvfs(mount)?;
         Ok(stat.blocks_available() * stat.fragment_size())

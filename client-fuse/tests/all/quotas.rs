@@ -103,27 +103,6 @@ async fn files_beyond_the_quota_are_refused_and_df_shows_how_many_there_may_be()
     assert!(made.is_ok());
 }
 
-/// Each has written half of the quota and told nobody; then they tell, while the files are open.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_other_mounts_wrote_is_known_after_a_while() {
-    let cluster = Cluster::start().await;
-    cluster.metadata.set_quota(10_000, 0);
-    let (one, two) = (cluster.client().await, cluster.client().await);
-    let (file, first) = create(&one, "first").await;
-    let (_, second) = create(&two, "second").await;
-    write(&one, first, 0, 6_000, 0).await.unwrap();
-    write(&two, second, 0, 6_000, 0).await.unwrap();
-
-    write_until_over(&one, first, 6_000).await;
-    write_until_over(&two, second, 6_000).await;
-
-    // A third one sees the size of a file that was never synced or closed.
-    let three = cluster.client().await;
-    assert!(three.getattr(file).await.unwrap().size_bytes >= 6_000);
-    one.flush(first).await.unwrap();
-    two.flush(second).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn quota_that_is_new_is_heard_of_while_something_is_written() {
     let cluster = Cluster::start().await;
