@@ -157,8 +157,15 @@ fn lose_and_restore(cluster: &mut Cluster) -> Result<()> {
         error.contains(" line ") && error.contains("cut off"),
         "{error}"
     );
-    let error = refused(cluster, &["volume", "create", "new"])?;
-    ensure!(error.contains("knows version"), "{error}");
+    // Until an object server is heard there is none to make a volume on, either.
+    cluster.wait_for("object servers that know more", |cluster| {
+        let error = refused(cluster, &["volume", "create", "new"])?;
+        ensure!(
+            error.contains("knows version") || error.contains("no object server is up"),
+            "{error}"
+        );
+        Ok(error.contains("knows version"))
+    })?;
     let said = cluster.admin(&["restore", &file])?;
     ensure!(said.contains("restored 1 volumes"), "{said}");
     let twice = refused(cluster, &["restore", &file])?;

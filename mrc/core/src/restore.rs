@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 
 use proto::dump::Range;
 use proto::index::{
-    InodeRecord, KeptRecord, MapRecord, RestoreRecord, SequencesRecord, SettleRestored,
-    VolumeRecord,
+    CountersRecord, InodeRecord, KeptRecord, MapRecord, RestoreRecord, SequencesRecord,
+    SettleRestored, VolumeRecord,
 };
 use proto::mrc;
 use types::{Fault, Inode, SessionId, VolumeId};
@@ -271,7 +271,9 @@ fn whole(work: &Work<'_>) -> Step<()> {
     for (volume, record) in volumes.iter().filter(|(_, record)| !record.deleted) {
         let most = record.pgs as usize + 1;
         let groups = records::keys_of(work, &keys::of(b'p', volume.0), most)?.len();
-        let counters = work.get(&keys::counters(*volume))?;
+        // Before they came, there may be a record that counts what is about to be removed.
+        let counters: Option<CountersRecord> = records::get(work, &keys::counters(*volume))?;
+        let counters = counters.filter(|counters| counters.next_inode > 0);
         let root = work.get(&keys::inode(*volume, ROOT))?;
         if groups != record.pgs as usize || counters.is_none() || root.is_none() {
             return Err(invalid(format!("volume {:?} is not whole", record.name)));

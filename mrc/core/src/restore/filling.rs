@@ -112,14 +112,16 @@ impl Filling<'_> {
         if !deleted {
             self.open_session(volume)?;
         }
+        let key = keys::counters(volume);
+        let counted: CountersRecord = records::get(&self.work, &key)?.unwrap_or_default();
         let record = CountersRecord {
             next_inode: below,
             inode_count: counters.inode_count,
             size_bytes: counters.size_bytes,
             session_count: u64::from(!deleted),
             pgs: counters.groups,
-            doomed_count: 0,
-            doomed_bytes: 0,
+            doomed_count: counted.doomed_count,
+            doomed_bytes: counted.doomed_bytes,
             quota_files: records::get::<VolumeRecord>(&self.work, &keys::volume(volume))?
                 .map_or(0, |record| record.quota_files),
         };
@@ -176,9 +178,11 @@ impl Filling<'_> {
         };
         self.work.put(keys::inode(volume, number), &record);
         if doomed {
-            let mut counters = records::counters(&self.work, volume)?;
+            // The volume's counters come later.
+            let key = keys::counters(volume);
+            let mut counters: CountersRecord = records::get(&self.work, &key)?.unwrap_or_default();
             quota::count_doomed(&mut counters, &record, true);
-            self.work.put(keys::counters(volume), &counters);
+            self.work.put(key, &counters);
         }
         if opened {
             let session = restorer(&self.restore, volume);
