@@ -158,14 +158,13 @@ fn answer(zpool: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
-    fn install(dir: &Path, name: &str, script: &str) {
-        let path = dir.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    /// Scripts in place of the programs. Not written by a test, as a file that somebody may write cannot be run
+    /// (ETXTBSY in execve(2)) and a process that another thread starts meanwhile would inherit it.
+    fn scripts(name: &str) -> Result<Tools, Error> {
+        let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+        Tools::find_in([programs.join(name)])
     }
 
     #[test]
@@ -188,13 +187,7 @@ mod tests {
     /// The words are those of zfs-fuse without its daemon.
     #[test]
     fn programs_without_a_daemon_are_an_error_that_says_how_to_start_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let script = "exec >&2; echo 'connect: No such file or directory'; \
-                      echo 'Please make sure that the zfs-fuse daemon is running.'; exit 1";
-        install(dir.path(), "zfs", script);
-        install(dir.path(), "zpool", script);
-
-        let error = Tools::find_in([dir.path().to_owned()]).unwrap_err();
+        let error = scripts("no_daemon").unwrap_err();
 
         let text = error.to_string();
         for part in [
@@ -209,12 +202,7 @@ mod tests {
 
     #[test]
     fn programs_are_asked_what_they_can_do() {
-        let dir = tempfile::tempdir().unwrap();
-        let script = "[ $# = 0 ] && printf '\\tbookmark <snapshot>\\n' >&2 && exit 2; exit 0";
-        install(dir.path(), "zfs", script);
-        install(dir.path(), "zpool", script);
-
-        let tools = Tools::find_in([dir.path().to_owned()]).unwrap();
+        let tools = scripts("bookmarks").unwrap();
 
         assert!(tools.abilities().bookmarks);
         assert!(!tools.abilities().resumable_receive);

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -15,57 +15,9 @@ use zfs_driver::{
     StreamOptions, Tools, Tree,
 };
 
-/// Knows `tank/oxfs/3/7` of cluster 7 with a snapshot `a`, and `tank/theirs`.
-const ZFS: &str = r#"
-echo "$@" >>"$0.log"
-row() { printf '%s\t%s\t%s\t%s\n' "$@"; }
-for name; do :; done
-case "$*" in
-'')
-    printf 'usage:\n\tbookmark <snapshot> <bookmark>\n\tget [-rHp] [-t type[,...]]\n' >&2
-    printf '\tsend [-DnPpRvLecwhb] <snapshot>\n\tsend [-nvPe] -t <receive_resume_token>\n' >&2
-    printf '\treceive [-vnsFhu] <snapshot>\n' >&2
-    exit 2 ;;
-'send -nvP -t 1-ours') printf 'token:\n\ttoname = tank/oxfs/3/7@a\nsize\t5\n' ;;
-'send -nvP -t 1-theirs') printf 'token:\n\ttoname = tank/theirs@a\nsize\t5\n' ;;
-'send -nvP -t'*) echo 'cannot resume send: resume token is corrupt' >&2; exit 1 ;;
-'send -nvP'*) printf 'full\t%s\t5\nsize\t5\n' "$name" ;;
-send*) printf bytes ;;
-'receive -A'*) ;;
-receive*) cat >/dev/null; exit 1 ;;
-get*tank/theirs*) row "$name" oxfs:cluster - - ;;
-get*guid,creation*@b) echo "cannot open '$name': dataset does not exist" >&2; exit 1 ;;
-get*guid,creation*)
-    row tank/oxfs/3/7@a guid 11 -
-    for property in creation used referenced createtxg; do row tank/oxfs/3/7@a $property 1 -; done ;;
-get*'-t bookmark'*) row 'tank/oxfs/3/7#k' guid 11 -; row 'tank/oxfs/3/7#k' createtxg 1 - ;;
-get*receive_resume_token*) row "$name" receive_resume_token 1-abc - ;;
-get*)
-    row "$name" oxfs:cluster 00000000000000000000000000000007 local
-    for property in used referenced available; do row "$name" $property 1 -; done
-    row "$name" mounted no -; row "$name" readonly off default ;;
-esac
-"#;
-
-const ZPOOL: &str = r#"
-echo "$@" >>"$0.log"
-case "$*" in
-'') printf 'usage:\n\tlist [-gHLpPv] [pool]\n\tstatus [-igLpPstvxD] [pool]\n' >&2; exit 2 ;;
-'list -Hp'*) printf '1000\t1\t999\n' ;;
-'status -p'*) printf '  pool: tank\n state: ONLINE\nconfig:\n\n\ttank  ONLINE  0  0  0\n' ;;
-'get all'*)
-    printf 'NAME  PROPERTY  VALUE  SOURCE\n'
-    for feature in large_blocks lz4_compress zstd_compress; do
-        printf 'tank  feature@%s  active  local\n' $feature
-    done ;;
-esac
-"#;
-
-fn install(dir: &Path, name: &str, script: &str) {
-    let path = dir.join(name);
-    fs::write(&path, format!("#!/bin/sh{script}")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-}
+/// The scripts. They are linked to, not written: a process that another thread starts meanwhile would inherit
+/// the open file, and a file that somebody may write cannot be run (ETXTBSY in execve(2)).
+const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/later");
 
 struct Stand {
     dir: TempDir,
@@ -76,8 +28,9 @@ struct Stand {
 impl Stand {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        install(dir.path(), "zfs", ZFS);
-        install(dir.path(), "zpool", ZPOOL);
+        for program in ["zfs", "zpool"] {
+            symlink(Path::new(PROGRAMS).join(program), dir.path().join(program)).unwrap();
+        }
         let tools = Tools::find_in([dir.path().to_owned()]).unwrap();
         let root = DatasetName::new("tank/oxfs").unwrap();
         let tree = Tree::new(tools.clone(), root, ClusterId(7)).unwrap();
