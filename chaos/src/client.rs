@@ -1,13 +1,16 @@
 //! Performs operations through system calls on one mount.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::mem;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+use crate::history::now_ns;
 use crate::log_record;
 use crate::operation::{Operation, Outcome};
 use crate::register::{self, Place};
@@ -19,8 +22,10 @@ pub(crate) struct Client {
     root: PathBuf,
     /// Makes the names of its temporary files its own.
     number: u32,
-    /// Descriptors that stay open, by path and whether they sync by themselves.
-    held: HashMap<(PathBuf, bool), File>,
+    /// Descriptors that stay open, by path and whether they sync by themselves, and when each was used last.
+    held: HashMap<(PathBuf, bool), (File, u64)>,
+    /// When the descriptor that the last operation held was opened or used before it.
+    held_ns: Option<u64>,
     /// Content of logs read last.
     last_log: Vec<u8>,
 }
@@ -47,12 +52,14 @@ impl Client {
             root,
             number,
             held: HashMap::new(),
+            held_ns: None,
             last_log: Vec::new(),
         }
     }
 
     /// Performs an operation.
     pub(crate) fn perform(&mut self, operation: &Operation, manner: Manner) -> Outcome {
+        self.held_ns = None;
         match self.answer(operation, manner) {
             Ok(outcome) => outcome,
             Err(Refused(during, error)) => {
@@ -66,9 +73,14 @@ impl Client {
         }
     }
 
+    /// When the descriptor of the last operation was opened or used before, if it is one that stays open.
+    pub(crate) const fn held_ns(&self) -> Option<u64> {
+        self.held_ns
+    }
+
     /// The log read last.
     pub(crate) fn last_log(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.last_log)
+        mem::take(&mut self.last_log)
     }
 
     /// Makes everything that operations expect to be there.
@@ -266,13 +278,15 @@ impl Client {
     }
 
     fn hold(&mut self, path: &Path, syncs: bool, options: &OpenOptions) -> Result<&File, Refused> {
-        let key = (path.to_owned(), syncs);
-        match self.held.entry(key) {
-            std::collections::hash_map::Entry::Occupied(held) => Ok(held.into_mut()),
-            std::collections::hash_map::Entry::Vacant(place) => {
-                Ok(place.insert(options.open(path).during("open")?))
+        let (file, used_ns) = match self.held.entry((path.to_owned(), syncs)) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => {
+                let opened_ns = now_ns();
+                place.insert((options.open(path).during("open")?, opened_ns))
             }
-        }
+        };
+        self.held_ns = Some(mem::replace(used_ns, now_ns()));
+        Ok(file)
     }
 }
 

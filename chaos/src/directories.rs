@@ -181,6 +181,7 @@ mod tests {
             mount: 1,
             began_ns,
             ended_ns,
+            held_ns: None,
             operation,
             outcome,
         }

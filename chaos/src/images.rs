@@ -248,6 +248,7 @@ fn remaining(records: &[Record], from_ns: u64, until_ns: u64) -> Vec<Record> {
             (Operation::Read { .. } | Operation::Look { .. } | Operation::Sync { .. }, _) => None,
             _ => Some(Record {
                 ended_ns: u64::MAX,
+                held_ns: None,
                 outcome: Outcome::Hanging,
                 ..record.clone()
             }),
@@ -266,6 +267,7 @@ mod tests {
             mount: 1,
             began_ns,
             ended_ns,
+            held_ns: None,
             operation,
             outcome,
         }

@@ -12,6 +12,7 @@ fn record(began_ns: u64, operation: Operation, outcome: Outcome) -> Record {
         mount: 1,
         began_ns,
         ended_ns: began_ns + 5,
+        held_ns: None,
         operation,
         outcome,
     }

@@ -66,6 +66,9 @@ pub(crate) struct Record {
     pub(crate) began_ns: u64,
     /// After the last one.
     pub(crate) ended_ns: u64,
+    /// When the descriptor it went through was opened or used before, if that one stays open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) held_ns: Option<u64>,
     /// What.
     #[serde(flatten)]
     pub(crate) operation: Operation,
@@ -77,6 +80,11 @@ impl Record {
     /// Whether it is not known if it took effect.
     pub(crate) const fn is_unknown(&self) -> bool {
         matches!(self.outcome, Outcome::Failed { .. } | Outcome::Hanging)
+    }
+
+    /// Since when its descriptor was not used by another operation.
+    pub(crate) fn descriptor_ns(&self) -> u64 {
+        self.held_ns.unwrap_or(self.began_ns)
     }
 
     /// Whether any part of it happened between two moments.

@@ -206,6 +206,7 @@ mod tests {
             mount: 1,
             began_ns,
             ended_ns,
+            held_ns: None,
             operation,
             outcome,
         }

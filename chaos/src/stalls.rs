@@ -58,6 +58,7 @@ mod tests {
             mount: 1,
             began_ns,
             ended_ns,
+            held_ns: None,
             operation: Operation::Read { key: String::new() },
             outcome: Outcome::Value(0),
         };

@@ -168,12 +168,14 @@ fn perform(
         mount,
         began_ns: now_ns(),
         ended_ns: u64::MAX,
+        held_ns: None,
         operation,
         outcome: Outcome::Hanging,
     };
     tell(&record)?;
     record.outcome = client.perform(&record.operation, manner);
     record.ended_ns = now_ns();
+    record.held_ns = client.held_ns();
     tell(&record)
 }
 
