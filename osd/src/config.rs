@@ -129,6 +129,8 @@ pub(crate) struct Limits {
     pub(crate) request_bytes_max: u64,
     /// Bytes that the objects of a group must have on average for it to come as a whole.
     pub(crate) seed_object_bytes_min: u64,
+    /// How long a stream of a group takes at least for one of what changed meanwhile to follow.
+    pub(crate) seed_increment_after: std::time::Duration,
 }
 
 impl Default for Limits {
@@ -136,6 +138,7 @@ impl Default for Limits {
         Self {
             request_bytes_max: REQUEST_BYTES_MAX,
             seed_object_bytes_min: SEED_OBJECT_BYTES_MIN,
+            seed_increment_after: SEED_INCREMENT_AFTER,
         }
     }
 }
@@ -436,6 +439,10 @@ pub(crate) const PARKED_MAX: usize = 8192;
 /// Bytes that the objects of a group must have on average for it to come as a whole. 64 KiB: with smaller ones, comparing
 /// them takes longer than copying them would.
 pub(crate) const SEED_OBJECT_BYTES_MIN: u64 = 64 << 10;
+
+/// How long a stream of a group takes at least for one of what changed meanwhile to follow. 60 s: a snapshot, two
+/// commands and a transaction group or two take seconds, and what changes in a minute is brought by the recovery.
+pub(crate) const SEED_INCREMENT_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Looks at a file for the next data or hole; what is not found then counts as data. 256: each costs a
 /// microsecond or two, and is needed for 4 MiB that have checksums but no data.

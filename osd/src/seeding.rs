@@ -21,7 +21,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::peer::request::Op;
@@ -33,7 +33,9 @@ use zfs_driver::StreamOptions;
 
 use ask::ask;
 pub(crate) use counts::{Counts, Outcome};
-use limits::{LOOK, NEEDED, OPEN_TIMEOUT, PATIENCE, RECEIVED_MAX, ROOM_PERCENT, SILENCE};
+use limits::{
+    INCREMENTS_MAX, LOOK, NEEDED, OPEN_TIMEOUT, PATIENCE, RECEIVED_MAX, ROOM_PERCENT, SILENCE,
+};
 use receive::{Intake, Received};
 pub(crate) use send::Senders;
 use strip::Stripped;
@@ -52,6 +54,7 @@ pub(crate) struct Worth {
     enabled: bool,
     bytes_min: u64,
     object_bytes_min: u64,
+    increment_after: Duration,
 }
 
 impl Worth {
@@ -60,6 +63,7 @@ impl Worth {
             enabled: config.zfs_seed,
             bytes_min: config.zfs_seed_min_bytes,
             object_bytes_min: config.limits.seed_object_bytes_min,
+            increment_after: config.limits.seed_increment_after,
         }
     }
 }
@@ -108,6 +112,8 @@ struct Source {
     osd: OsdId,
     opened: u64,
     bytes: u64,
+    /// What it brings; 0: no stream can follow.
+    guid: u64,
 }
 
 impl Seeding {
@@ -214,9 +220,9 @@ impl Seeding {
             .acquire()
             .await
             .map_err(|error| error.to_string())?;
-        let source = self.open(group, osd).await?;
+        let mut source = self.open(group, osd).await?;
         progress.set_total(source.bytes);
-        let outcome = self.receive(group, source, progress).await;
+        let outcome = self.receive(group, &mut source, progress).await;
         // The sender need not keep its snapshot any longer. If it does not hear of it, it finds out by itself.
         let close = Op::SeedClose(SeedClose {
             seed: source.opened,
@@ -233,7 +239,7 @@ impl Seeding {
             let (mut small, mut unsure) = (None, false);
             let mut refused = Vec::new();
             for osd in plan::sources(self.around.me, &self.pg(group)?) {
-                match self.ask_open(group, osd, true).await {
+                match self.ask_open(group, osd, true, 0).await {
                     Ok(SeedOpened {
                         refused: why,
                         small: true,
@@ -280,7 +286,7 @@ impl Seeding {
                 tokio::time::sleep(LOOK).await;
                 continue;
             }
-            let opened = self.ask_open(group, osd, false).await;
+            let opened = self.ask_open(group, osd, false, 0).await;
             let opened = opened.map_err(|error| error.to_string())?;
             match opened.seed {
                 0 if opened.later => tokio::time::sleep(LOOK).await,
@@ -290,6 +296,7 @@ impl Seeding {
                         osd,
                         opened: seed,
                         bytes: opened.bytes,
+                        guid: opened.guid,
                     });
                 }
             }
@@ -299,15 +306,53 @@ impl Seeding {
         )))
     }
 
+    /// Receives all, and then what has changed meanwhile, as often as that took long.
     async fn receive(
         &self,
         group: PgKey,
-        source: Source,
+        source: &mut Source,
         progress: &Progress,
     ) -> Result<Received, Failure> {
         let Surroundings { me, root, .. } = &self.around;
         let intake =
             Intake::start(Arc::clone(root), group, *me).map_err(|error| error.to_string())?;
+        let mut began = Instant::now();
+        self.stream(group, *source, &intake, progress).await?;
+        for _ in 0..INCREMENTS_MAX {
+            if began.elapsed() < self.worth.increment_after || source.guid == 0 {
+                break;
+            }
+            began = Instant::now();
+            let opened = match self.ask_open(group, source.osd, false, source.opened).await {
+                Ok(opened) if opened.seed != 0 => opened,
+                refused => {
+                    tracing::debug!(%group, ?refused, "what has changed is brought by the recovery");
+                    break;
+                }
+            };
+            if !intake.go_on_with_increment(source.guid).await {
+                break;
+            }
+            (source.opened, source.guid) = (opened.seed, opened.guid);
+            if let Err(Failure::Broken(why) | Failure::NotWorth(why)) =
+                self.stream(group, *source, &intake, progress).await
+            {
+                tracing::info!(%group, why, "what has changed is brought by the recovery");
+                return Ok(intake.finish_without_increment().await?);
+            }
+            self.around.counts.incremented();
+        }
+        Ok(intake.finish().await?)
+    }
+
+    /// Receives a stream to its end, or until no more of it is taken.
+    async fn stream(
+        &self,
+        group: PgKey,
+        source: Source,
+        intake: &Intake,
+        progress: &Progress,
+    ) -> Result<(), Failure> {
         let mut offset = 0;
         loop {
             self.wait_while_held(group, source).await?;
@@ -318,7 +363,7 @@ impl Seeding {
             self.around.counts.received(size);
             self.around.board.note_seeding(group, Some(progress.seen()));
             if !intake.give(bytes).await || end {
-                return Ok(intake.finish().await?);
+                return Ok(());
             }
         }
     }

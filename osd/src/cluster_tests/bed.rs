@@ -132,6 +132,7 @@ impl Bed {
             change_id: Arc::new(AtomicU64::new(1)),
             limits: Limits {
                 seed_object_bytes_min: 0,
+                seed_increment_after: std::time::Duration::ZERO,
                 ..Limits::default()
             },
             dataset,

@@ -150,6 +150,7 @@ async fn new_member_has_its_group_come_as_a_whole_while_programs_write() {
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    assert!(bed.nodes[3].seed_counts.increments() > 0);
     done.store(true, Ordering::Relaxed);
     objects.extend(program.await.unwrap());
     bed.until_full_within(PATIENCE).await;

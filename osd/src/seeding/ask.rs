@@ -17,12 +17,13 @@ use crate::cluster::Wall;
 use crate::peer::any_object;
 
 impl Seeding {
-    /// Asks for a stream of a group, or only what there is.
+    /// Asks for a stream of a group, or of what has changed since the stream `after`, or only what there is.
     pub(super) async fn ask_open(
         &self,
         group: PgKey,
         osd: OsdId,
         look_only: bool,
+        after: u64,
     ) -> Result<SeedOpened, CallError> {
         let options = self.options.get_or_init(|| self.look_at_pool()).await;
         let op = Op::SeedOpen(SeedOpen {
@@ -31,6 +32,7 @@ impl Seeding {
             object_bytes_min: self.worth.object_bytes_min,
             large_blocks: options.large_blocks,
             compressed: options.compressed,
+            after,
         });
         let request = self.request(group, op).ok_or_else(gone)?;
         match ask(&self.around.wall, osd, &request, OPEN_TIMEOUT).await? {

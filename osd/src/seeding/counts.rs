@@ -21,6 +21,7 @@ pub(crate) struct Counts {
     seeded: AtomicU64,
     not_worth: AtomicU64,
     failed: AtomicU64,
+    increments: AtomicU64,
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
 }
@@ -33,6 +34,17 @@ impl Counts {
             Outcome::Failed => &self.failed,
         };
         count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What had changed during a stream came as one, too.
+    pub(super) fn incremented(&self) {
+        self.increments.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often.
+    #[cfg(test)]
+    pub(crate) fn increments(&self) -> u64 {
+        self.increments.load(Ordering::Relaxed)
     }
 
     pub(super) fn received(&self, bytes: u64) {
@@ -67,7 +79,10 @@ impl Counts {
             let value = count.load(Ordering::Relaxed);
             Metric::counter("oxfs_osd_seed_bytes", help, value).with("direction", direction)
         };
+        let help = "Streams of what changed in a placement group while all of it was on its way";
+        let increments = self.increments.load(Ordering::Relaxed);
         vec![
+            Metric::counter("oxfs_osd_seed_increments", help, increments),
             ended("seeded", &self.seeded),
             ended("not_worth", &self.not_worth),
             ended("failed", &self.failed),

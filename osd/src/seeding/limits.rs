@@ -12,6 +12,9 @@ pub(super) const SENT_MAX: usize = 2;
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 /// Pieces between the link and `zfs receive`. 2: one is written while the next one is asked for.
 pub(super) const PIECES: usize = 2;
+/// Increments that may follow a stream. 4: each brings what changed during the one before, which is less each time
+/// unless programs write faster than streams are sent, and then no number would do.
+pub(super) const INCREMENTS_MAX: u32 = 4;
 /// How long a server may take to say what it has of a group, and to make a snapshot of it. 120 s: some commands, each
 /// of which waits for a transaction group on a busy pool.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(120);

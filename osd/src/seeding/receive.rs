@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use types::{OsdId, PgKey};
-use zfs_driver::{Changes, NewDataset};
+use zfs_driver::{Changes, NewDataset, Remains};
 
 use super::limits::PIECES;
 use super::strip::{Stripped, strip};
@@ -57,6 +57,12 @@ impl Drop for Received {
 
 enum Piece {
     Bytes(Bytes),
+    /// What follows has changed since; what has come so far is this snapshot.
+    Increment {
+        base_guid: u64,
+    },
+    /// What has come of the increment is of no use; what was before it is.
+    Cut,
     End,
 }
 
@@ -92,6 +98,24 @@ impl Intake {
         self.pieces.send(Piece::Bytes(bytes)).await.is_ok()
     }
 
+    /// Says that a stream was given whole, and that one of what has changed since follows. False as for
+    /// [`Intake::give`].
+    pub(super) async fn go_on_with_increment(&self, base_guid: u64) -> bool {
+        let piece = Piece::Increment { base_guid };
+        self.pieces.send(piece).await.is_ok()
+    }
+
+    /// Says that an increment was cut, and does without it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Intake::finish`].
+    pub(super) async fn finish_without_increment(self) -> Result<Received, String> {
+        // As below.
+        let _ = self.pieces.send(Piece::Cut).await;
+        self.finish().await
+    }
+
     /// Says that all was given, and waits until it can be taken in.
     ///
     /// # Errors
@@ -117,7 +141,8 @@ fn take(
     let tree = datasets.tree();
     // Of an attempt before.
     tree.discard_seed(group).map_err(text)?;
-    let target = tree.seed_target(group, me).map_err(text)?;
+    let mut round = 0;
+    let target = tree.seed_target(group, me, round).map_err(text)?;
     let new = NewDataset {
         mountpoint: Some(datasets.seed_path(group)),
         ..NewDataset::default()
@@ -133,14 +158,32 @@ fn take(
                     return Err(error.to_string());
                 }
             }
+            Some(Piece::Increment { base_guid }) => {
+                receiving.finish().map_err(text)?;
+                round += 1;
+                let target = tree.seed_target(group, me, round).map_err(text)?;
+                receiving = tree
+                    .receive_increment(&target, base_guid, Changes::Keep)
+                    .map_err(text)?;
+            }
+            Some(Piece::Cut) if round > 0 => {
+                if let Remains::Resumable(_) = receiving.cancel().map_err(text)? {
+                    tree.discard_partial(&tree.seed(group)).map_err(text)?;
+                }
+                return stripped(root, datasets, group);
+            }
             Some(Piece::End) => break,
-            None => {
+            Some(Piece::Cut) | None => {
                 let _ = receiving.cancel();
                 return Err("it was broken off".to_owned());
             }
         }
     }
     receiving.finish().map_err(text)?;
+    stripped(root, datasets, group)
+}
+
+fn stripped(root: &Root, datasets: &Datasets, group: PgKey) -> Result<Stripped, String> {
     let stripped = datasets.with_seed(group, |path| strip(path, group, root.machine()));
     stripped.map_err(|error| error.to_string())
 }

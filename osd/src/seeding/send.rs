@@ -13,7 +13,7 @@ use proto::peer::{self, SeedOpen, SeedOpened, SeedPiece};
 use shell::link::{Payload, Responder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use types::{Fault, OsdId, PgKey};
-use zfs_driver::{Sending, Snapshot, SnapshotName, StreamOptions, TransferHandle};
+use zfs_driver::{Base, Sending, Snapshot, SnapshotName, StreamOptions, TransferHandle};
 
 use super::counts::Counts;
 use super::limits::{IDLE, LOOK, PIECE_BYTES, SENT_MAX};
@@ -39,12 +39,24 @@ impl fmt::Debug for Senders {
 struct Stream {
     to: OsdId,
     group: PgKey,
-    snapshot: SnapshotName,
+    /// 0: all of the group; later on what has changed since the round before.
+    round: u32,
+    /// Those of all rounds so far, the newest one last.
+    snapshots: Vec<SnapshotName>,
     handle: TransferHandle,
     /// When it was asked for last.
     asked: Mutex<Instant>,
     pieces: tokio::sync::Mutex<Pieces>,
-    _turn: OwnedSemaphorePermit,
+    turn: Arc<OwnedSemaphorePermit>,
+}
+
+/// What is to be sent: all of a group, or what has changed since the newest of the snapshots before.
+struct Round {
+    to: OsdId,
+    group: PgKey,
+    number: u32,
+    before: Vec<SnapshotName>,
+    turn: Arc<OwnedSemaphorePermit>,
 }
 
 /// What comes out of `zfs send`.
@@ -116,7 +128,9 @@ impl Senders {
         };
         // The receiver has forgotten them.
         for (seed, stream) in before {
-            self.close(seed, stream).await;
+            if seed != ask.after {
+                self.close(seed, stream).await;
+            }
         }
         let this = Arc::clone(self);
         let opened = blocking(move || Ok(this.opened((to, group), &ask))).await;
@@ -132,6 +146,14 @@ impl Senders {
         let Some(datasets) = self.root.datasets() else {
             return refused("its store is not on ZFS".to_owned());
         };
+        let options = StreamOptions {
+            large_blocks: ask.large_blocks,
+            compressed: ask.compressed,
+        };
+        if ask.after != 0 {
+            let opened = self.follow(datasets, to, ask.after, options);
+            return opened.unwrap_or_else(|error| refused(error.to_string()));
+        }
         let found = match self.look(datasets, group) {
             Ok(found) => found,
             Err(error) => return refused(error.to_string()),
@@ -153,14 +175,49 @@ impl Senders {
                 ..found
             };
         };
-        let options = StreamOptions {
-            large_blocks: ask.large_blocks,
-            compressed: ask.compressed,
+        let first = Round {
+            to,
+            group,
+            number: 0,
+            before: Vec::new(),
+            turn: Arc::new(turn),
         };
-        match self.begin(datasets, (to, group), options, turn) {
-            Ok(seed) => SeedOpened { seed, ..found },
+        match self.begin(datasets, first, options) {
+            Ok(begun) => SeedOpened {
+                bytes: found.bytes,
+                objects: found.objects,
+                ..begun
+            },
             Err(error) => refused(error.to_string()),
         }
+    }
+
+    /// Begins with what has changed since a stream that is whole, which it takes the place of.
+    fn follow(
+        &self,
+        datasets: &Datasets,
+        to: OsdId,
+        after: u64,
+        options: StreamOptions,
+    ) -> io::Result<SeedOpened> {
+        let gone = || io::Error::other("there is no such stream any more");
+        let stream = self.find(after, to).ok_or_else(gone)?;
+        if !stream.pieces.blocking_lock().is_whole {
+            return Err(io::Error::other("the stream before is not whole"));
+        }
+        let next = Round {
+            to,
+            group: stream.group,
+            number: stream.round + 1,
+            before: stream.snapshots.clone(),
+            turn: Arc::clone(&stream.turn),
+        };
+        let begun = self
+            .begin(datasets, next, options)
+            .map_err(io::Error::other)?;
+        // Its snapshots are the new one's now.
+        self.lock().remove(&after);
+        Ok(begun)
     }
 
     /// What is here of a group.
@@ -180,24 +237,30 @@ impl Senders {
     fn begin(
         &self,
         datasets: &Datasets,
-        (to, group): (OsdId, PgKey),
+        round: Round,
         options: StreamOptions,
-        turn: OwnedSemaphorePermit,
-    ) -> Result<u64, zfs_driver::Error> {
+    ) -> Result<SeedOpened, zfs_driver::Error> {
+        let Round {
+            to, group, number, ..
+        } = round;
         let tree = datasets.tree();
         let options = options.shared(datasets.pool().stream_options()?);
-        let Snapshot { name, .. } = tree.snapshot_seed(group, to)?;
-        let sending = match tree.send(&name, None, options) {
+        let Snapshot { name, guid, .. } = tree.snapshot_seed(group, to, number)?;
+        let mut snapshots = round.before;
+        let base = snapshots.last().map(Base::Snapshot);
+        let sending = match tree.send(&name, base, options) {
             Ok(sending) => sending,
             Err(error) => {
                 self.destroy(&name);
                 return Err(error);
             }
         };
+        snapshots.push(name);
         let stream = Arc::new(Stream {
             to,
             group,
-            snapshot: name,
+            round: number,
+            snapshots,
             handle: sending.handle(),
             asked: Mutex::new(Instant::now()),
             pieces: tokio::sync::Mutex::new(Pieces {
@@ -206,12 +269,16 @@ impl Senders {
                 offset: 0,
                 is_whole: false,
             }),
-            _turn: turn,
+            turn: round.turn,
         });
         let seed = rand::random_range(1..=u64::MAX);
         self.lock().insert(seed, stream);
-        tracing::info!(%group, %to, "a placement group is sent as a whole");
-        Ok(seed)
+        tracing::info!(%group, %to, round = number, "a placement group is sent as a whole");
+        Ok(SeedOpened {
+            seed,
+            guid,
+            ..SeedOpened::default()
+        })
     }
 
     async fn read(&self, from: OsdId, ask: &peer::SeedRead) -> Result<(Bytes, bool), String> {
@@ -262,12 +329,12 @@ impl Senders {
     async fn close(&self, seed: u64, stream: Arc<Stream>) {
         self.lock().remove(&seed);
         stream.handle.cancel();
-        let name = stream.snapshot.clone();
+        let names = stream.snapshots.clone();
         drop(stream);
         let root = Arc::clone(&self.root);
         // Whoever waits for that has nothing to lose by it.
         let _ = blocking(move || {
-            destroy(&root, &name);
+            names.iter().for_each(|name| destroy(&root, name));
             Ok(())
         })
         .await;

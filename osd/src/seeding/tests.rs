@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use bytes::Bytes;
 use osd_core::{ObjectKey, ObjectStore, Position, Promise, Record};
 use types::{Inode, ObjectId, OsdId, PgKey};
-use zfs_driver::StreamOptions;
+use zfs_driver::{Base, Snapshot, SnapshotName, StreamOptions};
 
 use super::receive::{Intake, Received};
 use super::strip::Stripped;
@@ -97,17 +97,25 @@ impl Pair {
 
     /// The stream of the group as it is now.
     fn stream(&self) -> Vec<Bytes> {
+        let (pieces, snapshot) = self.stream_of_round(0, None);
         let tree = self.from.datasets().unwrap().tree();
-        let snapshot = tree.snapshot_seed(GROUP, TO).unwrap();
+        tree.destroy_seed_snapshot(&snapshot.name).unwrap();
+        pieces
+    }
+
+    /// What has changed since a snapshot, and the snapshot of now.
+    fn stream_of_round(&self, round: u32, base: Option<&SnapshotName>) -> (Vec<Bytes>, Snapshot) {
+        let tree = self.from.datasets().unwrap().tree();
+        let snapshot = tree.snapshot_seed(GROUP, TO, round).unwrap();
+        let base = base.map(Base::Snapshot);
         let mut sending = tree
-            .send(&snapshot.name, None, StreamOptions::default())
+            .send(&snapshot.name, base, StreamOptions::default())
             .unwrap();
         let mut pieces = Vec::new();
         while let Some(piece) = sending.next_piece().unwrap() {
             pieces.push(Bytes::from(piece));
         }
-        tree.destroy_seed_snapshot(&snapshot.name).unwrap();
-        pieces
+        (pieces, snapshot)
     }
 
     async fn receive(&self, pieces: Vec<Bytes>) -> Result<Stripped, String> {
@@ -204,6 +212,72 @@ async fn thousands_of_objects_come_as_a_whole_and_what_others_made_is_untouched(
     pair.assert_seeded();
 }
 
+/// Of an increment that is cut nothing stays, and what came before it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_changed_meanwhile_comes_as_an_increment() {
+    let mut pair = Pair::new();
+    for inode in 1..=100 {
+        pair.write(inode, noise(100_000, inode), true);
+    }
+    let (full, first) = pair.stream_of_round(0, None);
+    for inode in 101..=110 {
+        pair.write(inode, noise(300_000, inode), true);
+    }
+    let (increment, second) = pair.stream_of_round(1, Some(&first.name));
+    let bytes = |pieces: &[Bytes]| pieces.iter().map(Bytes::len).sum::<usize>();
+    // Blocks of 128 KiB travel whole.
+    assert!((3_000_000..6_000_000).contains(&bytes(&increment)) && bytes(&full) > 10_000_000);
+    let before = pair.objects.clone();
+    for inode in 111..=115 {
+        pair.write(inode, noise(300_000, inode), true);
+    }
+    let (last, third) = pair.stream_of_round(2, Some(&second.name));
+
+    let intake = Intake::start(Arc::clone(&pair.to), GROUP, TO).unwrap();
+    for piece in full {
+        assert!(intake.give(piece).await);
+    }
+    assert!(intake.go_on_with_increment(first.guid).await);
+    for piece in increment {
+        assert!(intake.give(piece).await);
+    }
+    assert!(intake.go_on_with_increment(second.guid).await);
+    let half = last.len() / 2;
+    for piece in last.into_iter().take(half) {
+        assert!(intake.give(piece).await);
+    }
+    let stripped = intake.finish_without_increment().await.unwrap().take();
+    assert_eq!((stripped.objects, stripped.removed), (110, 0));
+    pair.take_in().unwrap();
+
+    pair.objects = before;
+    pair.assert_seeded();
+    let tree = pair.from.datasets().unwrap().tree();
+    for snapshot in [first, second, third] {
+        tree.destroy_seed_snapshot(&snapshot.name).unwrap();
+    }
+    assert!(!pair.inventory().contains("@oxfs-seed"));
+}
+
+/// An increment that does not build upon what is there is refused, and then nothing is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn increment_upon_something_else_is_refused() {
+    let mut pair = Pair::new();
+    pair.write(1, noise(100_000, 1), true);
+    let intake = Intake::start(Arc::clone(&pair.to), GROUP, TO).unwrap();
+    for piece in pair.stream() {
+        assert!(intake.give(piece).await);
+    }
+
+    intake.go_on_with_increment(4711).await;
+    let error = intake.finish().await.unwrap_err();
+
+    assert!(error.contains("4711"), "{error}");
+    machine::until("nothing is left", || {
+        !pair.inventory().contains("seeds/1.3")
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn stream_that_was_cut_or_damaged_leaves_nothing_and_the_group_can_be_made() {
     let mut pair = Pair::new();
@@ -273,7 +347,9 @@ async fn group_that_was_made_meanwhile_stays_as_it_is() {
     assert!(datasets.gate(OTHER));
     run("zfs", &["create", "-o", "mountpoint=none", name.as_str()]);
     let (seed, other) = (datasets.tree().seed(GROUP), datasets.tree().seed(OTHER));
-    datasets.tree().rename(&seed, &other).unwrap();
+    machine::until("the pool lets go of what was unmounted", || {
+        datasets.tree().rename(&seed, &other).is_ok()
+    });
     let (tell, told) = mpsc::channel();
     datasets.take_in(OTHER, Box::new(move |outcome| tell.send(outcome).unwrap()));
     let error = told.recv().unwrap().unwrap_err();
@@ -335,8 +411,9 @@ async fn start_destroys_what_is_left_over_and_nothing_else() {
     pair.write(1, noise(300_000, 1), true);
     pair.receive(pair.stream()).await.unwrap();
     let tree = pair.from.datasets().unwrap().tree().clone();
-    tree.snapshot_seed(GROUP, TO).unwrap();
-    tree.snapshot_seed(GROUP, OsdId(17)).unwrap();
+    tree.snapshot_seed(GROUP, TO, 0).unwrap();
+    tree.snapshot_seed(GROUP, TO, 2).unwrap();
+    tree.snapshot_seed(GROUP, OsdId(17), 0).unwrap();
     for snapshot in ["oxfs-seed-x", "oxfs-seed-", "theirs", "oxfs-seed-017"] {
         let name = format!("{}@{snapshot}", tree.group(GROUP));
         run("zfs", &["snapshot", &name]);
@@ -360,7 +437,7 @@ async fn start_destroys_what_is_left_over_and_nothing_else() {
 
     let now = pair.inventory();
     assert!(!now.contains("seeds/1.3"), "{now}");
-    for gone in ["@oxfs-seed-2\t", "@oxfs-seed-17\t"] {
+    for gone in ["@oxfs-seed-2\t", "@oxfs-seed-2.2\t", "@oxfs-seed-17\t"] {
         assert!(!now.contains(gone), "{gone} in {now}");
     }
     for kept in [

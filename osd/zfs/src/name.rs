@@ -195,16 +195,25 @@ impl SnapshotName {
         DatasetName(self.0[..end].to_owned())
     }
 
-    /// The snapshot of a dataset that is made to be sent to a server.
-    pub(crate) fn of_seed(dataset: &DatasetName, to: OsdId) -> Result<Self, Error> {
-        dataset.snapshot(&format!("{SEED_SNAPSHOT}{to}"))
+    /// The snapshot of a dataset that is made to be sent to a server in full, or later on what has changed.
+    pub(crate) fn of_seed(dataset: &DatasetName, to: OsdId, round: u32) -> Result<Self, Error> {
+        match round {
+            0 => dataset.snapshot(&format!("{SEED_SNAPSHOT}{to}")),
+            _ => dataset.snapshot(&format!("{SEED_SNAPSHOT}{to}.{round}")),
+        }
     }
 
     /// Whether it was made to be sent to a server, or received from one.
     pub(crate) fn is_seed(&self) -> bool {
-        let number = self.short().strip_prefix(SEED_SNAPSHOT);
+        let Some(numbers) = self.short().strip_prefix(SEED_SNAPSHOT) else {
+            return false;
+        };
         // Only what `of_seed` would write: not `07` or `+7`.
-        number.is_some_and(|text| text.parse().is_ok_and(|osd: u64| osd.to_string() == text))
+        let is_number = |text: &str| text.parse().is_ok_and(|it: u64| it.to_string() == text);
+        match numbers.split_once('.') {
+            Some((osd, round)) => is_number(osd) && is_number(round) && round != "0",
+            None => is_number(numbers),
+        }
     }
 
     /// What stands behind the `@`.
@@ -323,13 +332,22 @@ mod tests {
 
         assert_eq!(seed.group_below(&root), None);
         assert!(seed.is_below(&root.seeds()) && DatasetName::new(seed.as_str()).is_ok());
-        let made = SnapshotName::of_seed(&root.group(group), OsdId(u64::from(u32::MAX))).unwrap();
-        assert!(made.is_seed());
+        for round in [0, 1, u32::MAX] {
+            let osd = OsdId(u64::from(u32::MAX));
+            assert!(
+                SnapshotName::of_seed(&root.group(group), osd, round)
+                    .unwrap()
+                    .is_seed()
+            );
+        }
         for name in [
             "oxfs-seed",
             "oxfs-seed-",
             "oxfs-seed-07",
             "oxfs-seed-3b",
+            "oxfs-seed-3.",
+            "oxfs-seed-3.0",
+            "oxfs-seed-3.1.1",
             "my-oxfs-seed-3",
         ] {
             assert!(!root.snapshot(name).unwrap().is_seed(), "{name}");

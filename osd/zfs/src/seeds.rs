@@ -2,7 +2,8 @@
 //! received into.
 //!
 //! A group is received at `<root>/seeds/<group>`, where nobody looks for objects, and gets its name in one step once
-//! it is whole. Snapshots of this kind have names of their own, `oxfs-seed-<server>`; no others are touched.
+//! it is whole. Snapshots of this kind have names of their own, `oxfs-seed-<server>` and
+//! `oxfs-seed-<server>.<round>`; no others are touched.
 
 use std::thread;
 use std::time::Instant;
@@ -30,22 +31,22 @@ impl Tree {
         self.root().seed(group)
     }
 
-    /// The snapshot that a placement group is received as.
+    /// The snapshot that a placement group is received as: in full in round 0, what has changed in later ones.
     ///
     /// # Errors
     ///
     /// [`Error::LongName`].
-    pub fn seed_target(&self, group: PgKey, to: OsdId) -> Result<SnapshotName, Error> {
-        SnapshotName::of_seed(&self.seed(group), to)
+    pub fn seed_target(&self, group: PgKey, to: OsdId, round: u32) -> Result<SnapshotName, Error> {
+        SnapshotName::of_seed(&self.seed(group), to, round)
     }
 
-    /// Makes the snapshot of a placement group that is sent to a server. One that was left over is replaced.
+    /// Makes the snapshot of a placement group that is sent to a server in a round. One that was left over is replaced.
     ///
     /// # Errors
     ///
     /// [`Error::Missing`], [`Error::Foreign`] about the dataset; [`Error::Failed`].
-    pub fn snapshot_seed(&self, group: PgKey, to: OsdId) -> Result<Snapshot, Error> {
-        let name = SnapshotName::of_seed(&self.group(group), to)?;
+    pub fn snapshot_seed(&self, group: PgKey, to: OsdId, round: u32) -> Result<Snapshot, Error> {
+        let name = SnapshotName::of_seed(&self.group(group), to, round)?;
         self.destroy_seed_snapshot(&name)?;
         self.snapshot(&name)
     }
