@@ -56,6 +56,8 @@ struct Phase {
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     filled_mib: u64,
+    /// In files of the server that is killed, when it is.
+    held_bytes: u64,
     /// Sent to bring copies up, by the servers' own count.
     rescued_bytes: u64,
     /// From the first change to the last.
@@ -87,6 +89,7 @@ impl Report {
         let scrub = mib(self.scrubbed_bytes) / self.scrub_s.max(0.001);
         for (what, measured) in [
             ("filled, MiB in files", self.filled_mib as f64),
+            ("held by the dead server, MiB", mib(self.held_bytes)),
             ("copied, MiB", mib(self.rescued_bytes)),
             ("rescue, MiB/s", rate),
             ("rescue, s per GiB copied", per_gib),
@@ -166,6 +169,7 @@ pub(crate) fn run(mib: u64, seed: u64, interrupted: &AtomicBool) -> Result<Repor
     let loops = Loops::start(&bench.cluster.mount())?;
     let mut report = Report {
         filled_mib: mib,
+        held_bytes: 0,
         rescued_bytes: 0,
         rescue_s: 0.0,
         redundant_after_s: 0.0,
@@ -266,6 +270,7 @@ impl Bench<'_> {
 
     fn rescue(&mut self, loops: &Loops, report: &mut Report) -> Result<()> {
         let sent_before = self.moved_bytes()?;
+        report.held_bytes = bytes_below(&self.cluster.dir().join(format!("osd-{VICTIM}/pgs")))?;
         let died = Instant::now();
         self.cluster
             .signal(&format!("osd-{VICTIM}"), libc::SIGKILL)?;
@@ -376,6 +381,21 @@ impl Bench<'_> {
     }
 }
 
+/// Bytes of all files below a directory that programs work on.
+fn bytes_below(dir: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        bytes += match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => bytes_below(&path)?,
+            Ok(found) => found.len(),
+            // Removed meanwhile.
+            Err(_) => 0,
+        };
+    }
+    Ok(bytes)
+}
+
 /// Load average of the last minute.
 fn load() -> Result<f64> {
     let text = fs::read_to_string("/proc/loadavg")?;
@@ -400,6 +420,7 @@ mod tests {
         };
         let report = Report {
             filled_mib: 512,
+            held_bytes: 512 << 20,
             rescued_bytes: 256 << 20,
             rescue_s: 8.0,
             redundant_after_s: 20.0,

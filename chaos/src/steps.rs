@@ -19,12 +19,14 @@ use crate::node::{Kind, Node};
 use crate::run::{Outcome, Run, Settings};
 use crate::violation::Violation;
 
-/// The victims, and the system calls by which each changes what it stores.
+/// The victims, and the system calls by which each changes what it stores. `write` is also how threads wake each
+/// other, so most kills at one are at any moment.
 const VICTIMS: [(Node, &[&str]); 2] = [
     (
         Node::osd(2),
         &[
             "pwrite64",
+            "write",
             "fdatasync",
             "fsync",
             "syncfs",
@@ -38,6 +40,7 @@ const VICTIMS: [(Node, &[&str]); 2] = [
         Node::mrc(2),
         &[
             "pwrite64",
+            "write",
             "fdatasync",
             "fsync",
             "rename",
@@ -56,6 +59,12 @@ const QUICK_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Calls of one kind at most in one thread: by then they repeat themselves.
 const STEPS_MAX: u32 = 200;
+
+/// Up to here at every call: a start and the first changes after it.
+const EACH_STEP_MAX: u32 = 40;
+
+/// From there on at every seventh, no divisor of how often a change repeats a call. A step takes some 4 s.
+const STRIDE: usize = 7;
 
 /// Which steps a quick sweep takes.
 const QUICK_STEPS: [u32; 3] = [1, 6, 30];
@@ -98,7 +107,8 @@ pub(crate) fn steps(settings: &Settings, quick: bool, interrupted: &AtomicBool) 
 /// Kills a server before its first call of a kind, its second one and so on, counted from its start.
 /// The count is that of one thread: the first that gets there.
 fn sweep(run: &mut Run<'_>, victim: Node, call: &str, quick: bool) -> Result<()> {
-    let mut steps: Vec<u32> = (1..=STEPS_MAX).collect();
+    let sparse = (EACH_STEP_MAX + 1..=STEPS_MAX).step_by(STRIDE);
+    let mut steps: Vec<u32> = (1..=EACH_STEP_MAX).chain(sparse).collect();
     let patience = if quick { QUICK_PATIENCE } else { STEP_PATIENCE };
     if quick {
         steps.retain(|step| QUICK_STEPS.contains(step));
