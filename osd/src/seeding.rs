@@ -317,9 +317,9 @@ impl Seeding {
         let intake =
             Intake::start(Arc::clone(root), group, *me).map_err(|error| error.to_string())?;
         let mut began = Instant::now();
-        self.stream(group, *source, &intake, progress).await?;
+        let mut whole = self.stream(group, *source, &intake, progress).await?;
         for _ in 0..INCREMENTS_MAX {
-            if began.elapsed() < self.worth.increment_after || source.guid == 0 {
+            if !whole || began.elapsed() < self.worth.increment_after || source.guid == 0 {
                 break;
             }
             began = Instant::now();
@@ -330,29 +330,33 @@ impl Seeding {
                     break;
                 }
             };
-            if !intake.go_on_with_increment(source.guid).await {
+            let base_guid = source.guid;
+            (source.opened, source.guid) = (opened.seed, opened.guid);
+            if !intake.go_on_with_increment(base_guid).await {
                 break;
             }
-            (source.opened, source.guid) = (opened.seed, opened.guid);
-            if let Err(Failure::Broken(why) | Failure::NotWorth(why)) =
-                self.stream(group, *source, &intake, progress).await
-            {
-                tracing::info!(%group, why, "what has changed is brought by the recovery");
-                return Ok(intake.finish_without_increment().await?);
+            whole = match self.stream(group, *source, &intake, progress).await {
+                Ok(whole) => whole,
+                Err(Failure::Broken(why) | Failure::NotWorth(why)) => {
+                    tracing::info!(%group, why, "what has changed is brought by the recovery");
+                    return Ok(intake.finish_without_increment().await?);
+                }
+            };
+            if whole {
+                self.around.counts.incremented();
             }
-            self.around.counts.incremented();
         }
         Ok(intake.finish().await?)
     }
 
-    /// Receives a stream to its end, or until no more of it is taken.
+    /// Receives a stream to its end, or until no more of it is taken; whether it came to its end.
     async fn stream(
         &self,
         group: PgKey,
         source: Source,
         intake: &Intake,
         progress: &Progress,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let mut offset = 0;
         loop {
             self.wait_while_held(group, source).await?;
@@ -362,8 +366,11 @@ impl Seeding {
             progress.add(size);
             self.around.counts.received(size);
             self.around.board.note_seeding(group, Some(progress.seen()));
-            if !intake.give(bytes).await || end {
-                return Ok(());
+            if !intake.give(bytes).await {
+                return Ok(false);
+            }
+            if end {
+                return Ok(true);
             }
         }
     }

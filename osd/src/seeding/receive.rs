@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use types::{OsdId, PgKey};
-use zfs_driver::{Changes, NewDataset, Remains};
+use zfs_driver::{Changes, NewDataset, Receiving};
 
 use super::limits::PIECES;
 use super::strip::{Stripped, strip};
@@ -105,7 +105,7 @@ impl Intake {
         self.pieces.send(piece).await.is_ok()
     }
 
-    /// Says that an increment was cut, and does without it.
+    /// Says that an increment was cut, and does without it. Of the first stream that is an error.
     ///
     /// # Errors
     ///
@@ -130,7 +130,20 @@ impl Intake {
     }
 }
 
-/// Receives, and makes all copies vouch for nothing.
+/// How a stream ended.
+enum Next {
+    /// It is whole, and nothing follows.
+    Done,
+    /// It is whole, and what has changed since it follows.
+    Increment { base_guid: u64 },
+    /// It is of no use.
+    Cut,
+    /// Nobody waits for the group any more.
+    Dropped,
+}
+
+/// Receives, and makes all copies vouch for nothing. Once a stream is whole, what goes wrong afterwards costs only
+/// what it would have brought.
 fn take(
     root: &Root,
     datasets: &Datasets,
@@ -141,46 +154,71 @@ fn take(
     let tree = datasets.tree();
     // Of an attempt before.
     tree.discard_seed(group).map_err(text)?;
-    let mut round = 0;
-    let target = tree.seed_target(group, me, round).map_err(text)?;
     let new = NewDataset {
         mountpoint: Some(datasets.seed_path(group)),
         ..NewDataset::default()
     };
-    let mut receiving = tree
+    let target = tree.seed_target(group, me, 0).map_err(text)?;
+    let full = tree
         .receive_full(&target, &new, Changes::Keep)
         .map_err(text)?;
+    let mut next = feed(full, &mut pieces)?;
+    if let Next::Cut = next {
+        return Err("it was cut".to_owned());
+    }
+    let mut round = 0;
+    while let Next::Increment { base_guid } = next {
+        round += 1;
+        let target = tree.seed_target(group, me, round).map_err(text)?;
+        let increment = tree
+            .receive_increment(&target, base_guid, Changes::Keep)
+            .map_err(text)
+            .and_then(|increment| feed(increment, &mut pieces));
+        next = increment.unwrap_or_else(|why| {
+            tracing::info!(%group, why, "an increment is not taken; the recovery brings what it has");
+            Next::Cut
+        });
+    }
+    match next {
+        Next::Dropped => return Err("it was broken off".to_owned()),
+        Next::Cut
+            if tree
+                .resume_token(&tree.seed(group))
+                .map_err(text)?
+                .is_some() =>
+        {
+            tree.discard_partial(&tree.seed(group)).map_err(text)?;
+        }
+        _ => {}
+    }
+    stripped(root, datasets, group)
+}
+
+/// Receives one stream.
+fn feed(mut receiving: Receiving, pieces: &mut mpsc::Receiver<Piece>) -> Result<Next, String> {
+    let text = |error: zfs_driver::Error| error.to_string();
     loop {
-        match pieces.blocking_recv() {
-            Some(Piece::Bytes(bytes)) => {
-                if let Err(error) = receiving.write_all(&bytes) {
+        let next = match pieces.blocking_recv() {
+            Some(Piece::Bytes(bytes)) => match receiving.write_all(&bytes) {
+                Ok(()) => continue,
+                Err(error) => {
                     let _ = receiving.cancel();
                     return Err(error.to_string());
                 }
+            },
+            Some(Piece::Increment { base_guid }) => Next::Increment { base_guid },
+            Some(Piece::End) => Next::Done,
+            cut => {
+                receiving.cancel().map_err(text)?;
+                return Ok(match cut {
+                    None => Next::Dropped,
+                    Some(_) => Next::Cut,
+                });
             }
-            Some(Piece::Increment { base_guid }) => {
-                receiving.finish().map_err(text)?;
-                round += 1;
-                let target = tree.seed_target(group, me, round).map_err(text)?;
-                receiving = tree
-                    .receive_increment(&target, base_guid, Changes::Keep)
-                    .map_err(text)?;
-            }
-            Some(Piece::Cut) if round > 0 => {
-                if let Remains::Resumable(_) = receiving.cancel().map_err(text)? {
-                    tree.discard_partial(&tree.seed(group)).map_err(text)?;
-                }
-                return stripped(root, datasets, group);
-            }
-            Some(Piece::End) => break,
-            Some(Piece::Cut) | None => {
-                let _ = receiving.cancel();
-                return Err("it was broken off".to_owned());
-            }
-        }
+        };
+        receiving.finish().map_err(text)?;
+        return Ok(next);
     }
-    receiving.finish().map_err(text)?;
-    stripped(root, datasets, group)
 }
 
 fn stripped(root: &Root, datasets: &Datasets, group: PgKey) -> Result<Stripped, String> {

@@ -202,7 +202,9 @@ impl Senders {
     ) -> io::Result<SeedOpened> {
         let gone = || io::Error::other("there is no such stream any more");
         let stream = self.find(after, to).ok_or_else(gone)?;
-        if !stream.pieces.blocking_lock().is_whole {
+        // While this is held nobody takes it for idle.
+        let pieces = stream.pieces.blocking_lock();
+        if !pieces.is_whole {
             return Err(io::Error::other("the stream before is not whole"));
         }
         let next = Round {
@@ -217,6 +219,7 @@ impl Senders {
             .map_err(io::Error::other)?;
         // Its snapshots are the new one's now.
         self.lock().remove(&after);
+        drop(pieces);
         Ok(begun)
     }
 
