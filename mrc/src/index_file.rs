@@ -24,6 +24,16 @@ pub(crate) struct IndexFile {
     pub damage: Damage,
 }
 
+/// The old index is still there.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it gets checksums by being copied, which failed; {needed_mib} MiB have to be free on its disk"
+)]
+struct NotCopied {
+    needed_mib: u64,
+    source: IndexError,
+}
+
 impl IndexFile {
     /// Opens the index, or makes an empty one.
     ///
@@ -54,6 +64,15 @@ impl IndexFile {
         let file = file.map_err(IndexError::engine)?;
         let file = FileBackend::new(file).map_err(IndexError::engine)?;
         let old = RedbIndex::open_verified(file, self.cache_bytes)?;
+        self.copy(old).map_err(|source| {
+            let needed_bytes = std::fs::metadata(&self.path).map_or(0, |old| old.len());
+            let needed_mib = (needed_bytes >> 20) + 1;
+            IndexError::engine(NotCopied { needed_mib, source })
+        })?;
+        self.finish()
+    }
+
+    fn copy(&self, old: RedbIndex) -> Result<(), IndexError> {
         let copy = self.open_at(&self.unfinished())?;
         let mut copied = 0_u64;
         let mut entries = old.snapshot()?.inspect(|_| copied += 1);
@@ -71,7 +90,7 @@ impl IndexFile {
             let text = format!("{found} of {copied} records were copied into the new index");
             return Err(IndexError::engine(text));
         }
-        self.finish()
+        Ok(())
     }
 
     fn open_at(&self, path: &Path) -> Result<RedbIndex, IndexError> {

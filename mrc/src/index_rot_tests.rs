@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use mrc_core::{Batch, Index, IndexError, IndexRead};
+use mrc_core::{Batch, Index, IndexError};
 use redb::backends::FileBackend;
 use redb::{Database, Durability, StorageBackend, TableDefinition};
 

@@ -129,6 +129,7 @@ fn sum_of(number: u64, page: &[u8]) -> [u8; SUM_BYTES] {
 /// # Errors
 ///
 /// Of the file system.
+#[allow(dead_code, reason = "not of use where engines are compared")]
 pub(crate) fn lacks_sums(path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::FileExt as _;
 
