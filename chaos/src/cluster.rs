@@ -100,6 +100,24 @@ impl Cluster {
         self.home.join(node.to_string())
     }
 
+    /// Removes what a server that does not run has stored; the directory may be a disk of its own.
+    ///
+    /// # Errors
+    ///
+    /// Of the file system; if it runs.
+    pub(crate) fn empty_dir(&self, node: Node) -> Result<()> {
+        ensure!(self.pid(node).is_none(), "{node} is running");
+        for entry in fs::read_dir(self.dir(node))? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// The network, to be cut.
     pub(crate) const fn network(&mut self) -> &mut Network {
         &mut self.network

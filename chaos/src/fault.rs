@@ -34,6 +34,18 @@ pub(crate) enum Fault {
     Policy(&'static str, &'static str),
     /// One byte in each of some files of objects is changed.
     Rot(Node, u8),
+    /// kill -9, and some bits of what a metadata server stored are flipped; started again at the end.
+    RotStopped(Node, Part, u8),
+}
+
+/// What of a metadata server's files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Part {
+    /// The index.
+    Index,
+    /// The Raft log.
+    Log,
 }
 
 impl Fault {
@@ -53,6 +65,8 @@ impl Fault {
             Self::Drain(node) => format!("drain-{}", node.kind),
             Self::Policy(policy, quorum) => format!("{policy}-{quorum}"),
             Self::Rot(node, _) => format!("rot-{}", node.kind),
+            Self::RotStopped(_, Part::Index, _) => "rot-index".to_owned(),
+            Self::RotStopped(_, Part::Log, _) => "rot-log".to_owned(),
         }
     }
 
@@ -67,7 +81,8 @@ impl Fault {
             | Self::Loss(node, _)
             | Self::Full(node)
             | Self::SlowSync(node, _)
-            | Self::Rot(node, _) => vec![node.kind],
+            | Self::Rot(node, _)
+            | Self::RotStopped(node, ..) => vec![node.kind],
             // Nobody is missed.
             Self::Drain(_) | Self::Policy(..) => Vec::new(),
             Self::Cut(one, other) | Self::CutOneWay(one, other) if one.kind == other.kind => {
@@ -82,7 +97,7 @@ impl Fault {
     /// Those of the servers whose processes it kills.
     pub(crate) fn kills(&self, servers: &[Node]) -> Vec<Node> {
         match self {
-            Self::Kill(node) => vec![*node],
+            Self::Kill(node) | Self::RotStopped(node, ..) => vec![*node],
             Self::KillAll | Self::Power => servers.to_vec(),
             _ => Vec::new(),
         }

@@ -27,6 +27,9 @@ const RESTARTS_MAX: u32 = 10;
 /// Every way to sync.
 pub(crate) const SYNCS: &str = "fsync,fdatasync,syncfs";
 
+/// What a metadata server says whose files are damaged.
+const DAMAGED: &str = "remove this server's directory and start it again";
+
 /// What an object server says that does not trust its disk any more.
 pub(crate) const STOPPED: &str = "until the server is restarted";
 
@@ -41,6 +44,8 @@ pub(crate) struct Injector {
     active: Vec<Active>,
     /// Servers that ended while their disk was full.
     ended_full: Vec<Node>,
+    /// Metadata servers in whose files bits were flipped, and where their logs began to be about that.
+    rotten: BTreeMap<Node, u64>,
     restarts: u32,
     errands: Errands,
     /// What was done.
@@ -56,6 +61,10 @@ pub(crate) struct Done {
     pub(crate) log: Vec<Line>,
     /// Bytes that were changed.
     pub(crate) flips: Vec<Flip>,
+    /// The same in files of metadata servers.
+    pub(crate) flips_mrc: Vec<Flip>,
+    /// Metadata servers that ended for that and were given an empty directory.
+    pub(crate) rebuilt: u32,
     /// Servers that ended by themselves.
     pub(crate) violations: Vec<Violation>,
 }
@@ -88,6 +97,7 @@ impl Injector {
             rng: ChaCha8Rng::seed_from_u64(!seed),
             active: Vec::new(),
             ended_full: Vec::new(),
+            rotten: BTreeMap::new(),
             restarts: 0,
             errands: Errands::default(),
             done: Done::default(),
@@ -147,6 +157,17 @@ impl Injector {
                 self.note(now_ns, format!("flipped {flips:?}"));
                 self.done.flips.extend(flips);
             }
+            Fault::RotStopped(node, part, count) => {
+                if self.cluster.pid(*node).is_some() {
+                    self.cluster.kill(*node)?;
+                }
+                let log_bytes = self.cluster.log_bytes(*node);
+                let dir = self.cluster.dir(*node);
+                let flips = rot::flip_stopped(&dir, *part, *count, &mut self.rng)?;
+                self.note(now_ns, format!("flipped {flips:?}"));
+                self.done.flips_mrc.extend(flips);
+                self.rotten.entry(*node).or_insert(log_bytes);
+            }
             Fault::Drain(node) => {
                 let number = node.number.to_string();
                 self.errands.add(&["osd", "drain", "--no-wait", &number])?;
@@ -176,7 +197,7 @@ impl Injector {
         {
             let mut over = self.active.remove(at);
             match &over.planned.fault {
-                Fault::Kill(_) | Fault::KillAll | Fault::Power => {
+                Fault::Kill(_) | Fault::KillAll | Fault::Power | Fault::RotStopped(..) => {
                     for node in over.planned.fault.kills(&self.cluster.servers()) {
                         self.cluster.start(node)?;
                     }
@@ -229,6 +250,9 @@ impl Injector {
                 self.ended_full.push(node);
                 continue;
             }
+            if self.rebuild(node)? {
+                continue;
+            }
             self.done
                 .violations
                 .push(Violation::new("process ended by itself", &what));
@@ -238,6 +262,23 @@ impl Injector {
             self.cluster.start(node)?;
         }
         Ok(())
+    }
+
+    /// Does what an operator does about a metadata server that ended because its files are damaged, if
+    /// that is why: it gets an empty directory, and everything from the others.
+    fn rebuild(&mut self, node: Node) -> Result<bool> {
+        let Some(log_bytes) = self.rotten.get(&node) else {
+            return Ok(false);
+        };
+        if self.cluster.log_has(node, *log_bytes, DAMAGED) == 0 {
+            return Ok(false);
+        }
+        self.rotten.remove(&node);
+        self.done.rebuilt += 1;
+        self.note(now_ns(), format!("{node} gets an empty directory"));
+        self.cluster.empty_dir(node)?;
+        self.cluster.start(node)?;
+        Ok(true)
     }
 
     /// Whether the cluster has heard everything that it was to be told.

@@ -78,6 +78,9 @@ struct Arguments {
     /// Let the volume's write policy and quorum stay as they are.
     #[arg(long)]
     no_policies: bool,
+    /// Only faults whose name, as in the report, contains this.
+    #[arg(long)]
+    only: Option<String>,
     /// Keep the run's directory even if all is well, and the servers' state with it.
     #[arg(long, global = true)]
     keep: bool,
@@ -171,6 +174,7 @@ fn kept_promises(arguments: &Arguments) -> Result<bool> {
             moves: !arguments.no_moves,
             policies: !arguments.no_policies,
         },
+        only: arguments.only.clone(),
         home: home.clone(),
         keep: arguments.keep,
     };
@@ -292,6 +296,13 @@ fn report(seed: u64, outcome: Outcome, home: &Path) -> Result<bool> {
             "{} bytes were changed; {} objects are still rotten on one server",
             done.flips.len(),
             outcome.still_rotten
+        );
+    }
+    if !done.flips_mrc.is_empty() {
+        println!(
+            "{} bits were flipped in a metadata server's files; it was rebuilt {} times",
+            done.flips_mrc.len(),
+            done.rebuilt
         );
     }
     for violation in &violations {

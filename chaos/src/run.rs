@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) length: Duration,
     /// What happens besides.
     pub(crate) extras: Extras,
+    /// Of the plan only faults of which the name contains this.
+    pub(crate) only: Option<String>,
     /// Where everything of the run lies.
     pub(crate) home: PathBuf,
     /// Whether what the servers stored is kept although all is well.
@@ -232,7 +234,10 @@ impl<'a> Run<'a> {
     /// Lets all faults happen and heals them.
     fn inject(&mut self) -> Result<()> {
         let length_ms = u64::try_from(self.settings.length.as_millis())?;
-        let plan = schedule(self.settings.seed, length_ms, self.settings.extras);
+        let mut plan = schedule(self.settings.seed, length_ms, self.settings.extras);
+        if let Some(only) = &self.settings.only {
+            plan.retain(|planned| planned.fault.name().contains(only));
+        }
         let mut plan = plan.into_iter().peekable();
         let begun = Instant::now();
         loop {

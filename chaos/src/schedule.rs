@@ -7,7 +7,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::fault::{Fault, Planned};
+use crate::fault::{Fault, Part, Planned};
 use crate::node::{Kind, MOUNTS, Node, SERVERS_PER_KIND};
 
 /// Before the first fault: the clients find their files.
@@ -37,6 +37,9 @@ const LAST_MS: u64 = 3000;
 pub(crate) struct Victims {
     /// The only object server whose files are changed behind its back: other copies stay good.
     pub(crate) rotten: Node,
+    /// The only metadata server whose files are: the others are always a majority whose disks are good,
+    /// though what rotted may be found much later.
+    pub(crate) rotten_mrc: Node,
     /// The servers with small disks, which are filled.
     pub(crate) small_disks: [Node; 2],
 }
@@ -44,9 +47,12 @@ pub(crate) struct Victims {
 /// Who is the victim of faults that only one server per run may suffer.
 pub(crate) fn victims(seed: u64) -> Victims {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x0076_6963_7469_6d73);
+    let rotten = one_of(&mut rng, Kind::Osd);
+    let small_disks = [one_of(&mut rng, Kind::Mrc), one_of(&mut rng, Kind::Osd)];
     Victims {
-        rotten: one_of(&mut rng, Kind::Osd),
-        small_disks: [one_of(&mut rng, Kind::Mrc), one_of(&mut rng, Kind::Osd)],
+        rotten,
+        small_disks,
+        rotten_mrc: one_of(&mut rng, Kind::Mrc),
     }
 }
 
@@ -109,6 +115,7 @@ enum Choice {
     Full(usize),
     SlowSync(Kind),
     Rot,
+    RotStopped(Part),
     Drain,
     Policy(&'static str, &'static str),
 }
@@ -148,6 +155,8 @@ fn full_bag(extras: Extras) -> Vec<Choice> {
     ];
     if extras.rot {
         bag.extend([Choice::Rot, Choice::Rot]);
+        let parts = [Part::Index, Part::Index, Part::Log];
+        bag.extend(parts.map(Choice::RotStopped));
     }
     if extras.moves {
         bag.extend([Choice::Drain; 6]);
@@ -187,6 +196,9 @@ fn make(choice: Choice, victims: &Victims, rng: &mut ChaCha8Rng) -> Fault {
             Fault::SlowSync(node, rng.random_range(50..800))
         }
         Choice::Rot => Fault::Rot(victims.rotten, rng.random_range(1..4)),
+        Choice::RotStopped(part) => {
+            Fault::RotStopped(victims.rotten_mrc, part, rng.random_range(1..20))
+        }
         Choice::Policy(policy, quorum) => Fault::Policy(policy, quorum),
         Choice::Drain => Fault::Drain(Node::osd(rng.random_range(1..=Node::SPARE.number))),
     }
@@ -338,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_servers_files_rot() {
+    fn only_one_server_of_each_kind_has_files_that_rot() {
         let rotten: BTreeSet<Node> = schedule(5, 900_000, ALL)
             .into_iter()
             .filter_map(|it| match it.fault {
@@ -348,5 +360,13 @@ mod tests {
             .collect();
 
         assert_eq!(rotten.len(), 1);
+        let rotten: BTreeSet<Node> = schedule(5, 900_000, ALL)
+            .into_iter()
+            .filter_map(|it| match it.fault {
+                Fault::RotStopped(node, ..) => Some(node),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(rotten.len(), 1, "of the others a majority is good");
     }
 }

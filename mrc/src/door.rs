@@ -557,10 +557,15 @@ pub(crate) fn done() -> Response {
     }
 }
 
-/// The index can't be read: no program's fault, and no other answer will come from this server.
+/// The index can't be read, which is no program's fault. A server whose disk is damaged or fails ends:
+/// another one has the answer. A record that makes no sense though it is as it was written makes none
+/// there either.
 pub(crate) fn index_fault(error: &IndexError) -> Fault {
     tracing::error!(%error, "the index can't be read");
-    Fault::surface(libc::EIO, error.to_string())
+    match error {
+        IndexError::Engine(_) => Fault::retry(format!("this metadata server ends: {error}")),
+        _ => Fault::surface(libc::EIO, error.to_string()),
+    }
 }
 
 #[cfg(test)]

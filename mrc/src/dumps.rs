@@ -45,7 +45,7 @@ pub(crate) async fn begin(service: &Arc<Service>) -> Reply {
     let frozen = service.node.machine.freeze().await;
     let (applied, entries) = frozen.map_err(|error| {
         tracing::error!(%error, "the index can't be dumped");
-        Fault::surface(libc::EIO, error.to_string())
+        Fault::retry(format!("this metadata server ends: {error}"))
     })?;
     let id = service.dumps.add(entries)?;
     let forgetful = Arc::clone(service);

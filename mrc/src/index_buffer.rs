@@ -12,6 +12,8 @@ use bytes::Bytes;
 use mrc_core::{Batch, Entries, Index, IndexError, IndexRead, Overlay, Visitor};
 
 use crate::config::BUFFER_BYTES_MAX;
+use crate::damage::Damage;
+use crate::index_redb::is_corrupt;
 use crate::log_writer::lock;
 
 /// An engine with a buffer of changes.
@@ -24,6 +26,8 @@ pub(crate) struct BufferedIndex {
     draining: Mutex<()>,
     /// The engine refused changes that are in no log entry to come: nothing may follow them.
     failed: AtomicBool,
+    /// Told when the engine can't be read.
+    damage: Damage,
 }
 
 #[derive(Default)]
@@ -40,8 +44,10 @@ impl std::fmt::Debug for BufferedIndex {
 }
 
 impl BufferedIndex {
-    pub(crate) fn new(engine: Box<dyn Index>) -> Self {
+    /// Tells `damage` when the engine can't be read: nobody gets an answer out of it any more.
+    pub(crate) fn new(engine: Box<dyn Index>, damage: Damage) -> Self {
         Self {
+            damage,
             engine,
             layers: RwLock::default(),
             bytes: AtomicUsize::new(0),
@@ -90,10 +96,21 @@ impl BufferedIndex {
     ) -> Result<T, IndexError> {
         let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
         let engine: &dyn IndexRead = &EngineRead(&*self.engine);
-        match &layers.leaving {
+        let result = match &layers.leaving {
             Some(leaving) => read(&layers.newest.over(&leaving.over(engine))),
             None => read(&layers.newest.over(engine)),
-        }
+        };
+        result.inspect_err(|error| tell(&self.damage, error))
+    }
+}
+
+/// Of pages that are not as they were written `damage` has heard already, and of writes that failed
+/// whoever wrote.
+fn tell(damage: &Damage, error: &IndexError) {
+    if let IndexError::Engine(cause) = error
+        && is_corrupt(&**cause)
+    {
+        damage.found(&format!("the index can't be read: {cause}"));
     }
 }
 
@@ -147,7 +164,16 @@ impl Index for BufferedIndex {
 
     fn snapshot(&self) -> Result<Entries<'static>, IndexError> {
         self.drain()?;
-        self.engine.snapshot()
+        let tell_of = |damage: &Damage, error| {
+            tell(damage, &error);
+            error
+        };
+        let entries = self.engine.snapshot();
+        let entries = entries.map_err(|error| tell_of(&self.damage, error))?;
+        let damage = self.damage.clone();
+        Ok(Box::new(entries.map(move |entry| {
+            entry.map_err(|error| tell_of(&damage, error))
+        })))
     }
 
     fn install(
@@ -170,13 +196,18 @@ mod tests {
 
     #[test]
     fn contract_buffered_index() {
-        mrc_core::contract::run(&mut || Box::new(BufferedIndex::new(Box::new(MemoryIndex::new()))))
-            .unwrap();
+        mrc_core::contract::run(&mut || {
+            Box::new(BufferedIndex::new(
+                Box::new(MemoryIndex::new()),
+                Damage::default(),
+            ))
+        })
+        .unwrap();
 
         let dir = tempfile::tempdir().unwrap();
         mrc_core::contract::reopen(&mut || {
             let engine = RedbIndex::open(&dir.path().join("again"), 1 << 20).unwrap();
-            Box::new(BufferedIndex::new(Box::new(engine)))
+            Box::new(BufferedIndex::new(Box::new(engine), Damage::default()))
         })
         .unwrap();
     }
@@ -184,7 +215,7 @@ mod tests {
     /// What the contract sees on fresh indexes must not depend on where the changes are.
     #[test]
     fn changes_look_the_same_in_memory_on_their_way_and_in_the_engine() {
-        let index = BufferedIndex::new(Box::new(MemoryIndex::new()));
+        let index = BufferedIndex::new(Box::new(MemoryIndex::new()), Damage::default());
         let put = |key: &'static str, value: &'static str| {
             let mut batch = Batch::new();
             batch.put(key, value);
@@ -251,7 +282,7 @@ mod tests {
 
     #[test]
     fn nothing_follows_changes_that_the_engine_refused() {
-        let index = BufferedIndex::new(Box::new(Broken));
+        let index = BufferedIndex::new(Box::new(Broken), Damage::default());
         let mut batch = Batch::new();
         batch.put("a", "1");
         index.apply(batch.clone()).unwrap();

@@ -2,6 +2,7 @@
 //!
 //! Batches commit without reaching the disk; [`Index::flush`] is a commit that does. redb keeps
 //! the last flushed state whole until the next one is, so a crash at any point leaves exactly that.
+//! All commits that reach the disk are in two phases: the checksums of pages rely on it.
 
 use std::fs::File;
 use std::ops::Bound;
@@ -62,10 +63,26 @@ impl RedbIndex {
         file: impl StorageBackend,
         cache_bytes: usize,
     ) -> Result<Self, IndexError> {
-        let database = Database::builder()
-            .set_cache_size(cache_bytes)
-            .create_with_backend(file)
-            .map_err(IndexError::engine)?;
+        Self::of(database_on(file, cache_bytes)?)
+    }
+
+    /// Opens an index that has no checksums of ours, after redb has verified all of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError::Engine`]: as [`Self::open_on`]; it is read as a whole, so damage is found.
+    #[allow(dead_code, reason = "not of use where engines are compared")]
+    pub(crate) fn open_verified(
+        file: impl StorageBackend,
+        cache_bytes: usize,
+    ) -> Result<Self, IndexError> {
+        let mut database = database_on(file, cache_bytes)?;
+        // False: repaired. What is left then is verified, too, and of the position that it names.
+        let _repaired = database.check_integrity().map_err(IndexError::engine)?;
+        Self::of(database)
+    }
+
+    fn of(database: Database) -> Result<Self, IndexError> {
         // Makes the table, so that a reader finds one.
         let write = begin(&database, Durability::Immediate)?;
         write.open_table(TABLE).map_err(IndexError::engine)?;
@@ -130,10 +147,7 @@ impl Index for RedbIndex {
     }
 
     fn flush(&self) -> Result<(), IndexError> {
-        let mut write = begin(&self.database, Durability::Immediate)?;
-        // Saves the allocator's state, so that opening after a crash need not walk the whole file.
-        write.set_quick_repair(true);
-        self.commit(write)
+        self.commit(begin(&self.database, Durability::Immediate)?)
     }
 
     fn snapshot(&self) -> Result<Entries<'static>, IndexError> {
@@ -159,8 +173,7 @@ impl Index for RedbIndex {
         }
         self.commit(write)?;
 
-        let mut write = begin(&self.database, Durability::Immediate)?;
-        write.set_quick_repair(true);
+        let write = begin(&self.database, Durability::Immediate)?;
         write.delete_table(TABLE).map_err(IndexError::engine)?;
         {
             let mut table = write.open_table(TABLE).map_err(IndexError::engine)?;
@@ -175,11 +188,32 @@ impl Index for RedbIndex {
     }
 }
 
+fn database_on(file: impl StorageBackend, cache_bytes: usize) -> Result<Database, IndexError> {
+    Database::builder()
+        .set_cache_size(cache_bytes)
+        .create_with_backend(file)
+        .map_err(IndexError::engine)
+}
+
+/// Whether the engine found that its own pages make no sense.
+#[allow(dead_code, reason = "not of use where engines are compared")]
+pub(crate) fn is_corrupt(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(
+        error.downcast_ref::<redb::StorageError>(),
+        Some(redb::StorageError::Corrupted(_))
+    )
+}
+
 fn begin(database: &Database, durability: Durability) -> Result<WriteTransaction, IndexError> {
     let mut write = database.begin_write().map_err(IndexError::engine)?;
     write
         .set_durability(durability)
         .map_err(IndexError::engine)?;
+    if matches!(durability, Durability::Immediate) {
+        // In two phases: pages are synced before the header that leads to them. And saves the
+        // allocator's state, so that opening after a crash need not walk the whole file.
+        write.set_quick_repair(true);
+    }
     Ok(write)
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::consensus::Entry;
-use crate::log_record::{self, HEADER_BYTES, SEGMENT_FORMAT, SegmentHeader};
+use crate::log_record::{self, HEADER_BYTES, MARK_BYTES, SEGMENT_FORMAT, SegmentHeader};
 use crate::promises::{Promises, PromisesFile, sync_dir};
 use crate::spare::Spare;
 
@@ -303,9 +303,13 @@ impl LogDir {
         if log_record::stable_beyond(&bytes, offset, header.number) {
             return Err(damaged(offset));
         }
-        let untouched = bytes
-            .get(offset..)
-            .is_some_and(|rest| rest.iter().all(|byte| *byte == 0));
+        let rest = bytes.get(offset..).unwrap_or_default();
+        let written = if log_record::is_mark(rest, header.number, offset as u32) {
+            MARK_BYTES
+        } else {
+            0
+        };
+        let untouched = rest.iter().skip(written).all(|byte| *byte == 0);
         if untouched && bytes.len() == self.segment_bytes as usize {
             return Ok(Some((header.number, offset as u32)));
         }
@@ -341,12 +345,17 @@ impl LogDir {
     }
 
     pub(crate) fn segment_path(&self, number: u64) -> PathBuf {
-        self.path.join(format!("log-{number:016x}"))
+        segment_path(&self.path, number)
     }
 
     fn io(&self, source: io::Error) -> LogError {
         io_error(&self.path, source)
     }
+}
+
+/// A segment of the log in a directory.
+pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("log-{number:016x}"))
 }
 
 pub(crate) fn io_error(path: &Path, source: io::Error) -> LogError {

@@ -3,7 +3,8 @@
 //! Every checksum is salted with its segment's number, so that what an older use of the same file
 //! left behind is never taken for a record. A record also tells how far its segment was known to
 //! be on stable storage when it was written: a broken record in front of that point is damage, one
-//! behind it is what a crash left of writes that nobody had been promised.
+//! behind it is what a crash left of writes that nobody had been promised. Of the last batch a mark
+//! behind it tells the same; the next batch is written over it.
 
 use bytes::{BufMut, Bytes};
 use openraft::entry::RaftEntry;
@@ -14,6 +15,8 @@ use crate::consensus::{Entry, LeaderId, LogId, Membership, Payload, Proposal};
 pub(crate) const HEADER_BYTES: u64 = 64;
 /// Bytes of a record without its payload.
 const RECORD_BYTES: usize = 48;
+/// Bytes of a mark, as long as the shortest record: whatever is written over it covers it.
+pub(crate) const MARK_BYTES: usize = RECORD_BYTES;
 /// Records start at multiples of this, so that a scan for records knows where to look.
 const ALIGN: usize = 8;
 
@@ -25,6 +28,8 @@ const RECORD_MAGIC: u32 = 0x4c52_584f;
 const KIND_BLANK: u8 = 1;
 const KIND_COMMAND: u8 = 2;
 const KIND_MEMBERSHIP: u8 = 3;
+/// No entry: it tells that everything in front of it is on stable storage.
+const KIND_MARK: u8 = 4;
 
 /// What a segment says about itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -95,16 +100,46 @@ pub(crate) fn encode(
             (KIND_MEMBERSHIP, postcard::to_stdvec(membership)?.into())
         }
     };
+    Ok(put(entry.log_id, (kind, &payload), (segment, stable), out))
+}
+
+/// The mark that lies at `stable` when everything in front of it is on stable storage.
+pub(crate) fn mark(segment: u64, stable: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(MARK_BYTES);
+    let nobody = LeaderId {
+        term: 0,
+        node_id: 0,
+    };
+    put(
+        LogId::new(nobody, 0),
+        (KIND_MARK, &[]),
+        (segment, stable),
+        &mut out,
+    );
+    out
+}
+
+/// Whether the bytes of a segment from `offset` on are the mark of that place.
+pub(crate) fn is_mark(bytes: &[u8], segment: u64, offset: u32) -> bool {
+    bytes.starts_with(&mark(segment, offset))
+}
+
+fn put(
+    id: LogId,
+    (kind, payload): (u8, &[u8]),
+    (segment, stable): (u64, u32),
+    out: &mut Vec<u8>,
+) -> u32 {
     let start = out.len();
     out.put_u32_le(RECORD_MAGIC);
     out.put_u32_le(0);
     out.put_u32_le(u32::try_from(payload.len()).unwrap_or(u32::MAX));
     out.put_u32_le(stable);
-    out.put_u64_le(entry.log_id.index);
-    out.put_u64_le(entry.log_id.leader_id.term);
-    out.put_u64_le(entry.log_id.leader_id.node_id);
+    out.put_u64_le(id.index);
+    out.put_u64_le(id.leader_id.term);
+    out.put_u64_le(id.leader_id.node_id);
     out.put_u64_le(u64::from(kind));
-    out.put_slice(&payload);
+    out.put_slice(payload);
     while !(out.len() - start).is_multiple_of(ALIGN) {
         out.put_u8(0);
     }
@@ -112,10 +147,10 @@ pub(crate) fn encode(
     if let Some(place) = out.get_mut(start + 4..start + 8) {
         place.copy_from_slice(&sum.to_le_bytes());
     }
-    Ok(u32::try_from(out.len() - start).unwrap_or(u32::MAX))
+    u32::try_from(out.len() - start).unwrap_or(u32::MAX)
 }
 
-/// Bytes the record of `entry` would take at most.
+/// Bytes the record of `entry` would take at most, with the mark behind it.
 pub(crate) fn length_bound(entry: &Entry) -> usize {
     let payload = match &entry.payload {
         Payload::Blank => 0,
@@ -123,7 +158,7 @@ pub(crate) fn length_bound(entry: &Entry) -> usize {
         // Bounded by the number of members and the length of their addresses.
         Payload::Membership(_) => 4096,
     };
-    RECORD_BYTES + payload + ALIGN
+    RECORD_BYTES + payload + ALIGN + MARK_BYTES
 }
 
 /// Reads the record at the start of `bytes`; `None` if there is no intact one.

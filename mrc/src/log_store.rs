@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use futures::{Stream, StreamExt, stream};
@@ -15,7 +15,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::{LOG_CACHE_BYTES_MAX, LOG_READ_BYTES_MAX};
 use crate::consensus::{Entry, LogId, TypeConfig, Vote};
-use crate::log_dir::{LogDir, LogError};
+use crate::damage::Damage;
+use crate::log_dir::{LogDir, LogError, segment_path};
 use crate::log_record::{self, HEADER_BYTES, SegmentHeader};
 use crate::log_writer::{Files, Job, LogWriter, lock};
 use crate::promises::Promises;
@@ -28,6 +29,8 @@ pub(crate) struct LogStore {
     files: Files,
     writer: LogWriter,
     spare: Spare,
+    path: PathBuf,
+    damage: Damage,
 }
 
 #[derive(Debug)]
@@ -114,12 +117,19 @@ impl LogStore {
             files,
             writer,
             spare,
+            path: path.to_owned(),
+            damage: Damage::default(),
         })
     }
 
     /// Becomes `Some` when the log can't be written any more; the server must stop then.
     pub(crate) fn failure(&self) -> watch::Receiver<Option<String>> {
         self.writer.failure()
+    }
+
+    /// Hears of records that can't be read, and of whatever else of this server's files is damaged.
+    pub(crate) const fn damage(&self) -> &Damage {
+        &self.damage
     }
 
     /// The segment held for a full disk.
@@ -184,7 +194,12 @@ impl LogStore {
                 }
                 found.push(match &slot.cached {
                     Some(entry) => Found::Cached(entry.clone()),
-                    None => Found::Stored(slot.segment, slot.offset, slot.length),
+                    None => Found::Stored {
+                        index: slot.id.index,
+                        segment: slot.segment,
+                        offset: slot.offset,
+                        length: slot.length,
+                    },
                 });
             }
         }
@@ -192,21 +207,32 @@ impl LogStore {
     }
 
     fn fetch(&self, found: Found) -> io::Result<Entry> {
-        let (segment, offset, length) = match found {
+        let (index, segment, offset, length) = match found {
             Found::Cached(entry) => return Ok(entry),
-            Found::Stored(segment, offset, length) => (segment, offset, length),
+            Found::Stored {
+                index,
+                segment,
+                offset,
+                length,
+            } => (index, segment, offset, length),
         };
         let file = lock(&self.files).get(&segment).map(Arc::clone);
-        let file = file.ok_or_else(|| io::Error::other("log segment was purged while read"))?;
+        let gone = || io::Error::other(format!("log entry {index} was removed while it was read"));
         let mut bytes = vec![0; length as usize];
-        file.read_exact_at(&mut bytes, u64::from(offset))?;
-        let record = log_record::decode(&bytes, segment).ok_or_else(|| {
-            io::Error::other(format!(
-                "log segment {segment} is damaged at offset {offset}; remove this server's \
-                 directory and start it again: it gets everything from the others"
-            ))
-        })?;
-        Ok(record.entry)
+        let read = file
+            .ok_or_else(gone)?
+            .read_exact_at(&mut bytes, u64::from(offset));
+        let record = read.ok().and_then(|()| log_record::decode(&bytes, segment));
+        if let Some(record) = record {
+            return Ok(record.entry);
+        }
+        if lock(&self.shared).place(index) != Some((segment, offset)) {
+            return Err(gone());
+        }
+        let path = segment_path(&self.path, segment);
+        let what = format!("{}: the log is damaged at offset {offset}", path.display());
+        self.damage.found(&what);
+        Err(io::Error::new(io::ErrorKind::InvalidData, what))
     }
 }
 
@@ -227,7 +253,12 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
 
 enum Found {
     Cached(Entry),
-    Stored(u64, u32, u32),
+    Stored {
+        index: u64,
+        segment: u64,
+        offset: u32,
+        length: u32,
+    },
 }
 
 impl Log {
@@ -236,6 +267,13 @@ impl Log {
             .back()
             .map(|slot| slot.id)
             .or(self.promises.purged)
+    }
+
+    /// Segment and offset of an entry that is in the log.
+    fn place(&self, index: u64) -> Option<(u64, u32)> {
+        let at = usize::try_from(index.checked_sub(self.first)?).ok()?;
+        let slot = self.slots.get(at)?;
+        Some((slot.segment, slot.offset))
     }
 
     fn next_index(&self) -> u64 {

@@ -13,6 +13,7 @@ use openraft::{RaftLogReader, StorageError};
 use tempfile::TempDir;
 
 use crate::consensus::{Entry, LeaderId, LogId, Payload, Proposal, TypeConfig};
+use crate::damage::Damage;
 use crate::index_buffer::BufferedIndex;
 use crate::log_dir::LogError;
 use crate::log_store::LogStore;
@@ -27,8 +28,11 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let log = LogStore::open(dir.path(), 4 * SEGMENT_BYTES, 1).unwrap();
-        let machine =
-            StateMachine::new(Arc::new(BufferedIndex::new(Box::new(MemoryIndex::new())))).unwrap();
+        let machine = StateMachine::new(Arc::new(BufferedIndex::new(
+            Box::new(MemoryIndex::new()),
+            Damage::default(),
+        )))
+        .unwrap();
         Ok((dir, log, machine))
     }
 }
@@ -110,6 +114,15 @@ fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
     file.write_all_at(bytes, at).unwrap();
 }
 
+/// What a loss of power does to the mark behind the last batch.
+fn lose_mark(path: &Path) {
+    let bytes = std::fs::read(path).unwrap();
+    let mark = (64..bytes.len() - 48)
+        .step_by(8)
+        .rfind(|at| bytes[*at..*at + 4] == *b"OXRL" && bytes[*at + 40] == 4);
+    overwrite(path, mark.unwrap() as u64, &[0; 48]);
+}
+
 #[tokio::test]
 async fn entries_and_vote_survive_reopening_across_segments() {
     let dir = tempfile::tempdir().unwrap();
@@ -136,6 +149,7 @@ async fn torn_tail_is_dropped_and_written_over() {
     append(&mut log, 1, 0..10, 100).await;
     drop(log);
     let path = segments(dir.path()).pop().unwrap();
+    lose_mark(&path);
     overwrite(&path, find(&path, 9) + 60, b"torn");
 
     let mut log = open(dir.path());
@@ -161,6 +175,7 @@ async fn records_behind_a_torn_one_of_the_same_batch_do_not_come_back() {
         .unwrap();
     drop(log);
     let path = segments(dir.path()).pop().unwrap();
+    lose_mark(&path);
     overwrite(&path, find(&path, 3) + 60, b"torn");
 
     let mut log = open(dir.path());
@@ -200,6 +215,111 @@ async fn damage_in_front_of_stable_records_is_refused_with_file_and_offset() {
 }
 
 #[tokio::test]
+async fn damage_in_the_last_batch_is_no_torn_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path());
+    append(&mut log, 1, 0..3, 100).await;
+    log.blocking_append((3..6).map(|index| entry(1, index, 100)))
+        .await
+        .unwrap();
+    drop(log);
+    let path = segments(dir.path()).pop().unwrap();
+    let at = find(&path, 4);
+    overwrite(&path, at + 60, b"rot");
+
+    let error = LogStore::open(dir.path(), SEGMENT_BYTES, 1).unwrap_err();
+
+    assert!(
+        matches!(error, LogError::Damaged { offset, .. } if offset == at),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn log_goes_on_behind_its_mark_in_the_same_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path());
+    for index in 0..5 {
+        append(&mut log, 1, index..index + 1, 100).await;
+        drop(log);
+        log = open(dir.path());
+    }
+    assert_eq!(ids(&mut log).await, expected(1, 0..5));
+    assert_eq!(segments(dir.path()).len(), 1);
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for item in std::fs::read_dir(from).unwrap() {
+        let item = item.unwrap();
+        std::fs::copy(item.path(), to.join(item.file_name())).unwrap();
+    }
+}
+
+/// Nothing that was acknowledged is dropped for a torn tail, whichever bit rots.
+#[tokio::test]
+async fn log_with_a_flipped_bit_is_whole_or_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let good = home.path().join("good");
+    let mut log = open(&good);
+    append(&mut log, 1, 0..20, 100).await;
+    log.blocking_append((20..24).map(|index| entry(1, index, 100)))
+        .await
+        .unwrap();
+    let vote = openraft::Vote::new(7, 3);
+    log.save_vote(&vote).await.unwrap();
+    drop(log);
+    let paths = segments(&good);
+    assert_eq!(paths.len(), 1);
+    let files = [
+        (paths[0].clone(), 64 + 24 * 152 + 48),
+        (good.join("promises"), 128),
+    ];
+    let mut refused = 0;
+    for (file, used) in files {
+        let length = std::fs::metadata(&file).unwrap().len().min(used);
+        for at in (0..length).step_by(3) {
+            let bad = home.path().join("bad");
+            copy(&good, &bad);
+            let path = bad.join(file.file_name().unwrap());
+            let mut byte = std::fs::read(&path).unwrap()[at as usize];
+            byte ^= 1 << (at % 8);
+            overwrite(&path, at, &[byte]);
+
+            match LogStore::open(&bad, SEGMENT_BYTES, 1) {
+                Ok(mut log) => {
+                    assert_eq!(ids(&mut log).await, expected(1, 0..24), "{path:?} at {at}");
+                    assert_eq!(log.read_vote().await.unwrap(), Some(vote));
+                }
+                Err(error) => {
+                    assert!(matches!(error, LogError::Damaged { .. }), "{error}");
+                    refused += 1;
+                }
+            }
+            std::fs::remove_dir_all(&bad).unwrap();
+        }
+    }
+    assert!(refused > 1000, "{refused}");
+}
+
+#[tokio::test]
+async fn entry_that_rots_while_the_server_runs_is_told_of_when_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(dir.path(), 16 << 20, 1).unwrap();
+    let count = (crate::config::LOG_CACHE_BYTES_MAX >> 20) as u64 + 8;
+    append(&mut log, 1, 0..count, 1 << 20).await;
+    let path = segments(dir.path()).remove(0);
+    let at = find(&path, 1);
+    overwrite(&path, at + 5000, b"rot");
+
+    assert!(log.try_get_log_entries(1..2).await.is_err());
+
+    let said = log.damage().first().unwrap();
+    assert!(said.contains(&*path.to_string_lossy()), "{said}");
+    assert!(said.contains(&format!("offset {at}")), "{said}");
+}
+
+#[tokio::test]
 async fn segment_of_a_newer_release_is_refused_by_its_format_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(dir.path());
@@ -231,7 +351,10 @@ async fn segment_of_a_newer_release_is_refused_by_its_format_and_kept() {
 /// A command whose only field is one of another release.
 #[tokio::test]
 async fn command_of_a_newer_release_stops_the_server_before_anything_is_applied() {
-    let machine = StateMachine::new(Arc::new(BufferedIndex::new(Box::new(MemoryIndex::new()))));
+    let machine = StateMachine::new(Arc::new(BufferedIndex::new(
+        Box::new(MemoryIndex::new()),
+        Damage::default(),
+    )));
     let machine = machine.unwrap();
     // Field 9999, a number: 5.
     let unknown = Bytes::from_static(&[0xf8, 0xf0, 0x04, 0x05]);

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::consensus::TypeConfig;
 use crate::log_dir::LogDir;
-use crate::log_record::SegmentHeader;
+use crate::log_record::{self, SegmentHeader};
 use crate::promises::Promises;
 
 /// Work for the thread, done in order.
@@ -245,6 +245,9 @@ impl Thread {
         file.write_all_at(bytes, u64::from(offset))?;
         file.sync_data()?;
         let end = offset + u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        // Not synced: it reaches the disk with the next batch, or when the kernel finds time. Until
+        // then a loss of power takes it, and what it tells is not known.
+        file.write_all_at(&log_record::mark(segment, end), u64::from(end))?;
         self.stable.store(pack((segment, end)), Ordering::Release);
         Ok(())
     }

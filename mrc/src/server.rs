@@ -1,7 +1,7 @@
 //! A metadata server from start to end.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +14,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, DRAIN_INTERVAL};
-use crate::cushion::{Cushion, Cushioned};
+use crate::cushion::Cushion;
+use crate::damage::Damage;
 use crate::disk::{self, Disk, SpaceProbe};
 use crate::door::{Door, Service};
 use crate::farewell;
 use crate::index_buffer::BufferedIndex;
-use crate::index_redb::RedbIndex;
+use crate::index_file::IndexFile;
 use crate::janitor;
 use crate::log_dir::{self, LogError};
 use crate::log_store::LogStore;
@@ -71,6 +72,11 @@ pub enum Error {
         /// Last entry purged.
         purged: u64,
     },
+    /// A page of the index or a record of the log is not what was written.
+    #[error(
+        "{0}; check the disk, remove this server's directory and start it again: it gets everything from the other metadata servers"
+    )]
+    Damaged(String),
     /// Writing the log failed; what was being written may be lost, so the server stops.
     #[error("writing the log failed ({0}); check the disk, then start the server again")]
     LogWrite(String),
@@ -159,11 +165,16 @@ struct Running {
 async fn start(config: &Config, identity: &Identity, disk: Arc<Disk>) -> Result<Running, Error> {
     let log_path = config.dir.join("log");
     let log = LogStore::open(&log_path, config.log_segment_bytes, crate::draw())?;
-    let (path, index) = open_index(config, log.number())?;
-    let unusable = |source: IndexError| Error::Index {
-        path: path.clone(),
-        source,
+    let damage = log.damage();
+    let path = config.dir.join(format!("index-{:016x}", log.number()));
+    let unusable = |source: IndexError| match damage.first() {
+        Some(what) => Error::Damaged(what),
+        None => Error::Index {
+            path: path.clone(),
+            source,
+        },
     };
+    let index = open_index(config, &path, damage).map_err(unusable)?;
     let machine = StateMachine::new(index).map_err(|error| unusable(IndexError::engine(error)))?;
     let applied = machine.applied().map(|id| id.index);
     if let Some(purged) = log.purged()
@@ -199,9 +210,12 @@ async fn start(config: &Config, identity: &Identity, disk: Arc<Disk>) -> Result<
 }
 
 /// The index belongs to the log of the same number; one of another log is what a lost log left.
-fn open_index(config: &Config, number: u64) -> Result<(PathBuf, Arc<BufferedIndex>), Error> {
-    let name = format!("index-{number:016x}");
-    let path = config.dir.join(&name);
+fn open_index(
+    config: &Config,
+    path: &Path,
+    damage: &Damage,
+) -> Result<Arc<BufferedIndex>, IndexError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     for item in std::fs::read_dir(&config.dir)
         .into_iter()
         .flatten()
@@ -209,19 +223,19 @@ fn open_index(config: &Config, number: u64) -> Result<(PathBuf, Arc<BufferedInde
     {
         let other = item.file_name();
         let other = other.to_string_lossy();
-        if other.starts_with("index-") && other != name {
+        if other.starts_with("index-") && !other.starts_with(&*name) {
             tracing::warn!(file = %item.path().display(), "removing the index of a log that is gone");
             let _kept = std::fs::remove_file(item.path());
         }
     }
-    let index = Cushioned::open(&path, Cushion::at(&config.dir))
-        .map_err(IndexError::engine)
-        .and_then(|file| RedbIndex::open_on(file, config.index_cache_bytes));
-    let index = index.map_err(|source| Error::Index {
-        path: path.clone(),
-        source,
-    })?;
-    Ok((path, Arc::new(BufferedIndex::new(Box::new(index)))))
+    let file = IndexFile {
+        path: path.to_owned(),
+        cushion: Cushion::at(&config.dir),
+        cache_bytes: config.index_cache_bytes,
+        damage: damage.clone(),
+    };
+    let index = Box::new(file.open()?);
+    Ok(Arc::new(BufferedIndex::new(index, damage.clone())))
 }
 
 impl Running {
@@ -341,6 +355,13 @@ async fn flush_regularly(node: &Node, flush_ms: u64) {
 
 /// Ends when the server must.
 async fn failure(node: &Node) -> Error {
+    let error = first_failure(node).await;
+    // Whatever else fails then fails of it.
+    node.log.damage().first().map_or(error, Error::Damaged)
+}
+
+async fn first_failure(node: &Node) -> Error {
+    let mut damage = node.log.damage().watch();
     let mut log = node.log.failure();
     let mut index = node.machine.failure();
     let mut metrics = node.raft.metrics();
@@ -350,6 +371,10 @@ async fn failure(node: &Node) -> Error {
             removed = removed.wait_for(Option::is_some) => {
                 let why = removed.ok().and_then(|why| why.clone());
                 return Error::Removed(why.unwrap_or_default());
+            }
+            damage = damage.wait_for(Option::is_some) => {
+                let what = damage.ok().and_then(|what| what.clone());
+                return Error::Damaged(what.unwrap_or_default());
             }
             changed = index.changed() => {
                 let reason = index.borrow().clone();

@@ -115,6 +115,9 @@ impl StateMachine {
     /// An index that can't be read.
     pub(crate) fn new(index: Arc<BufferedIndex>) -> io::Result<Self> {
         let position = Position::read(&*index)?;
+        if position.applied.is_none() {
+            remove_remains(&index).map_err(io::Error::other)?;
+        }
         Ok(Self {
             index,
             position: Arc::new(Mutex::new(position)),
@@ -277,7 +280,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let index = Arc::clone(&self.index);
         blocking(move || match snapshot {
             Checkpoint::Live(mut entries) => index.install(&mut entries),
-            Checkpoint::Received(received) => index.install(&mut checkpoint::read(&received)?),
+            Checkpoint::Received(received) => {
+                // Before anything is replaced by it: it lay on a disk meanwhile.
+                for entry in checkpoint::read(&received)? {
+                    entry?;
+                }
+                index.install(&mut checkpoint::read(&received)?)
+            }
         })
         .await?;
         let position = Position::read(&*self.index)?;
@@ -328,6 +337,21 @@ impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
     }
 }
 
+/// Empties an index without a position: what is in it is of before an install that did not come to
+/// its end, and commands of the log must not be applied on top of it.
+fn remove_remains(index: &BufferedIndex) -> Result<(), IndexError> {
+    let mut is_empty = true;
+    for entry in index.snapshot()?.take(1) {
+        entry?;
+        is_empty = false;
+    }
+    if is_empty {
+        return Ok(());
+    }
+    tracing::warn!("emptying an index that a checkpoint was to replace when the server ended");
+    index.install(&mut std::iter::empty())
+}
+
 fn merge(into: &mut Effects, more: Effects) {
     into.map_changed |= more.map_changed;
     into.orphaned |= more.orphaned;
@@ -353,6 +377,7 @@ mod tests {
     use mrc_core::{Batch, IndexRead, MemoryIndex, Visitor};
 
     use super::*;
+    use crate::damage::Damage;
 
     /// Flushes when it is told to.
     struct Slow {
@@ -387,6 +412,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_an_install_left_half_done_is_not_built_upon() {
+        let index = Arc::new(BufferedIndex::new(
+            Box::new(MemoryIndex::new()),
+            Damage::default(),
+        ));
+        let mut batch = Batch::new();
+        batch.put("key", "of before the install");
+        index.apply(batch).unwrap();
+
+        let machine = StateMachine::new(Arc::clone(&index)).unwrap();
+
+        assert_eq!(machine.applied(), None);
+        assert_eq!(index.get(b"key").unwrap(), None);
+    }
+
     #[tokio::test]
     async fn nobody_is_told_that_all_is_flushed_while_it_is_being_flushed() {
         let (go_on, gate) = mpsc::channel();
@@ -394,7 +435,11 @@ mod tests {
             index: MemoryIndex::new(),
             go_on: Mutex::new(gate),
         };
-        let machine = StateMachine::new(Arc::new(BufferedIndex::new(Box::new(engine)))).unwrap();
+        let machine = StateMachine::new(Arc::new(BufferedIndex::new(
+            Box::new(engine),
+            Damage::default(),
+        )))
+        .unwrap();
         machine.apply_batch(Vec::new()).unwrap();
 
         let mut first = std::pin::pin!(machine.flush());

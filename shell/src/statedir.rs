@@ -17,8 +17,9 @@ use crate::link::Role;
 
 /// Format of state directories that this release writes; newer ones are refused, older ones are read and
 /// become this one, since from then on they may hold what older releases do not know. 2: records of objects
-/// with the first id of changes, and metadata logs with reports of leftovers.
-pub const FORMAT: u32 = 2;
+/// with the first id of changes, and metadata logs with reports of leftovers. 3: indexes of metadata
+/// servers with checksums.
+pub const FORMAT: u32 = 3;
 
 const IDENTITY: &str = "IDENTITY";
 const LOCK: &str = "LOCK";
@@ -426,7 +427,7 @@ mod tests {
         drop(made);
         let file = dir.path().join(IDENTITY);
         let text = fs::read_to_string(&file).unwrap();
-        fs::write(&file, text.replace("format = 2", "format = 1")).unwrap();
+        fs::write(&file, text.replace("format = 3", "format = 1")).unwrap();
 
         let taken = StateDir::open(dir.path(), OWNER, |_| false).unwrap();
 
@@ -441,12 +442,12 @@ mod tests {
         let file = dir.path().join(IDENTITY);
         let text = fs::read_to_string(&file).unwrap();
 
-        fs::write(&file, text.replace("format = 2", "format = 9")).unwrap();
+        fs::write(&file, text.replace("format = 3", "format = 9")).unwrap();
         let newer = StateDir::open(dir.path(), OWNER, |_| false).unwrap_err();
         let said = newer.to_string();
         let names = [
             "IDENTITY says format 9",
-            "knows 1 to 2",
+            "knows 1 to 3",
             "run the newer release",
         ];
         assert!(names.iter().all(|name| said.contains(name)), "{said}");

@@ -85,8 +85,8 @@ fn directories_of_a_newer_release_are_refused_and_kept() -> Result<()> {
             &said,
             &[
                 file,
-                "says format 3",
-                "knows 1 to 2",
+                "says format 4",
+                "knows 1 to 3",
                 "run the newer release",
             ],
         )?;

@@ -20,7 +20,7 @@ cargo xtask VERB
   purity                 only the dependency closures of the cores
   sim [--world lease|cluster] [--seeds N] [--from SEED] | sim [--world lease|cluster] --replay SEED
                          simulate clusters from seeds: lease hosts alone (the default), or all together
-  chaos [--minutes M] [--seed S] [--no-rot] [--no-moves] [--no-policies] [--keep] [--dir DIR]
+  chaos [--minutes M] [--seed S] [--no-rot] [--no-moves] [--no-policies] [--only NAME] [--keep] [--dir DIR]
                          break a real cluster while programs use it, and check what they saw
   images [--count N] [--seed S] [--keep] [--dir DIR]
                          start clusters from images of all disks: power fails everywhere

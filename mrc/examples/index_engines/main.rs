@@ -1,12 +1,16 @@
 //! Compares engines for the index with the records of a million files.
 //!
 //! Each engine runs in a process of its own, is killed while it writes, and is opened again.
-//! `cargo run -p mrc --release --example index_engines [files]` prints a table.
+//! `cargo run -p mrc --release --example index_engines [files]` prints a table. `redb` has checksums
+//! behind its pages, as in the server, and `redb-bare` has none. `CACHE_MIB` in the environment: memory for
+//! each engine, 256 without.
 
 #![expect(clippy::print_stdout, reason = "the table is the product")]
 
 #[path = "fjall_index.rs"]
 mod fjall_index;
+#[path = "../../src/page_sums.rs"]
+mod page_sums;
 #[path = "../../src/index_redb.rs"]
 mod redb_index;
 #[path = "sled_index.rs"]
@@ -30,7 +34,7 @@ const VOLUME: VolumeId = VolumeId(1);
 /// Files made by one batch: what a busy server applies at once.
 const BATCH: u64 = 512;
 const DIRECTORY: u64 = 1000;
-const CACHE_BYTES: usize = 256 << 20;
+const CACHE_MIB: usize = 256;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -43,7 +47,7 @@ fn main() -> Result<()> {
 }
 
 fn compare(files: u64) -> Result<()> {
-    for engine in ["redb", "fjall", "sled"] {
+    for engine in ["redb", "redb-bare", "fjall", "sled"] {
         let dir = tempfile::tempdir_in(".")?;
         let store = dir.path().join("store");
         let this = std::env::current_exe()?;
@@ -79,10 +83,26 @@ fn compare(files: u64) -> Result<()> {
 }
 
 fn open(engine: &str, path: &Path) -> Result<Arc<dyn Index>> {
+    let cache_mib = match std::env::var("CACHE_MIB") {
+        Ok(text) => text.parse()?,
+        Err(_) => CACHE_MIB,
+    };
+    let cache_bytes = cache_mib << 20;
     Ok(match engine {
-        "redb" => Arc::new(redb_index::RedbIndex::open(path, CACHE_BYTES)?),
-        "fjall" => Arc::new(fjall_index::FjallIndex::open(path, CACHE_BYTES)?),
-        _ => Arc::new(sled_index::SledIndex::open(path, CACHE_BYTES)?),
+        "redb" => {
+            let file = std::fs::File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)?;
+            let file = redb::backends::FileBackend::new(file)?;
+            let sums = page_sums::PageSums::new(file, path, Arc::new(|_: &str| {}));
+            Arc::new(redb_index::RedbIndex::open_on(sums, cache_bytes)?)
+        }
+        "redb-bare" => Arc::new(redb_index::RedbIndex::open(path, cache_bytes)?),
+        "fjall" => Arc::new(fjall_index::FjallIndex::open(path, cache_bytes)?),
+        _ => Arc::new(sled_index::SledIndex::open(path, cache_bytes)?),
     })
 }
 

@@ -177,13 +177,18 @@ impl Cluster {
                 Err(_) => std::thread::yield_now(),
             }
         };
-        // The killed one lets go of its directory when its last task is gone.
+        self.wait_until_free(id);
+        self.run(id, listener);
+    }
+
+    /// A server that was ended lets go of its directory when its last task is gone.
+    pub(crate) fn wait_until_free(&self, id: u64) {
+        let deadline = Instant::now() + DEADLINE;
         let dir = self.config(id).dir;
         while !is_free(&dir) {
             assert!(Instant::now() < deadline, "the directory stays locked");
             std::thread::yield_now();
         }
-        self.run(id, listener);
     }
 
     /// Ends a server without letting it do anything more.
