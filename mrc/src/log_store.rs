@@ -20,6 +20,7 @@ use crate::log_record::{self, HEADER_BYTES, SegmentHeader};
 use crate::log_writer::{Files, Job, LogWriter, lock};
 use crate::promises::Promises;
 use crate::spare::Spare;
+use crate::write_pace::WritePace;
 
 /// The log of one member; clones are handles of the same log.
 #[derive(Clone, Debug)]
@@ -120,6 +121,11 @@ impl LogStore {
     /// Becomes `Some` when the log can't be written any more; the server must stop then.
     pub(crate) fn failure(&self) -> watch::Receiver<Option<String>> {
         self.writer.failure()
+    }
+
+    /// How long writes take.
+    pub(crate) fn pace(&self) -> &WritePace {
+        self.writer.pace()
     }
 
     /// The segment held for a full disk.
