@@ -22,9 +22,8 @@ pub(crate) async fn watch(node: Arc<Node>) {
         tokio::time::sleep(LOOK_INTERVAL).await;
         let slow = {
             let mut slowness = lock(&node.slowness);
-            let now = Instant::now();
-            slowness.look(now, &node.log.pace().take());
-            slowness.slow(now)
+            slowness.look(Instant::now(), &node.log.pace().take());
+            slowness.slow()
         };
         tell(was_slow, slow);
         was_slow = slow.is_some();
@@ -86,7 +85,7 @@ fn majority(node: &Node) -> Option<usize> {
 
 /// In words, that the disk is slow.
 pub(crate) fn problem(node: &Node) -> Option<String> {
-    let slow = lock(&node.slowness).slow(Instant::now())?;
+    let slow = lock(&node.slowness).slow()?;
     Some(format!(
         "disk is slow: for {} s each write of the log has taken a second or more, the newest {} ms",
         slow.lasted.as_secs(),
@@ -96,7 +95,7 @@ pub(crate) fn problem(node: &Node) -> Option<String> {
 
 /// The same in numbers.
 pub(crate) fn metrics(node: &Node) -> [Metric; 2] {
-    let slow = lock(&node.slowness).slow(Instant::now());
+    let slow = lock(&node.slowness).slow();
     let write = slow.map_or(Duration::ZERO, |slow| slow.write);
     [
         Metric::gauge(

@@ -112,8 +112,9 @@ impl Slowness {
     }
 
     /// How slow the disk is, if every write has been slow for long enough.
-    pub(crate) fn slow(&self, now: Instant) -> Option<Slow> {
-        let lasted = now.saturating_duration_since(self.since?);
+    pub(crate) fn slow(&self) -> Option<Slow> {
+        // Up to the newest of them: one slow write and nothing after it is not for long.
+        let lasted = self.seen?.saturating_duration_since(self.since?);
         (lasted >= SLOW_FOR).then_some(Slow {
             lasted,
             write: self.write,
@@ -127,7 +128,7 @@ impl Slowness {
         leads_for: Duration,
         (followers, majority): (&[Follower], usize),
     ) -> Verdict {
-        let Some(slow) = self.slow(now) else {
+        let Some(slow) = self.slow() else {
             return Verdict::Fine;
         };
         let better = followers.iter().filter(|it| it.is_better(slow.write));
@@ -222,12 +223,13 @@ mod tests {
         for second in 1..=3 {
             slowness.look(start + secs(second), &ended(secs(1), secs(1)));
         }
-        assert!(slowness.slow(start + secs(3)).is_some());
+        assert!(slowness.slow().is_some());
 
         slowness.look(start + secs(4), &ended(Duration::from_millis(5), secs(1)));
-        assert_eq!(slowness.slow(start + secs(4)), None);
+        assert_eq!(slowness.slow(), None);
         slowness.look(start + secs(5), &ended(secs(1), secs(1)));
-        assert_eq!(slowness.slow(start + secs(6)), None);
+        slowness.look(start + secs(9), &Writes::default());
+        assert_eq!(slowness.slow(), None, "one slow write is not for long");
     }
 
     #[test]
@@ -241,7 +243,7 @@ mod tests {
 
         slowness.look(start + secs(9), &writes);
 
-        let slow = slowness.slow(start + secs(9)).unwrap();
+        let slow = slowness.slow().unwrap();
         assert_eq!((slow.lasted, slow.write), (secs(4), secs(4)));
     }
 
@@ -252,9 +254,9 @@ mod tests {
         slowness.look(start + secs(4), &ended(secs(4), secs(4)));
 
         slowness.look(start + secs(13), &Writes::default());
-        assert!(slowness.slow(start + secs(13)).is_some());
+        assert!(slowness.slow().is_some());
         slowness.look(start + secs(14), &Writes::default());
-        assert_eq!(slowness.slow(start + secs(14)), None);
+        assert_eq!(slowness.slow(), None);
     }
 
     #[test]
