@@ -193,7 +193,9 @@ fn make(choice: Choice, victims: &Victims, rng: &mut ChaCha8Rng) -> Fault {
         Choice::Full(which) => Fault::Full(victims.small_disks[which]),
         Choice::SlowSync(kind) => {
             let node = one_of(rng, kind);
-            Fault::SlowSync(node, rng.random_range(50..800))
+            // Metadata servers give up the lead from a second on.
+            let most_ms = if kind == Kind::Mrc { 3000 } else { 800 };
+            Fault::SlowSync(node, rng.random_range(50..most_ms))
         }
         Choice::Rot => Fault::Rot(victims.rotten, rng.random_range(1..4)),
         Choice::RotStopped(part) => {

@@ -23,7 +23,7 @@ struct Finding {
     object: Option<String>,
     /// One word: `holder`, `lease`, `no_quorum`, `quarantine`, `old_view`, `too_many_leases`,
     /// `stopping`, `activation`, `catch_up`, `quorum`, `no_leader`, `unreachable`, `silent`,
-    /// `degraded`, `store_failed`, `damaged`.
+    /// `degraded`, `store_failed`, `damaged`, `slow_disk`.
     waits_for: String,
     /// Requests that wait.
     requests: u32,
@@ -104,8 +104,18 @@ fn of_metadata(answers: &Answers) -> Vec<Finding> {
     let mut findings = Vec::new();
     let heard = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
     for (address, answer) in answers {
-        if let Err(error) = answer {
-            findings.push(unreachable(format!("mrc at {address}"), error));
+        match answer {
+            Err(error) => findings.push(unreachable(format!("mrc at {address}"), error)),
+            Ok(status) if !status.disk_slow.is_empty() => findings.push(Finding {
+                server: format!("mrc at {address}"),
+                waits_for: "slow_disk".to_owned(),
+                text: format!(
+                    "its {}; names wait only if too few of the others have better disks",
+                    status.disk_slow
+                ),
+                ..Finding::default()
+            }),
+            Ok(_) => {}
         }
     }
     match leader(answers) {
@@ -312,6 +322,24 @@ mod tests {
         let findings = of_metadata(&degraded);
         assert_eq!(words(&findings), ["degraded"]);
         assert!(findings[0].text.contains("3 of 32"));
+    }
+
+    #[test]
+    fn metadata_server_with_a_slow_disk_is_named() {
+        let slow = ClusterStatus {
+            disk_slow: "disk is slow: for 9 s".to_owned(),
+            ..status(true, 0)
+        };
+        let answers = vec![
+            ("a:1".to_owned(), Ok(slow)),
+            ("a:2".to_owned(), Ok(status(false, 0))),
+        ];
+
+        let findings = of_metadata(&answers);
+
+        assert_eq!(words(&findings), ["slow_disk"]);
+        assert!(findings[0].server.contains("a:1"));
+        assert!(findings[0].text.starts_with("its disk is slow: for 9 s"));
     }
 
     #[test]

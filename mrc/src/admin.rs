@@ -15,6 +15,7 @@ use crate::door::{Service, index_fault};
 use crate::log_writer::lock;
 use crate::member_change;
 use crate::membership;
+use crate::slow_disk;
 
 /// Status of the cluster or of the metadata servers, from any of them.
 pub(crate) async fn cluster(service: &Service, op: Option<Op>) -> Reply {
@@ -111,6 +112,7 @@ fn status(service: &Service, mut servers: Vec<Server>) -> Result<ClusterStatus, 
         leader: service.node.leader().unwrap_or_default().1,
         answered_by_leader: service.node.leading().is_ok(),
         disk_problem: service.disk.problem().unwrap_or_default(),
+        disk_slow: slow_disk::problem(&service.node).unwrap_or_default(),
     })
 }
 

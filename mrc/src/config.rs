@@ -495,15 +495,19 @@ pub(crate) const GARBAGE_FAILURES_MAX: usize = 64;
 /// waiting, and the leader has other work, too.
 pub(crate) const GARBAGE_SERVERS_AT_ONCE_MAX: usize = 8;
 
-/// Sizes asked for at once. 16: a dead mount's files are settled in a moment without burying the
-/// object servers.
-pub(crate) const SETTLE_AT_ONCE_MAX: usize = 16;
+/// Sizes asked for at once. 128: of files that nobody has open each costs an object server syncs, which it does
+/// together for all that wait; more would keep requests of mounts waiting.
+pub(crate) const SETTLE_AT_ONCE_MAX: usize = 128;
 
 /// How long an object server may take to answer the janitor. 5 s: longer than a change of primary.
 pub(crate) const OSD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Links to object servers kept. 1024: one for each server a cluster can have.
 pub(crate) const OSD_LINKS_MAX: usize = mrc_core::config::OSDS_MAX;
+
+/// How long one round begins to settle further sizes. 4 s: the last ones have their answers, or none, before
+/// [`SETTLE_ROUND_TIMEOUT`] is over, and what else the janitor does has its turn in between.
+pub(crate) const SETTLE_TAKE_TIME: Duration = Duration::from_secs(4);
 
 /// How long one round may settle sizes. 10 s: two rounds of questions to servers that are silent.
 pub(crate) const SETTLE_ROUND_TIMEOUT: Duration = Duration::from_secs(10);

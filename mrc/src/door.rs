@@ -174,7 +174,7 @@ impl Service {
             return responder.fault(fault);
         }
         let service = Arc::clone(self);
-        self.node.propose(&command, move |reply| {
+        let on_reply = move |reply: Reply| {
             if counted {
                 service.sessions.changed(session);
             }
@@ -190,7 +190,12 @@ impl Service {
                 service.complete(response, (session, volume), (rights, order))
             });
             answer(responder, reply);
-        });
+        };
+        match mrc_core::answered(&**self.node.index(), &command) {
+            Ok(None) => self.node.propose(&command, on_reply),
+            Ok(Some(reply)) => on_reply(reply),
+            Err(error) => on_reply(Err(index_fault(&error))),
+        }
     }
 
     /// Adds what only the leader knows to the answer of a change.

@@ -42,8 +42,11 @@ mod redundancy;
 mod restored;
 mod server;
 mod sessions;
+mod slow_disk;
+mod slowness;
 mod spare;
 mod state_machine;
+mod write_pace;
 
 pub use config::{Config, ConfigError, MemberAddress, MemberPart};
 pub use disk::{Space, SpaceProbe};

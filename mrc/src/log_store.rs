@@ -21,6 +21,7 @@ use crate::log_record::{self, HEADER_BYTES, SegmentHeader};
 use crate::log_writer::{Files, Job, LogWriter, lock};
 use crate::promises::Promises;
 use crate::spare::Spare;
+use crate::write_pace::WritePace;
 
 /// The log of one member; clones are handles of the same log.
 #[derive(Clone, Debug)]
@@ -130,6 +131,11 @@ impl LogStore {
     /// Hears of records that can't be read, and of whatever else of this server's files is damaged.
     pub(crate) const fn damage(&self) -> &Damage {
         &self.damage
+    }
+
+    /// How long writes take.
+    pub(crate) fn pace(&self) -> &WritePace {
+        self.writer.pace()
     }
 
     /// The segment held for a full disk.

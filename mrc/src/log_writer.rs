@@ -16,6 +16,7 @@ use crate::consensus::TypeConfig;
 use crate::log_dir::LogDir;
 use crate::log_record::{self, SegmentHeader};
 use crate::promises::Promises;
+use crate::write_pace::WritePace;
 
 /// Work for the thread, done in order.
 pub(crate) enum Job {
@@ -53,6 +54,7 @@ struct Shared {
     thread: Option<JoinHandle<()>>,
     /// Segment number in the high, stable offset in the low 32 bits.
     stable: Arc<AtomicU64>,
+    pace: Arc<WritePace>,
     failure: watch::Receiver<Option<String>>,
 }
 
@@ -72,11 +74,13 @@ impl LogWriter {
         // `Config::proposals_in_flight_max` and Raft's own channel sizes bound.
         let (jobs, inbox) = channel();
         let stable = Arc::new(AtomicU64::new(stable.map_or(0, pack)));
+        let pace = Arc::<WritePace>::default();
         let (failed, failure) = watch::channel(None);
         let thread = Thread {
             dir,
             files,
             stable: Arc::clone(&stable),
+            pace: Arc::clone(&pace),
             pending: Vec::new(),
             callbacks: Vec::new(),
             failed,
@@ -88,6 +92,7 @@ impl LogWriter {
             jobs: Some(jobs),
             thread: Some(thread),
             stable,
+            pace,
             failure,
         })))
     }
@@ -108,6 +113,11 @@ impl LogWriter {
         }
     }
 
+    /// How long the thread's writes take.
+    pub(crate) fn pace(&self) -> &WritePace {
+        &self.0.pace
+    }
+
     /// Becomes `Some` when writing failed; the server must stop then.
     pub(crate) fn failure(&self) -> watch::Receiver<Option<String>> {
         self.0.failure.clone()
@@ -122,6 +132,7 @@ struct Thread {
     dir: LogDir,
     files: Files,
     stable: Arc<AtomicU64>,
+    pace: Arc<WritePace>,
     /// Contiguous bytes not yet written, with where they go.
     pending: Vec<(u64, u32, Vec<u8>)>,
     callbacks: Vec<IOFlushed<TypeConfig>>,
@@ -225,9 +236,11 @@ impl Thread {
         }
         let pending = std::mem::take(&mut self.pending);
         for (segment, offset, bytes) in pending {
+            let timed = self.pace.time();
             let written = self
                 .write(segment, offset, &bytes)
                 .map_err(|error| self.name(segment, &error));
+            drop(timed);
             self.check(written)?;
         }
         Ok(())

@@ -10,6 +10,7 @@ use shell::metrics::{Metric, Source};
 use crate::door::Service;
 use crate::log_writer::lock;
 use crate::node::Node;
+use crate::slow_disk;
 
 /// What is served at `metrics_listen`, and told to administrators.
 pub(crate) fn source(service: &Arc<Service>, identity: &Identity, server: &Server) -> Source {
@@ -65,6 +66,7 @@ fn of_cluster(service: &Service) -> Vec<Metric> {
         "1 while the disk is so full that what needs room is refused",
         low,
     )];
+    all.extend(slow_disk::metrics(&service.node));
     all.extend(service.node.proposals());
     if service.node.leading().is_err() {
         return all;

@@ -26,6 +26,7 @@ use crate::index_buffer::BufferedIndex;
 use crate::log_store::LogStore;
 use crate::log_writer::lock;
 use crate::raft_link::Peers;
+use crate::slowness::Slowness;
 use crate::state_machine::StateMachine;
 
 /// Raft over this server's log and index.
@@ -79,10 +80,14 @@ pub(crate) struct Node {
     /// Why this server is no member any more: it was removed or replaced.
     pub removed: watch::Sender<Option<String>>,
     /// The leadership that this server has begun to hand over: from then on others may be elected
-    /// although they promised a lease.
-    handed_over: Mutex<Option<LeaderId>>,
+    /// although they promised a lease. And to whom it was offered last.
+    handed_over: Mutex<Option<(LeaderId, u64)>>,
     /// The newest leadership of this server, and since when it was seen.
     leads: Mutex<Option<(LeaderId, Instant)>>,
+    /// How slow this server's disk is.
+    pub slowness: Mutex<Slowness>,
+    /// How often this server gave up the lead because of its disk.
+    pub leads_given_up: AtomicU64,
 }
 
 /// Counts one proposal until it is answered or dropped.
@@ -135,6 +140,8 @@ impl Node {
             voter_file,
             handed_over: Mutex::new(None),
             leads: Mutex::new(None),
+            slowness: Mutex::default(),
+            leads_given_up: AtomicU64::new(0),
             sleep: Sleep::new(),
             peers,
             raft,
@@ -182,6 +189,17 @@ impl Node {
                 _ => no_leader(),
             }));
         }
+        // While it hands over the lead it takes no changes any more, and when another leads it may hear of
+        // that late: to note a vote it needs its disk, which may be why.
+        let offered = lock(&self.handed_over).filter(|(given_up, _)| *given_up == leader);
+        if let Some((_, to)) = offered {
+            let membership = metrics.membership_config.membership();
+            let successor = membership.get_node(&to);
+            return Err(NotNow::Elsewhere(match successor {
+                Some(member) => redirect(&self.peers.address(to, member)),
+                None => no_leader(),
+            }));
+        }
         let mut voters = metrics
             .membership_config
             .membership()
@@ -193,8 +211,7 @@ impl Node {
             .last_quorum_acked
             .is_some_and(|acked| acked.elapsed() < self.lease.mul_f64(0.9));
         drop(metrics);
-        let kept = *lock(&self.handed_over) != Some(leader);
-        let trusted = alone || (fresh && kept && !self.sleep.happened_within(self.lease));
+        let trusted = alone || (fresh && !self.sleep.happened_within(self.lease));
         if !trusted || self.machine.applied().map(|id| id.leader_id) != Some(leader) {
             return Err(NotNow::Unproved);
         }
@@ -294,7 +311,11 @@ impl Node {
         let metrics = metrics.borrow_watched();
         let membership = metrics.committed_membership_config.membership();
         let mut configs = membership.get_joint_config().iter();
+        let leader = metrics.vote.leader_id;
+        let gave_up = lock(&self.handed_over).is_some_and(|(given_up, _)| given_up == leader);
         match metrics.state {
+            // It may not have heard yet of the one that does.
+            ServerState::Leader if gave_up => "follower",
             ServerState::Leader => "leader",
             ServerState::Candidate => "candidate",
             ServerState::Follower if configs.all(|config| config.contains(&metrics.id)) => {
@@ -368,7 +389,7 @@ impl Node {
     /// Has another voter lead. From before that on this server's lease counts for nothing: those who
     /// gave it are told that they may elect the other.
     pub(crate) async fn hand_over(&self, leader: LeaderId, to: u64) -> Result<(), Fault> {
-        *lock(&self.handed_over) = Some(leader);
+        *lock(&self.handed_over) = Some((leader, to));
         let handed = self.raft.trigger().transfer_leader(to).await;
         handed.map_err(|error| Fault::retry(error.to_string()))
     }

@@ -1,18 +1,21 @@
 //! What the leader remembers of object servers: when they were heard and what they reported.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod groups;
+mod map;
+mod space;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mrc_core::{FileSystem, IndexError, IndexRead, query};
 use proto::index::OsdRecord;
-use proto::mrc::{self, OsdHeartbeat, OsdMap, PgReport, PgState, Replica};
-use types::{Fault, OsdId, PgId, PgKey, VolumeId};
+use proto::mrc::{self, OsdHeartbeat, PgReport};
+use types::{Fault, OsdId};
 
+pub(crate) use self::map::MapCache;
 use crate::consensus::LeaderId;
 use crate::log_writer::lock;
-use crate::progress::Unfinished;
 
 /// Object servers as the leader knows them.
 #[derive(Debug, Default)]
@@ -62,35 +65,6 @@ pub(crate) struct Heard {
     pub data_bytes: Option<u64>,
     /// How long it has taken no change, since a write to its disk failed.
     pub failed_for: Option<Duration>,
-}
-
-/// Room on the disks of some servers, by file system.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Space {
-    /// All of it.
-    pub capacity: Vec<FileSystem>,
-    /// What is free, of the servers that were heard.
-    pub free: Vec<FileSystem>,
-}
-
-impl Space {
-    fn add(&mut self, (all, free): (FileSystem, FileSystem)) {
-        if all.servers > 0 {
-            self.capacity.push(all);
-        }
-        if free.servers > 0 {
-            self.free.push(free);
-        }
-    }
-}
-
-/// How a placement group does.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct PgHealth {
-    /// Members that are up and up to date.
-    pub full_replicas: u32,
-    /// All of them are.
-    pub full: bool,
 }
 
 impl Osds {
@@ -219,82 +193,6 @@ impl Osds {
         })
     }
 
-    /// Replicas that servers receive as a whole, ascending by server and group.
-    pub(crate) fn seedings(&self, timeout: Duration) -> Vec<mrc::Seeding> {
-        let osds = lock(&self.0);
-        let up = osds
-            .iter()
-            .filter(|(_, soft)| soft.heard.elapsed() < timeout);
-        let reports =
-            up.flat_map(|(osd, soft)| soft.reports.values().map(move |report| (osd, report)));
-        let coming = reports.filter(|(_, report)| report.seed_total_bytes > 0);
-        let mut seedings: Vec<_> = coming
-            .map(|(osd, report)| mrc::Seeding {
-                volume: report.volume,
-                pg: report.pg,
-                osd: osd.0,
-                done_bytes: report.seed_done_bytes,
-                total_bytes: report.seed_total_bytes,
-            })
-            .collect();
-        seedings.sort_unstable_by_key(|one| (one.osd, one.volume, one.pg));
-        seedings
-    }
-
-    /// What the members of either set of a group hold of it, as far as they have counted it.
-    pub(crate) fn sizes(&self, pg: &mrc::Pg) -> Vec<(OsdId, mrc::ReplicaSize)> {
-        let osds = lock(&self.0);
-        let gone = pg.previous.iter().filter(|osd| !pg.osds.contains(osd));
-        let members = pg.osds.iter().chain(gone).map(|osd| OsdId(*osd));
-        let sizes = members.filter_map(|osd| {
-            let report = osds.get(&osd)?.reports.get(&(pg.volume, pg.pg))?;
-            Some((osd, report.size?))
-        });
-        sizes.collect()
-    }
-
-    /// What the servers that are up have not finished with: members that have not declared in the view of a
-    /// change, and members that are not full in any other.
-    pub(crate) fn unfinished(
-        &self,
-        pgs: &[mrc::Pg],
-        timeout: Duration,
-    ) -> BTreeMap<(PgKey, OsdId), Unfinished> {
-        let osds = lock(&self.0);
-        let mut unfinished = BTreeMap::new();
-        for pg in pgs {
-            let key = PgKey {
-                volume: VolumeId(pg.volume),
-                pg: PgId(pg.pg),
-            };
-            let changing = !pg.previous.is_empty();
-            let either = pg.osds.iter().chain(&pg.previous);
-            for osd in either {
-                let up = osds
-                    .get(&OsdId(*osd))
-                    .filter(|soft| soft.heard.elapsed() < timeout);
-                let Some(soft) = up else {
-                    continue;
-                };
-                let report = soft.reports.get(&(pg.volume, pg.pg));
-                let full = report.is_some_and(|report| is_full(pg, *osd, report));
-                let waited_for = pg.settling.contains(osd) || pg.incomplete.contains(osd);
-                if (changing && !waited_for) || (!changing && full) {
-                    continue;
-                }
-                let state = Unfinished {
-                    view: pg.view,
-                    objects_behind: report.map_or(0, |report| report.objects_behind),
-                    bytes: report
-                        .and_then(|report| report.size)
-                        .map_or(0, |size| size.bytes),
-                };
-                unfinished.insert((key, OsdId(*osd)), state);
-            }
-        }
-        unfinished
-    }
-
     /// How many servers are up, and how many were heard before and are not now.
     pub(crate) fn heard_count(&self, timeout: Duration) -> (usize, usize) {
         let osds = lock(&self.0);
@@ -308,33 +206,6 @@ impl Osds {
         lock(&self.0).get(&osd)?.pool.clone()
     }
 
-    /// What these servers have, and what of it is free: by file system, since several may share one.
-    ///
-    /// A server that is silent has what it said last; one that this leader has not heard at all has its
-    /// capacity, and nothing is known of what is free there.
-    pub(crate) fn space(&self, servers: impl Iterator<Item = (OsdId, u64)>) -> Space {
-        let osds = lock(&self.0);
-        let mut shared: BTreeMap<&str, (FileSystem, FileSystem)> = BTreeMap::new();
-        let mut space = Space::default();
-        for (osd, capacity_bytes) in servers {
-            let mut alone = <(FileSystem, FileSystem)>::default();
-            let heard = osds.get(&osd);
-            let (all, free) = match heard.map_or("", |soft| &soft.file_system) {
-                "" => &mut alone,
-                name => shared.entry(name).or_default(),
-            };
-            all.servers += 1;
-            all.bytes = all.bytes.max(capacity_bytes);
-            if let Some(soft) = heard {
-                free.servers += 1;
-                free.bytes = free.bytes.max(soft.free_bytes);
-            }
-            space.add(alone);
-        }
-        shared.into_values().for_each(|it| space.add(it));
-        space
-    }
-
     /// Members of these groups that have not told that they know a map as new as `version`.
     pub(crate) fn outdated(&self, pgs: &[mrc::Pg], version: u64) -> Vec<u64> {
         let osds = lock(&self.0);
@@ -344,25 +215,6 @@ impl Osds {
             soft.is_some_and(|soft| soft.map_version >= version)
         };
         members.into_iter().filter(|osd| !knows(osd)).collect()
-    }
-
-    /// How far the members of a group are behind, by what the primaries of its objects reported.
-    pub(crate) fn lags(&self, pg: &mrc::Pg, timeout: Duration) -> Vec<mrc::ReplicaLag> {
-        let osds = lock(&self.0);
-        let heard = pg.osds.iter().filter_map(|osd| osds.get(&OsdId(*osd)));
-        let heard = heard.filter(|soft| soft.heard.elapsed() < timeout);
-        let reports = heard.filter_map(|soft| soft.reports.get(&(pg.volume, pg.pg)));
-        let mut lags: BTreeMap<u64, mrc::ReplicaLag> = BTreeMap::new();
-        for lag in reports.flat_map(|report| &report.lags) {
-            // Each is primary of other objects of the group.
-            let whole = lags.entry(lag.osd).or_insert(mrc::ReplicaLag {
-                osd: lag.osd,
-                ..mrc::ReplicaLag::default()
-            });
-            whole.bytes = whole.bytes.saturating_add(lag.bytes);
-            whole.age_ms = whole.age_ms.max(lag.age_ms);
-        }
-        lags.into_values().collect()
     }
 
     /// A server that is up and knows a newer map than `version`, and which.
@@ -384,34 +236,6 @@ impl Osds {
         up.sort_unstable();
         up
     }
-
-    /// Judges groups by what their members reported of their current view.
-    pub(crate) fn health(&self, pgs: &[mrc::Pg], timeout: Duration) -> Vec<PgHealth> {
-        let osds = lock(&self.0);
-        pgs.iter()
-            .map(|pg| {
-                let reports = pg.osds.iter().map(|osd| {
-                    let soft = osds
-                        .get(&OsdId(*osd))
-                        .filter(|soft| soft.heard.elapsed() < timeout)?;
-                    let report = soft.reports.get(&(pg.volume, pg.pg))?;
-                    (report.view == pg.view).then_some((*osd, report))
-                });
-                let mut full_replicas = 0;
-                let mut lagging = false;
-                for (osd, report) in reports.flatten() {
-                    lagging |= !report.lagging.is_empty();
-                    full_replicas += u32::from(is_full(pg, osd, report));
-                }
-                PgHealth {
-                    full_replicas,
-                    full: full_replicas as usize == pg.osds.len()
-                        && pg.previous.is_empty()
-                        && !lagging,
-                }
-            })
-            .collect()
-    }
 }
 
 impl Soft {
@@ -425,361 +249,5 @@ impl Soft {
     }
 }
 
-/// Whether a member says, in the group's view, that it has everything.
-fn is_full(pg: &mrc::Pg, osd: u64, report: &PgReport) -> bool {
-    report.view == pg.view
-        && report.state() == PgState::PgFull
-        && report.objects_behind == 0
-        && !pg.incomplete.contains(&osd)
-}
-
-/// The map of object servers as grants and heartbeats need it, remade when its version changes.
-#[derive(Debug, Default)]
-pub(crate) struct MapCache(Mutex<Arc<Map>>);
-
-#[derive(Debug, Default)]
-pub(crate) struct Map {
-    pub version: u64,
-    pub whole: OsdMap,
-    pgs: BTreeMap<(VolumeId, PgId), (u64, Vec<Replica>)>,
-}
-
-impl MapCache {
-    pub(crate) fn get(&self, index: &dyn IndexRead) -> Result<Arc<Map>, IndexError> {
-        let version = query::map_version(index)?;
-        let mut cached = lock(&self.0);
-        if cached.version != version {
-            *cached = Arc::new(Map::new(query::osd_map(index)?));
-        }
-        Ok(Arc::clone(&cached))
-    }
-}
-
-impl Map {
-    fn new(whole: OsdMap) -> Self {
-        let addresses: BTreeMap<u64, &Replica> = whole
-            .osds
-            .iter()
-            .map(|replica| (replica.osd, replica))
-            .collect();
-        let pgs = whole
-            .pgs
-            .iter()
-            .map(|pg| {
-                let replicas = pg
-                    .osds
-                    .iter()
-                    .filter_map(|osd| addresses.get(osd).copied().cloned());
-                let key = (VolumeId(pg.volume), PgId(pg.pg));
-                (key, (pg.view, replicas.collect()))
-            })
-            .collect();
-        Self {
-            version: whole.version,
-            whole,
-            pgs,
-        }
-    }
-
-    /// View and replicas of a group.
-    pub(crate) fn pg(&self, volume: VolumeId, pg: PgId) -> Result<(u64, &[Replica]), Fault> {
-        match self.pgs.get(&(volume, pg)) {
-            Some((view, replicas)) => Ok((*view, replicas)),
-            None => Err(Fault::refresh(format!(
-                "placement group {volume}.{pg} does not exist"
-            ))),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LONG: Duration = Duration::from_secs(3600);
-
-    fn beat(osd: u64, report: PgReport) -> OsdHeartbeat {
-        OsdHeartbeat {
-            osd,
-            pgs: vec![report],
-            ..OsdHeartbeat::default()
-        }
-    }
-
-    fn report(view: u64, state: PgState) -> PgReport {
-        PgReport {
-            volume: 1,
-            pg: 2,
-            view,
-            state: state.into(),
-            ..PgReport::default()
-        }
-    }
-
-    #[test]
-    fn replicas_that_come_as_a_whole_are_listed_while_they_do() {
-        let osds = Osds::default();
-        let coming = PgReport {
-            seed_done_bytes: 3,
-            seed_total_bytes: 7,
-            ..report(4, PgState::PgRecovering)
-        };
-        osds.heard(&beat(2, coming));
-        osds.heard(&beat(1, report(4, PgState::PgFull)));
-
-        let listed = osds.seedings(LONG);
-
-        let seen: Vec<_> = listed
-            .iter()
-            .map(|one| (one.osd, one.pg, one.done_bytes))
-            .collect();
-        assert_eq!(seen, [(2, 2, 3)]);
-        assert!(
-            osds.seedings(Duration::ZERO).is_empty(),
-            "it is not heard of any more"
-        );
-        osds.heard(&beat(2, report(4, PgState::PgFull)));
-        assert!(osds.seedings(LONG).is_empty());
-    }
-
-    fn pg() -> mrc::Pg {
-        mrc::Pg {
-            volume: 1,
-            pg: 2,
-            view: 4,
-            osds: vec![1, 2],
-            ..mrc::Pg::default()
-        }
-    }
-
-    fn health(osds: &Osds, pg: mrc::Pg) -> (u32, bool) {
-        let health = osds.health(&[pg], LONG).remove(0);
-        (health.full_replicas, health.full)
-    }
-
-    #[test]
-    fn group_is_full_only_when_every_member_says_so_of_the_current_view() {
-        let osds = Osds::default();
-        assert_eq!(health(&osds, pg()), (0, false));
-        osds.heard(&beat(1, report(4, PgState::PgFull)));
-        assert_eq!(health(&osds, pg()), (1, false));
-        osds.heard(&beat(2, report(3, PgState::PgFull)));
-        assert_eq!(health(&osds, pg()), (1, false));
-        osds.heard(&beat(2, report(4, PgState::PgRecovering)));
-        assert_eq!(health(&osds, pg()), (1, false));
-        osds.heard(&beat(2, report(4, PgState::PgFull)));
-        assert_eq!(health(&osds, pg()), (2, true));
-    }
-
-    #[test]
-    fn another_store_takes_an_id_only_when_the_known_one_is_silent_or_gone_from_its_address() {
-        let leader = |term| LeaderId { term, node_id: 1 };
-        let beat = |store_uuid: &str, address: &str| OsdHeartbeat {
-            osd: 2,
-            store_uuid: store_uuid.to_owned(),
-            address: address.to_owned(),
-            ..OsdHeartbeat::default()
-        };
-        let known = OsdRecord {
-            store_uuid: "old".to_owned(),
-            address: "a:1".to_owned(),
-            dir: "/old".to_owned(),
-            ..OsdRecord::default()
-        };
-        let osds = Osds::default();
-        let admit = |beat: &OsdHeartbeat, term, timeout| {
-            let admitted = osds.admit(beat, Some(&known), leader(term), timeout);
-            admitted.map_err(|fault| fault.errno)
-        };
-        let new = beat("new", "a:2");
-        assert!(osds.admit(&new, None, leader(1), LONG).is_ok());
-
-        // The leader is too new to know.
-        assert_eq!(admit(&new, 1, LONG), Err(libc::EAGAIN));
-        osds.heard(&beat("old", "a:1"));
-        assert_eq!(admit(&new, 1, LONG), Err(libc::EEXIST));
-        assert_eq!(admit(&beat("old", "a:9"), 1, LONG), Ok(()));
-        assert_eq!(admit(&beat("new", "a:1"), 1, LONG), Ok(()));
-        assert_eq!(admit(&new, 2, Duration::ZERO), Ok(()));
-    }
-
-    #[test]
-    fn lags_of_a_member_are_those_of_all_primaries_together() {
-        let osds = Osds::default();
-        let lag = |osd, bytes, age_ms| mrc::ReplicaLag { osd, bytes, age_ms };
-        let tells = |lags: &[mrc::ReplicaLag]| PgReport {
-            lags: lags.to_vec(),
-            ..report(4, PgState::PgFull)
-        };
-        let pg = mrc::Pg {
-            osds: vec![1, 2, 3],
-            ..pg()
-        };
-        osds.heard(&beat(1, tells(&[lag(2, 10, 5), lag(3, 1, 1)])));
-        osds.heard(&beat(2, tells(&[lag(3, 7, 9)])));
-
-        assert_eq!(osds.lags(&pg, LONG), [lag(2, 10, 5), lag(3, 8, 9)]);
-        assert_eq!(osds.lags(&pg, Duration::ZERO), []);
-    }
-
-    #[test]
-    fn replicas_of_a_server_are_counted_once_all_of_them_are() {
-        let osds = Osds::default();
-        let size = |bytes, objects| Some(mrc::ReplicaSize { bytes, objects });
-        let counted = PgReport {
-            size: size(100, 3),
-            ..report(4, PgState::PgFull)
-        };
-        let mut heard = beat(1, counted);
-        heard.leftover_bytes = 7;
-        osds.heard(&heard);
-        let data = |osd| {
-            osds.get(OsdId(osd), LONG)
-                .and_then(|heard| heard.data_bytes)
-        };
-        assert_eq!(data(1), Some(107));
-        assert_eq!(osds.sizes(&pg()), [(OsdId(1), size(100, 3).unwrap())]);
-
-        osds.heard(&beat(2, report(4, PgState::PgFull)));
-        assert_eq!(data(2), None, "it has not counted yet");
-        assert_eq!(osds.sizes(&pg()).len(), 1);
-    }
-
-    #[test]
-    fn disk_counts_as_failed_from_when_it_was_heard_until_the_restart() {
-        let osds = Osds::default();
-        let heard = |pid, store_failed| {
-            osds.heard(&OsdHeartbeat {
-                osd: 1,
-                pid,
-                store_failed,
-                ..OsdHeartbeat::default()
-            });
-            let heard = osds.get(OsdId(1), LONG).unwrap();
-            heard.failed_for
-        };
-        assert_eq!(heard(1, false), None);
-        let first = heard(1, true).unwrap();
-        std::thread::sleep(Duration::from_millis(2));
-        assert!(heard(1, true).unwrap() > first);
-        assert_eq!(heard(2, false), None);
-    }
-
-    #[test]
-    fn members_that_have_not_declared_or_are_not_full_are_unfinished() {
-        let osds = Osds::default();
-        for osd in 1..=4 {
-            let full = PgReport {
-                objects_behind: u64::from(osd == 2),
-                size: Some(mrc::ReplicaSize {
-                    bytes: 10 * osd,
-                    objects: 1,
-                }),
-                ..report(4, PgState::PgFull)
-            };
-            osds.heard(&beat(osd, full));
-        }
-        let unfinished = |pg: mrc::Pg| -> Vec<(u64, Unfinished)> {
-            let found = osds.unfinished(&[pg], LONG).into_iter();
-            found.map(|((_, osd), state)| (osd.0, state)).collect()
-        };
-        let state = |objects_behind, bytes| Unfinished {
-            view: 4,
-            objects_behind,
-            bytes,
-        };
-
-        assert_eq!(unfinished(pg()), [(2, state(1, 20))]);
-        let changing = mrc::Pg {
-            osds: vec![1, 4],
-            previous: vec![1, 2],
-            settling: vec![1, 4],
-            ..pg()
-        };
-        assert_eq!(
-            unfinished(changing),
-            [(1, state(0, 10)), (4, state(0, 40))],
-            "2 has declared"
-        );
-        let silent = mrc::Pg {
-            osds: vec![9],
-            ..pg()
-        };
-        assert_eq!(unfinished(silent), []);
-    }
-
-    #[test]
-    fn server_is_outdated_until_it_reports_the_map() {
-        let osds = Osds::default();
-        let beat = |osd, map_version| OsdHeartbeat {
-            osd,
-            map_version,
-            ..OsdHeartbeat::default()
-        };
-        osds.heard(&beat(1, 7));
-        assert_eq!(osds.outdated(&[pg()], 7), [2]);
-        assert_eq!(osds.outdated(&[pg()], 8), [1, 2]);
-        osds.heard(&beat(2, 8));
-        assert_eq!(osds.outdated(&[pg()], 8), [1]);
-    }
-
-    #[test]
-    fn server_that_knows_a_newer_map_is_ahead_while_it_is_up() {
-        let osds = Osds::default();
-        let beat = |osd, map_version| OsdHeartbeat {
-            osd,
-            map_version,
-            ..OsdHeartbeat::default()
-        };
-        osds.heard(&beat(1, 7));
-        osds.heard(&beat(2, 9));
-        assert_eq!(osds.ahead_of(7, LONG), Some((OsdId(2), 9)));
-        assert_eq!(osds.ahead_of(9, LONG), None);
-        assert_eq!(osds.ahead_of(7, Duration::ZERO), None);
-    }
-
-    #[test]
-    fn space_is_told_by_file_system_and_of_a_silent_server_what_it_said_last() {
-        let osds = Osds::default();
-        for (osd, file_system, free_bytes) in [(1, "a", 10), (2, "a", 11), (3, "b", 7), (4, "", 1)]
-        {
-            osds.heard(&OsdHeartbeat {
-                osd,
-                file_system: file_system.to_owned(),
-                free_bytes,
-                ..OsdHeartbeat::default()
-            });
-        }
-        let it = |servers, bytes| FileSystem { servers, bytes };
-
-        let space = osds.space((1..=5).map(|osd| (OsdId(osd), 100)));
-
-        let capacity = [it(1, 100), it(1, 100), it(2, 100), it(1, 100)];
-        assert_eq!(space.capacity, capacity);
-        assert_eq!(space.free, [it(1, 1), it(2, 11), it(1, 7)]);
-    }
-
-    #[test]
-    fn incomplete_behind_lagging_or_silent_members_make_it_degraded() {
-        let osds = Osds::default();
-        osds.heard(&beat(1, report(4, PgState::PgFull)));
-        osds.heard(&beat(2, report(4, PgState::PgFull)));
-
-        let incomplete = mrc::Pg {
-            incomplete: vec![2],
-            ..pg()
-        };
-        assert_eq!(health(&osds, incomplete), (1, false));
-        assert!(!osds.health(&[pg()], Duration::ZERO).remove(0).full);
-
-        let mut lagging = report(4, PgState::PgFull);
-        lagging.lagging = vec![2];
-        osds.heard(&beat(1, lagging));
-        assert_eq!(health(&osds, pg()), (2, false));
-
-        let mut behind = report(4, PgState::PgFull);
-        behind.objects_behind = 1;
-        osds.heard(&beat(1, behind));
-        assert_eq!(health(&osds, pg()), (1, false));
-    }
-}
+mod tests;

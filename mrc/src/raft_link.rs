@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -31,6 +31,7 @@ use crate::config::{
 };
 use crate::consensus::{CheckpointMeta, LogId, Member, TypeConfig, Vote};
 use crate::log_writer::lock;
+use crate::slowness::APPEND_LATELY;
 use crate::state_machine::{Checkpoint, Snapshot};
 
 type Rpc = RPCError<TypeConfig>;
@@ -42,6 +43,8 @@ pub(crate) struct Peers {
     /// Where members were found that are not where the membership says, by number.
     moved: Arc<Mutex<BTreeMap<u64, String>>>,
     links: Arc<Mutex<BTreeMap<String, Arc<Link>>>>,
+    /// When each member last answered that it has stored entries, and how long that took, by number.
+    appends: Arc<Mutex<BTreeMap<u64, (Instant, Duration)>>>,
 }
 
 impl Peers {
@@ -50,6 +53,7 @@ impl Peers {
             identity,
             moved: Arc::default(),
             links: Arc::default(),
+            appends: Arc::default(),
         }
     }
 
@@ -64,6 +68,21 @@ impl Peers {
         lock(&self.moved).insert(number, address.to_owned());
     }
 
+    /// A member took this long to store entries; `None` if it did not.
+    fn appended(&self, number: u64, took: Option<Duration>) {
+        let mut appends = lock(&self.appends);
+        match took {
+            Some(took) => appends.insert(number, (Instant::now(), took)),
+            None => appends.remove(&number),
+        };
+    }
+
+    /// How long a member took to store the newest entries it was sent, if it did lately.
+    pub(crate) fn append_time(&self, number: u64) -> Option<Duration> {
+        let (at, took) = lock(&self.appends).get(&number).copied()?;
+        (at.elapsed() < APPEND_LATELY).then_some(took)
+    }
+
     /// Lets go of links to addresses that are no member's any more, and not configured.
     pub(crate) fn keep<'a>(
         &self,
@@ -72,6 +91,7 @@ impl Peers {
     ) {
         let members: BTreeMap<u64, &Member> = members.collect();
         lock(&self.moved).retain(|number, _| members.contains_key(number));
+        lock(&self.appends).retain(|number, _| members.contains_key(number));
         let mut used: BTreeSet<String> = configured.cloned().collect();
         for (number, member) in members {
             used.insert(member.address.clone());
@@ -147,8 +167,13 @@ impl Peer {
             target: self.target,
             op: Some(Op::Append(Append {})),
         };
+        let stored = (!request.entries.is_empty()).then(|| (self.peers.clone(), Instant::now()));
+        let target = self.target;
         self.link()
             .send(&message, payload, APPEND_TIMEOUT, move |outcome| {
+                if let Some((peers, sent)) = stored {
+                    peers.appended(target, outcome.is_ok().then(|| sent.elapsed()));
+                }
                 let outcome = match outcome {
                     Ok((_, payload)) => payload.verified().map_err(|fault| broken(&fault.message)),
                     Err(error) => Err(refused(&error)),

@@ -30,6 +30,7 @@ use crate::node::{Node, Silence, raft_config};
 use crate::raft_door::RaftDoor;
 use crate::raft_link::Peers;
 use crate::redundancy;
+use crate::slow_disk;
 use crate::state_machine::StateMachine;
 
 /// Why a metadata server could not start or had to stop.
@@ -324,8 +325,9 @@ async fn background(
     let disk = disk::watch(Arc::clone(&node), Arc::clone(&service.disk));
     let leader = membership::tell_leader(&node);
     let redundancy = redundancy::run(Arc::clone(&service));
+    let slow_disk = slow_disk::watch(Arc::clone(&node));
     tokio::join!(
-        elections, moved, flushes, drains, janitor, redundancy, disk, leader
+        elections, moved, flushes, drains, janitor, redundancy, disk, leader, slow_disk
     );
 }
 

@@ -41,14 +41,16 @@ pub(crate) fn test() -> Result<()> {
     total.add(program("sim", &["sweep", "--seeds", SIM_SEEDS])?);
     let cluster = ["sweep", "--seeds", CLUSTER_SEEDS, "--world", "cluster"];
     total.add(program("sim", &cluster)?);
-    // Wrong edits on purpose, which the simulation has to find. The feature is off otherwise: what
+    // Wrong edits on purpose, which simulations and the tests of the metadata core have to find. The feature is off otherwise: what
     // the mounted tests run must not have them.
     total.add(counted(&[
         "--workspace",
         "--features",
-        "osd-core/mutants,planner/mutants",
+        "osd-core/mutants,planner/mutants,mrc-core/mutants,client-core/mutants",
         "--test",
         "simulation",
+        "--test",
+        "core",
         "mutants",
     ])?);
     println!(

@@ -78,7 +78,22 @@ pub(super) fn disks(osds: &[mrc::Osd], heard: &Heard) -> Vec<String> {
             server.name()
         ))
     });
-    of_osds.chain(of_mrcs).collect()
+    of_osds.chain(of_mrcs).chain(slow_disks(heard)).collect()
+}
+
+fn slow_disks(heard: &Heard) -> impl Iterator<Item = String> {
+    heard.iter().filter_map(|(server, said)| {
+        let ms = said
+            .number("oxfs_mrc_disk_slow_ms")
+            .filter(|ms| *ms > 0)?;
+        Some(format!(
+            "the disk of {} is slow, a write of its log takes {}: names are served while a majority of the \
+             metadata servers has better disks, and the lead is left to one of these; look what else uses the \
+             disk and whether it is dying (`iostat -x`, `smartctl`), or replace the server (`xfs-admin mrc replace`)",
+            server.name(),
+            render::millis(ms)
+        ))
+    })
 }
 
 /// One sentence for each store that takes no changes any more. A pool that is the reason has its own.

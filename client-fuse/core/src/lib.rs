@@ -7,6 +7,7 @@ mod changes;
 mod config;
 mod gather;
 mod leader;
+mod mutant;
 mod order;
 mod read_ahead;
 mod room;
@@ -19,6 +20,8 @@ pub use config::{
     ReadAheadLimits,
 };
 pub use leader::{Leader, Via};
+#[cfg(feature = "mutants")]
+pub use mutant::Mutant;
 pub use order::is_ordered;
 pub use read_ahead::{Fetch, ReadAhead, Served};
 pub use room::{Growth, Question, Room, Verdict, Volume, inodes};

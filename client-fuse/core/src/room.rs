@@ -4,6 +4,8 @@
 //! since, so alone it never goes beyond the quota; several may, by what they have not told each other.
 //! Before a program is refused, the leader is asked, so that it may use what somebody made free just now.
 
+use crate::mutant::{Mutant, has};
+
 /// By how much a mount made one file longer than the metadata cluster knows, in bytes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Growth {
@@ -83,7 +85,15 @@ impl Room {
     /// know better.
     #[must_use]
     pub fn admits(&self, bytes: u64) -> bool {
-        let own = self.growth.untold.saturating_add(self.growth.told);
+        let untold = match has(Mutant::UntoldIgnored) {
+            true => 0,
+            false => self.growth.untold,
+        };
+        let told = match has(Mutant::ToldIgnored) {
+            true => 0,
+            false => self.growth.told,
+        };
+        let own = untold.saturating_add(told);
         bytes == 0 || fits(self.volume, own.saturating_add(bytes))
     }
 
@@ -100,7 +110,10 @@ impl Room {
     }
 
     /// The leader has counted what it was told of a file. Before the file's growth is accounted anew.
-    pub const fn reported(&mut self, bytes: u64) {
+    pub fn reported(&mut self, bytes: u64) {
+        if has(Mutant::ReportForgotten) {
+            return;
+        }
         self.reported = self.reported.saturating_add(bytes);
         self.volume.used_bytes = self.volume.used_bytes.saturating_add(bytes);
     }
@@ -118,14 +131,19 @@ impl Room {
     /// The answer may have what is being reported, and what was since the question, or not: nobody is
     /// refused for what is counted twice, and nobody gets room for what is counted not at all.
     pub fn answered(&mut self, question: Question, volume: Volume, bytes: u64) -> Verdict {
-        let meanwhile = self.reported.saturating_sub(question.reported);
+        let meanwhile = match has(Mutant::MeanwhileForgotten) {
+            true => 0,
+            false => self.reported.saturating_sub(question.reported),
+        };
         self.volume = Volume {
             used_bytes: volume.used_bytes.saturating_add(meanwhile),
             ..volume
         };
         if self.admits(bytes) {
             Verdict::Fits
-        } else if fits(volume, self.growth.untold.saturating_add(bytes)) {
+        } else if fits(volume, self.growth.untold.saturating_add(bytes))
+            && !has(Mutant::UnclearRefused)
+        {
             Verdict::Unclear
         } else {
             Verdict::Over
@@ -148,7 +166,10 @@ impl Room {
 /// Whether a volume may take so many bytes more than the leader counts.
 fn fits(volume: Volume, more_bytes: u64) -> bool {
     let needed = volume.used_bytes.saturating_add(more_bytes);
-    volume.limit_bytes.is_none_or(|limit| needed <= limit)
+    let more = u64::from(has(Mutant::OneMore));
+    volume
+        .limit_bytes
+        .is_none_or(|limit| needed <= limit.saturating_add(more))
 }
 
 /// Inodes for statfs(2): how many there may be, and how many more. Without a quota there may be as many more

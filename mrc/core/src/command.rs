@@ -162,6 +162,32 @@ pub fn apply(
     Ok(Outcome { reply, effects })
 }
 
+/// The answer to a request that was carried out before, as [`apply`] would give it once more.
+///
+/// A leader asks before it proposes: where the log takes longer than whoever asks waits, a request that is repeated
+/// by way of the log would never get its answer.
+///
+/// # Errors
+///
+/// [`IndexError`] if the index can't be read.
+pub fn answered(index: &dyn IndexRead, command: &Command) -> Result<Option<Reply>, IndexError> {
+    let session = SessionId(command.session);
+    let slotted = command.op.as_ref().is_some_and(is_slotted);
+    if !slotted || records::session(index, session)?.is_none() {
+        return Ok(None);
+    }
+    let newest: Option<SlotRecord> = records::get(index, &keys::slot(session, command.slot))?;
+    let newest = newest.filter(|newest| newest.seq == command.slot_seq);
+    Ok(newest.and_then(|newest| newest.reply).map(of_stored))
+}
+
+fn of_stored(reply: StoredReply) -> Reply {
+    match reply {
+        StoredReply::Response(response) => Ok(response),
+        StoredReply::Fault(fault) => Err(fault.into()),
+    }
+}
+
 /// Whether the operation carries a session's slot.
 const fn is_slotted(op: &Op) -> bool {
     matches!(
@@ -208,10 +234,7 @@ fn in_slot(
     if command.slot_seq == newest.seq
         && let Some(reply) = newest.reply
     {
-        return match reply {
-            StoredReply::Response(response) => Ok(response),
-            StoredReply::Fault(fault) => Err(Stop::Fault(fault.into())),
-        };
+        return of_stored(reply).map_err(Stop::Fault);
     }
     if record.ended {
         // Nothing else will be done in this slot, so the request is not done, now or later.

@@ -20,6 +20,7 @@ mod garbage;
 mod groups;
 mod index;
 mod memory;
+mod mutant;
 mod namespace;
 mod overlay;
 mod quota;
@@ -46,10 +47,12 @@ pub use attr::{
     S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, of as attributes,
 };
 pub use check::{Problem, check};
-pub use command::{Effects, Outcome, Reply, apply, internal, of_request};
+pub use command::{Effects, Outcome, Reply, answered, apply, internal, of_request};
 pub use groups::may_end as change_may_end;
 pub use index::{Batch, Entries, Index, IndexError, IndexRead, Visit, Visitor};
 pub use memory::MemoryIndex;
+#[cfg(feature = "mutants")]
+pub use mutant::Mutant;
 pub use overlay::{Layered, Overlay};
 pub use quota::{Use, show_space};
 pub use readers::{Noted, Readers};

@@ -14,6 +14,7 @@ use crate::attr;
 use crate::errno;
 use crate::index::IndexError;
 use crate::keys;
+use crate::mutant::{Mutant, has};
 use crate::records::{self, Step, Work, ensure};
 
 /// What of a volume counts for its quota.
@@ -28,20 +29,29 @@ pub struct Use {
 impl Use {
     /// By a volume's counters.
     #[must_use]
-    pub const fn of(counters: &CountersRecord) -> Self {
+    pub fn of(counters: &CountersRecord) -> Self {
+        if has(Mutant::DoomedCounted) {
+            return Self {
+                bytes: counters.size_bytes,
+                files: counters.inode_count.saturating_sub(1),
+            };
+        }
         let live = counters.inode_count.saturating_sub(counters.doomed_count);
         Self {
             // As with the sums themselves, what wraps must wrap back.
             bytes: counters.size_bytes.wrapping_sub(counters.doomed_bytes),
-            files: live.saturating_sub(1),
+            files: live.saturating_sub(u64::from(!has(Mutant::RootCounted))),
         }
     }
 }
 
 /// Refuses a further inode if the volume has as many as it may.
 pub(crate) fn admit_file(counters: &CountersRecord) -> Step<()> {
-    let limit = counters.quota_files;
-    ensure(limit == 0 || Use::of(counters).files < limit, errno::EDQUOT)
+    let limit = match counters.quota_files {
+        0 => return Ok(()),
+        limit => limit.saturating_add(u64::from(has(Mutant::OneMore))),
+    };
+    ensure(Use::of(counters).files < limit, errno::EDQUOT)
 }
 
 /// Gives a regular file another size.
@@ -52,7 +62,11 @@ pub(crate) fn set_size(
     size_bytes: u64,
 ) -> Result<(), IndexError> {
     let mut counters = records::counters(work, volume)?;
-    attr::count_size(&mut counters.size_bytes, record.size_bytes, size_bytes);
+    let counted = match has(Mutant::ShrinkingIgnored) {
+        true => size_bytes.max(record.size_bytes),
+        false => size_bytes,
+    };
+    attr::count_size(&mut counters.size_bytes, record.size_bytes, counted);
     if record.doomed {
         attr::count_size(&mut counters.doomed_bytes, record.size_bytes, size_bytes);
     }
@@ -69,8 +83,9 @@ pub(crate) fn judge(
     record: &mut InodeRecord,
 ) -> Result<bool, IndexError> {
     let is_written = || records::any(work, &keys::of_inode(b'f', volume, number));
-    let doomed = record.nlink == 0 && !is_written()?;
-    if doomed == record.doomed {
+    let doomed = record.nlink == 0 && (has(Mutant::WritersForgotten) || !is_written()?);
+    let revived = record.doomed && !doomed;
+    if doomed == record.doomed || (revived && has(Mutant::RevivalForgotten)) {
         return Ok(false);
     }
     let mut counters = records::counters(work, volume)?;
@@ -81,16 +96,15 @@ pub(crate) fn judge(
 }
 
 /// Counts an inode that is going to be doomed, or is no more.
-pub(crate) const fn count_doomed(
-    counters: &mut CountersRecord,
-    record: &InodeRecord,
-    doomed: bool,
-) {
+pub(crate) fn count_doomed(counters: &mut CountersRecord, record: &InodeRecord, doomed: bool) {
     let size_bytes = if attr::is_regular(record.mode) {
         record.size_bytes
     } else {
         0
     };
+    if !doomed && has(Mutant::CollectedKept) {
+        return;
+    }
     if doomed {
         counters.doomed_count = counters.doomed_count.saturating_add(1);
         counters.doomed_bytes = counters.doomed_bytes.wrapping_add(size_bytes);

@@ -1,17 +1,20 @@
 //! Sizes that ended writers left unsettled, and sessions that can be forgotten then.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use mrc_core::config::ANSWERS_KEPT_MAX;
 use mrc_core::janitor::{self, LostWriter};
 use mrc_core::{IndexError, query};
 use proto::index::command::Op;
+use proto::mrc::Replica;
 use proto::osd::Response;
-use types::{Inode, PgId, Rights, SessionId, VolumeId};
+use types::{Inode, OsdId, PgId, Rights, SessionId, VolumeId};
 
 use super::Janitor;
-use crate::config::SETTLE_AT_ONCE_MAX;
+use crate::config::{SETTLE_AT_ONCE_MAX, SETTLE_TAKE_TIME};
 use crate::log_writer::lock;
 
 /// One pass over all lost writers. It may take several rounds: what is silent must not keep those
@@ -22,6 +25,8 @@ pub(super) struct Settling {
     ended: Vec<(SessionId, bool)>,
     /// Of those, who still has something unsettled.
     unsettled: BTreeSet<SessionId>,
+    /// How many of each session are being settled.
+    under_way: BTreeMap<SessionId, usize>,
     /// Found and not asked about.
     queue: VecDeque<LostWriter>,
     /// Where the next page begins; `None` when there is none.
@@ -30,20 +35,28 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    /// Takes the next few to settle at once. Until [`settled`](Self::settled) says otherwise their
-    /// sessions count as unsettled: the round may be interrupted.
-    fn take(&mut self) -> (Vec<LostWriter>, BTreeSet<SessionId>) {
-        let count = self.queue.len().min(SETTLE_AT_ONCE_MAX);
-        let chunk: Vec<_> = self.queue.drain(..count).collect();
-        let before = self.unsettled.clone();
-        self.unsettled.extend(chunk.iter().map(|lost| lost.session));
-        (chunk, before)
+    /// Takes the next one to settle.
+    fn take(&mut self) -> Option<LostWriter> {
+        let lost = self.queue.pop_front()?;
+        *self.under_way.entry(lost.session).or_default() += 1;
+        Some(lost)
     }
 
-    fn settled(&mut self, mut before: BTreeSet<SessionId>, outcomes: Vec<(SessionId, bool)>) {
-        let failed = outcomes.into_iter().filter(|(_, done)| !done);
-        before.extend(failed.map(|(session, _)| session));
-        self.unsettled = before;
+    /// How it went with one that was taken.
+    fn settled(&mut self, session: SessionId, done: bool) {
+        if let Some(count) = self.under_way.get_mut(&session) {
+            *count = count.saturating_sub(1);
+        }
+        if !done {
+            self.unsettled.insert(session);
+        }
+    }
+
+    /// A round ends. Of what was taken and is not settled nobody will hear how it went.
+    fn end_round(&mut self) {
+        let under_way = std::mem::take(&mut self.under_way);
+        let lost = under_way.into_iter().filter(|(_, count)| *count > 0);
+        self.unsettled.extend(lost.map(|(session, _)| session));
     }
 }
 
@@ -69,26 +82,14 @@ impl Janitor {
                 ..Settling::default()
             };
         }
-        loop {
-            self.settle_wanted().await;
-            let (chunk, before) = pass.take();
-            if chunk.is_empty() {
-                let Some(start) = pass.next.take() else {
-                    break;
-                };
-                let page = janitor::lost_writers(index, Some(start))?;
-                pass.queue = page.found.into();
-                pass.next = page.next;
-                continue;
-            }
-            let settling = chunk
-                .into_iter()
-                .map(|lost| async move { (lost.session, self.settle(lost).await) });
-            let outcomes = futures::stream::iter(settling)
-                .buffer_unordered(SETTLE_AT_ONCE_MAX)
-                .collect()
-                .await;
-            pass.settled(before, outcomes);
+        // A round before may have been interrupted.
+        pass.end_round();
+        let done = self.settle_many(pass).await?;
+        pass.end_round();
+        if !done {
+            // The next round goes on at once.
+            self.service.node.machine.events().janitor.notify_one();
+            return Ok(());
         }
         pass.running = false;
         for (session, keep_slots) in pass.ended.drain(..) {
@@ -99,16 +100,33 @@ impl Janitor {
         Ok(())
     }
 
-    /// Settles the files of a restore that somebody waits for. What fails has its turn in the pass.
-    async fn settle_wanted(&self) {
-        let mut first = std::mem::take(&mut *lock(&self.service.settle_first));
-        while !first.is_empty() {
-            let count = first.len().min(SETTLE_AT_ONCE_MAX);
-            let chunk: Vec<_> = first.drain(..count).collect();
-            futures::stream::iter(chunk.into_iter().map(|lost| self.settle(lost)))
-                .buffer_unordered(SETTLE_AT_ONCE_MAX)
-                .for_each(async |_| {})
-                .await;
+    /// Settles what the pass has left, many at once, for a while; true if there is nothing more. The files of a
+    /// restore that somebody waits for come first; if that fails they have their turn in the pass.
+    async fn settle_many(&self, pass: &mut Settling) -> Result<bool, IndexError> {
+        let index = &**self.service.node.index();
+        let begun = Instant::now();
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            let late = begun.elapsed() >= SETTLE_TAKE_TIME;
+            while under_way.len() < SETTLE_AT_ONCE_MAX && !late {
+                let wanted = lock(&self.service.settle_first).pop_front();
+                let is_wanted = wanted.is_some();
+                let Some(lost) = wanted.or_else(|| pass.take()) else {
+                    let Some(start) = pass.next.take() else {
+                        break;
+                    };
+                    let page = janitor::lost_writers(index, Some(start))?;
+                    pass.queue = page.found.into();
+                    pass.next = page.next;
+                    continue;
+                };
+                under_way.push(async move { (lost.session, is_wanted, self.settle(lost).await) });
+            }
+            match under_way.next().await {
+                Some((_, true, _)) => {}
+                Some((session, false, done)) => pass.settled(session, done),
+                None => return Ok(pass.queue.is_empty() && pass.next.is_none()),
+            }
         }
     }
 
@@ -175,6 +193,8 @@ impl Janitor {
             .get(index)
             .map_err(|error| error.to_string())?;
         let (view, replicas) = map.pg(volume, pg).map_err(|fault| fault.message)?;
+        let up = self.service.osds.up(self.service.config.osd_timeout());
+        let replicas = heard_first(replicas, &up);
         // Stat of a lease's holder; the right to write lets it take over what the writer left.
         let nobody = SessionId(0);
         let (capability, _) = self
@@ -194,15 +214,32 @@ impl Janitor {
             op: Some(proto::osd::request::Op::Stat(proto::osd::Stat {})),
         };
         self.links
-            .ask_primary(replicas, &request)
+            .ask_primary(&replicas, &request)
             .await
             .map(|response| (response, record.truncate_epoch))
     }
 }
 
+/// The replicas in their order, but those that are down last: that one can't be reached may take half a second.
+fn heard_first(replicas: &[Replica], up: &[OsdId]) -> Vec<Replica> {
+    let mut replicas = replicas.to_vec();
+    replicas.sort_by_key(|replica| !up.contains(&OsdId(replica.osd)));
+    replicas
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replicas_that_are_up_are_asked_first() {
+        let replica = |osd| Replica {
+            osd,
+            ..Replica::default()
+        };
+        let asked = heard_first(&[3, 1, 2].map(replica), &[OsdId(1), OsdId(2)]);
+        assert_eq!(asked, [1, 2, 3].map(replica));
+    }
 
     fn lost(session: u64) -> LostWriter {
         LostWriter {
@@ -213,28 +250,37 @@ mod tests {
     }
 
     #[test]
-    fn interrupted_pass_goes_on_behind_those_that_were_silent() {
-        let count = SETTLE_AT_ONCE_MAX as u64;
+    fn session_counts_as_unsettled_if_one_failed_or_was_interrupted() {
         let mut pass = Settling {
-            queue: (0..count + 2).map(lost).collect(),
+            queue: [1, 2, 3, 3, 4].map(lost).into(),
             ..Settling::default()
         };
 
-        // Nobody hears how it went.
-        let _interrupted = pass.take();
-        let (chunk, before) = pass.take();
-        let outcomes = chunk
-            .iter()
-            .map(|lost| (lost.session, lost.inode.0 == count));
-        pass.settled(before, outcomes.collect());
+        // Nobody hears how it went with the first.
+        let interrupted = pass.take();
+        pass.end_round();
+        let taken: Vec<_> = std::iter::from_fn(|| pass.take()).collect();
+        for (session, done) in [(2, true), (3, true), (3, true), (4, false)] {
+            pass.settled(SessionId(session), done);
+        }
+        pass.end_round();
 
-        assert_eq!(chunk, [lost(count), lost(count + 1)]);
-        assert!(pass.take().0.is_empty());
-        assert!((0..count).all(|session| pass.unsettled.contains(&SessionId(session))));
-        assert!(
-            !pass.unsettled.contains(&SessionId(count)),
-            "it was settled"
-        );
-        assert!(pass.unsettled.contains(&SessionId(count + 1)));
+        assert_eq!(interrupted, Some(lost(1)));
+        assert_eq!(taken, [2, 3, 3, 4].map(lost));
+        assert_eq!(pass.unsettled, [1, 4].map(SessionId).into());
+    }
+
+    #[test]
+    fn session_with_one_settled_and_another_interrupted_is_unsettled() {
+        let mut pass = Settling {
+            queue: [1, 1].map(lost).into(),
+            ..Settling::default()
+        };
+
+        let _both = (pass.take(), pass.take());
+        pass.settled(SessionId(1), true);
+        pass.end_round();
+
+        assert_eq!(pass.unsettled, [SessionId(1)].into());
     }
 }

@@ -122,6 +122,17 @@ fn full_and_nearly_full_disks_are_told_apart() {
 }
 
 #[test]
+fn slow_disk_of_a_metadata_server_is_told() {
+    let slow = heard("mrc", 2, Said::of("1", &[("oxfs_mrc_disk_slow_ms", 4200)]));
+    let sound = heard("mrc", 3, Said::of("1", &[("oxfs_mrc_disk_slow_ms", 0)]));
+
+    let said = disks(&[], &[slow, sound]);
+
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("the disk of mrc-2 is slow, a write of its log takes 4.2 s"));
+}
+
+#[test]
 fn store_that_failed_is_told() {
     let failed = heard("osd", 2, Said::of("1", &[("oxfs_osd_store_failed", 1)]));
 

@@ -15,6 +15,8 @@ mod groups;
 mod housekeeping;
 mod leftovers;
 mod model;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod prop_namespace;
 mod quotas;
 mod registry;

@@ -54,6 +54,8 @@ impl Run {
         let (op, expected) = self.draw(session);
         let command = self.cluster.command(session, slot, op);
         assert_eq!(command.time_ns, self.model.now);
+        let answered = mrc_core::answered(&self.cluster.index, &command).unwrap();
+        assert_eq!(answered, None);
 
         let reply = self.cluster.apply(command.clone()).reply;
 
@@ -79,6 +81,8 @@ impl Run {
         let (mut command, reply) = self.random.pick(&known).clone();
         let before = self.cluster.entries();
         command.time_ns += 1_000_000_000;
+        let answered = mrc_core::answered(&self.cluster.index, &command).unwrap();
+        assert_eq!(answered.as_ref(), Some(&reply));
         assert_eq!(self.cluster.apply(command).reply, reply);
         assert_eq!(self.cluster.entries(), before);
     }
@@ -269,17 +273,21 @@ fn prop_random_commands_do_what_the_model_does() {
     for seed in 0..60 {
         // The seed is in the output of a failure.
         println!("seed {seed}");
-        let mut run = Run::new(seed);
-        for step in 0..600 {
-            run.step();
-            if step % 100 == 99 {
-                run.compare();
-            }
-        }
-        let collectable: usize = run.model.collectable().len();
-        let found = mrc_core::janitor::orphans(&run.cluster.index, None).unwrap();
-        assert!(found.len() >= collectable);
+        compare_with_the_model(seed);
     }
+}
+
+pub(crate) fn compare_with_the_model(seed: u64) {
+    let mut run = Run::new(seed);
+    for step in 0..600 {
+        run.step();
+        if step % 100 == 99 {
+            run.compare();
+        }
+    }
+    let collectable: usize = run.model.collectable().len();
+    let found = mrc_core::janitor::orphans(&run.cluster.index, None).unwrap();
+    assert!(found.len() >= collectable);
 }
 
 /// Invariant C-1, and that the borders of batches do not matter.

@@ -54,7 +54,7 @@ fn closed_file(cluster: &mut Cluster, session: u64, name: &str) -> u64 {
 }
 
 #[test]
-fn everything_that_takes_an_inode_is_refused_beyond_the_quota_and_nothing_else() {
+pub(crate) fn everything_that_takes_an_inode_is_refused_beyond_the_quota_and_nothing_else() {
     let (mut cluster, session) = Cluster::new();
     let file = closed_file(&mut cluster, session, "f");
     cluster.change(session, mkdir(ROOT, "d")).unwrap();
@@ -101,7 +101,7 @@ fn everything_that_takes_an_inode_is_refused_beyond_the_quota_and_nothing_else()
 
 /// Sizes were reached when they are reported: refusing them would make them untrue.
 #[test]
-fn sizes_beyond_the_quota_are_recorded() {
+pub(crate) fn sizes_beyond_the_quota_are_recorded() {
     let (mut cluster, session) = Cluster::new();
     let file = attr_of(cluster.change(session, create(ROOT, "f", true))).inode;
     set_quota(&mut cluster, Some(50), None);
@@ -119,7 +119,7 @@ fn sizes_beyond_the_quota_are_recorded() {
 }
 
 #[test]
-fn removed_file_counts_until_nobody_has_it_open_for_writing() {
+pub(crate) fn removed_file_counts_until_nobody_has_it_open_for_writing() {
     let (mut cluster, session) = Cluster::new();
     let file = attr_of(cluster.change(session, create(ROOT, "f", true))).inode;
     cluster.change(session, written(file, 100, false)).unwrap();
@@ -151,7 +151,7 @@ fn removed_file_counts_until_nobody_has_it_open_for_writing() {
 }
 
 #[test]
-fn removed_file_of_a_writer_that_died_counts_until_it_is_settled() {
+pub(crate) fn removed_file_of_a_writer_that_died_counts_until_it_is_settled() {
     let (mut cluster, session) = Cluster::new();
     let file = attr_of(cluster.change(session, create(ROOT, "f", true))).inode;
     cluster.change(session, unlink(ROOT, "f")).unwrap();
@@ -175,7 +175,7 @@ fn removed_file_of_a_writer_that_died_counts_until_it_is_settled() {
 }
 
 #[test]
-fn files_that_are_replaced_or_keep_another_name_count_as_they_should() {
+pub(crate) fn files_that_are_replaced_or_keep_another_name_count_as_they_should() {
     let (mut cluster, session) = Cluster::new();
     closed_file(&mut cluster, session, "one");
     let two = closed_file(&mut cluster, session, "two");
