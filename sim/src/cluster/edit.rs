@@ -25,6 +25,26 @@ pub enum Edit {
     LeaseNewsLost,
     /// Those left do not compare what they have when one of them stays away.
     SilenceIgnored,
+    /// Servers forget with a crash which views they knew.
+    MapForgotten,
+    /// A server does not say that its store is new.
+    WipeUnnoticed,
+    /// Lists of objects are given whatever the view.
+    ListsOfAnyView,
+    /// A server that crashed vouches for what it has not.
+    SuspectsVouch,
+    /// While a set changes servers declare what they have in memory only.
+    DeclaredInMemory,
+    /// Servers declare that they have everything without having compared.
+    DeclaredUnseen,
+    /// Copies of groups that others keep are not deleted.
+    MovedKept,
+    /// A copy that others keep is deleted as if its file were gone.
+    MovedForGood,
+    /// Object servers do not look at when a right ends.
+    RightsForEver,
+    /// What sessions had open for reading when they ended counts as open.
+    ReadersOfTheDead,
 }
 
 impl Edit {
