@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant as Clock;
 
-use osd_core::comparing::{behind, has_seen_all, is_enough, missing};
+use osd_core::comparing::{behind, has_seen_all, is_changing_alone, is_enough, missing};
 use prost::Message as _;
 use proto::peer;
 use shell::clock::boottime;
@@ -259,7 +259,7 @@ impl Recovery {
         }
     }
 
-    /// The next group with members to compare with that are connected, unless it is awaited as a whole.
+    /// The next group with members to compare with that are connected, or that changes with nobody else, unless it is awaited as a whole.
     fn take_due(
         &self,
         cluster: &Cluster,
@@ -280,7 +280,8 @@ impl Recovery {
             let members = others(self.me, pg);
             group.due.retain(|osd| members.contains(osd));
             let ready: BTreeSet<_> = group.due.intersection(up).copied().collect();
-            if !ready.is_empty() {
+            let alone = !group.looked_at && is_changing_alone(self.me, &pg.replicas);
+            if !ready.is_empty() || alone {
                 group.busy = true;
                 group.due.retain(|osd| !ready.contains(osd));
                 *last = Some(*key);
@@ -320,9 +321,13 @@ impl Recovery {
                 }
             }
         }
+        let looked_at = match members.is_empty() {
+            true => self.look(lister, group).await,
+            false => !compared.is_empty(),
+        };
         // Other groups need not wait for those that can't answer.
         drop(permit);
-        if vouching.len() < members.len() {
+        if vouching.len() < members.len() || !looked_at {
             // Who can't answer, or lacks something itself, is not asked over and over.
             let pause = RECOVERY_LOOK.max(began.elapsed() * COMPARE_SHARE);
             tokio::time::sleep(pause).await;
@@ -333,9 +338,23 @@ impl Recovery {
             state.busy = false;
             // One that lacks something has to be asked again when it does not any more.
             state.due.extend(members.difference(&vouching));
-            state.looked_at |= !compared.is_empty();
+            state.looked_at |= looked_at;
             state.compared.extend(compared);
             state.vouching.extend(vouching);
+        }
+    }
+
+    /// Nobody else has a say in the change: what is in memory only is wanted on disk all the same.
+    async fn look(&self, lister: &Arc<Lister>, group: PgKey) -> bool {
+        match lister.all(group, true).await {
+            Ok(ours) => {
+                self.board.want(missing(group, &ours, &[]));
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%group, %error, "own copies of a placement group not listed");
+                false
+            }
         }
     }
 
@@ -462,6 +481,8 @@ mod tests {
     use super::*;
     use types::{PgId, VolumeId};
 
+    use crate::map::Map;
+
     const GROUP: PgKey = PgKey {
         volume: VolumeId(1),
         pg: PgId(2),
@@ -501,5 +522,35 @@ mod tests {
         state.groups.insert(GROUP, Group::default());
         state.miss_silent(at(14), grace, members);
         assert!(state.groups[&GROUP].due.is_empty(), "once is enough");
+    }
+
+    /// A volume with one replica, whose change to another server was given up.
+    #[test]
+    fn group_that_changes_with_nobody_else_is_looked_at_once() {
+        let pgs = HashMap::from([(GROUP, Pg::new(3, &[1], &[1], &[]))]);
+        let map = Map {
+            pgs,
+            ..Map::default()
+        };
+        let none = BTreeSet::new();
+        let cluster = Cluster::new(OsdId(1), map, BTreeMap::new(), &none, &none);
+        let recovery = Recovery::new(
+            OsdId(1),
+            Duration::from_secs(3),
+            Arc::default(),
+            Pacer::default(),
+        );
+        recovery.follow(&cluster);
+
+        let due = || recovery.take_due(&cluster, |_| false);
+        assert_eq!(due(), Some((GROUP, 3, BTreeSet::new())));
+        assert_eq!(due(), None, "it is under way");
+        {
+            let mut state = recovery.lock();
+            let group = state.groups.get_mut(&GROUP).unwrap();
+            (group.busy, group.looked_at) = (false, true);
+        }
+
+        assert_eq!(due(), None);
     }
 }

@@ -65,6 +65,14 @@ pub fn has_seen_all(
     set.iter().filter(counts).count() + Quorum::Majority.of(set.len()) > set.len()
 }
 
+/// Whether a change of the set is under way and nobody else has a say: a change was given up that began
+/// with this server alone. There is nobody to compare with, but what it has in memory only is to be written
+/// before it declares, as in any other change.
+#[must_use]
+pub fn is_changing_alone(me: OsdId, replicas: &ReplicaSet) -> bool {
+    !replicas.previous().is_empty() && replicas.all() == [me]
+}
+
 /// Objects of which our copy can be trusted and is newer than the other's.
 #[must_use]
 pub fn behind(
@@ -218,6 +226,17 @@ mod tests {
         assert!(!enough(&pg(3, &[1, 3]), &[2, 3], true, &[]));
         assert!(enough(&pg(3, &[3]), &[2], false, &[]));
         assert!(!enough(&pg(3, &[3]), &[3], false, &[2]));
+    }
+
+    #[test]
+    fn change_that_a_single_server_gives_up_has_nobody_to_compare_with() {
+        let alone = |osds: &[u64], previous: &[u64]| {
+            is_changing_alone(OsdId(1), &changing(osds, previous, &[]).0)
+        };
+
+        assert!(alone(&[1], &[1]));
+        assert!(!alone(&[1], &[]), "nothing changes");
+        assert!(!alone(&[1, 2], &[1]) && !alone(&[2], &[1]) && !alone(&[1], &[1, 2]));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub enum Edit {
     SilenceIgnored,
     /// Servers forget with a crash which views they knew.
     MapForgotten,
-    /// A server does not say that its store is new.
+    /// A server takes its new store for the one it had.
     WipeUnnoticed,
     /// Lists of objects are given whatever the view.
     ListsOfAnyView,
@@ -41,6 +41,8 @@ pub enum Edit {
     MovedKept,
     /// A copy that others keep is deleted as if its file were gone.
     MovedForGood,
+    /// Servers do not hear which policy the volume has.
+    PolicyUnheard,
     /// Object servers do not look at when a right ends.
     RightsForEver,
     /// What sessions had open for reading when they ended counts as open.
@@ -48,11 +50,48 @@ pub enum Edit {
 }
 
 impl Edit {
+    /// All of them.
+    pub const ALL: [Self; 22] = [
+        Self::SlotsForgotten,
+        Self::AnsweredWhenProposed,
+        Self::ReadersIgnored,
+        Self::ReadersUnordered,
+        Self::RegistrationIgnored,
+        Self::DeletionBelieved,
+        Self::TombstonesIgnored,
+        Self::LeftoversForgotten,
+        Self::FloorForgotten,
+        Self::LeaseNewsLost,
+        Self::SilenceIgnored,
+        Self::MapForgotten,
+        Self::WipeUnnoticed,
+        Self::ListsOfAnyView,
+        Self::SuspectsVouch,
+        Self::DeclaredInMemory,
+        Self::DeclaredUnseen,
+        Self::MovedKept,
+        Self::MovedForGood,
+        Self::PolicyUnheard,
+        Self::RightsForEver,
+        Self::ReadersOfTheDead,
+    ];
+
+    /// The edit of a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|edit| format!("{edit:?}") == name)
+    }
+
     /// Whether servers do not ask for what is left over, which would mend what the edit breaks.
     pub(crate) const fn is_without_leftovers(self) -> bool {
         matches!(
             self,
-            Self::LeftoversForgotten | Self::DeletionBelieved | Self::TombstonesIgnored
+            Self::LeftoversForgotten
+                | Self::DeletionBelieved
+                | Self::TombstonesIgnored
+                | Self::MovedKept
         )
     }
 }

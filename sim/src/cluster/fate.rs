@@ -37,7 +37,7 @@ impl World {
         let osds = self.osds();
         let osd = osds[self.rng.random_range(0..osds.len())];
         let other = osds[self.rng.random_range(0..osds.len())];
-        let choice = self.rng.random_range(0..21);
+        let choice = self.rng.random_range(0..20);
         self.trace
             .note(self.schedule.now(), &("misfortune", choice, osd.0));
         match choice {
@@ -70,9 +70,8 @@ impl World {
             13 if self.plan.crashes => self.stops(osd),
             14 => self.hands_over(osd),
             15 if self.plan.ill.is_some() => self.suffers(),
-            16 | 17 if self.plan.moves => self.changes_set(),
-            18 if self.plan.sessions => self.strands(),
-            19 if self.plan.cuts => {
+            16 | 17 if self.plan.sessions => self.strands(),
+            18 if self.plan.cuts => {
                 // A server hears nothing of the metadata cluster for a while.
                 let until = self.schedule.now() + self.between(500, 6_000);
                 for member in 0..MEMBERS {

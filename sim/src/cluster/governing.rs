@@ -96,6 +96,9 @@ impl World {
             let id = self.meta.propose(command, Origin::Nobody);
             self.plan_commit(id);
         }
+        if self.plan.moves && !self.calm && percent(&mut self.rng, 20) {
+            self.changes_set();
+        }
         let many = self.plan.policies.len();
         if many > 1 && !self.calm && percent(&mut self.rng, 15) {
             let policy = self.plan.policies[self.rng.random_range(0..many)];
@@ -107,9 +110,9 @@ impl World {
     }
 
     /// An administrator, or a death, has a set changed; or a change gets another aim.
-    pub(crate) fn changes_set(&mut self) {
+    fn changes_set(&mut self) {
         let pgs = self.meta.pgs();
-        if self.meta.leader.is_none() || pgs.is_empty() {
+        if pgs.is_empty() {
             return;
         }
         let pg = &pgs[self.rng.random_range(0..pgs.len())];

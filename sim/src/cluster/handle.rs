@@ -113,6 +113,8 @@ struct Open {
     end: u64,
     /// Losses of power before the newest acknowledged change was asked for.
     acked_losses: Option<u64>,
+    /// The same in an earlier session: who asked in that one may be answered late.
+    earlier_losses: Option<u64>,
 }
 
 /// A handle.
@@ -405,6 +407,7 @@ impl World {
             left,
             end: 0,
             acked_losses: None,
+            earlier_losses: None,
         };
         let handle = self.handle(mount, index);
         handle.stage = Stage::Ready(Box::new(open));

@@ -34,6 +34,9 @@ impl Server {
             self.first_map = map.clone();
         }
         self.map = map;
+        if self.common.edit == Some(Edit::PolicyUnheard) {
+            self.map.policy = Default::default();
+        }
         if first && self.new_store {
             // They may hold objects that this store lacks.
             let groups = self.map.groups_of(self.me).into_iter();
@@ -86,7 +89,7 @@ impl Server {
 
     /// All objects of a group, for comparing. With `strict` those whose newest changes are in memory only
     /// are suspect.
-    fn states(&mut self, group: PgKey, strict: bool) -> Vec<peer::ObjectState> {
+    pub(super) fn states(&mut self, group: PgKey, strict: bool) -> Vec<peer::ObjectState> {
         let listed = self.store.list(group, None, usize::MAX).unwrap_or_default();
         let state = |(object, header): (ObjectId, osd_core::Header)| match self.slots.get(&object) {
             Some(slot) => {

@@ -85,7 +85,6 @@ pub(crate) struct Committed {
 /// What only the leader remembers.
 #[derive(Debug, Default)]
 struct Soft {
-    since: TrueTime,
     readers: Readers,
     /// When each session was heard, and how many of its changes are under way.
     sessions: BTreeMap<u64, (TrueTime, u32)>,
@@ -396,10 +395,7 @@ impl Meta {
     pub(crate) fn elect(&mut self, now: TrueTime, member: usize) {
         self.term += 1;
         self.leader = Some(member);
-        self.soft = Soft {
-            since: now,
-            ..Soft::default()
-        };
+        self.soft = Soft::default();
         let known = query::sessions(&self.index).unwrap_or_default();
         for (session, record) in known {
             if !record.ended {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use osd_core::comparing::{has_seen_all, is_enough, missing};
+use osd_core::comparing::{has_seen_all, is_changing_alone, is_enough, missing};
 use osd_core::{ObjectKey, Position};
 use proto::{mrc, peer};
 use types::{Duration, Instant, OsdId, PgKey};
@@ -185,6 +185,23 @@ impl Recovery {
         {
             group.due.insert(osd);
             group.pause_until = now + PAUSE;
+        }
+    }
+
+    /// Groups that change with nobody else, of which this server has not looked at its own copies.
+    pub(crate) fn alone(&self, me: OsdId, map: &Map) -> Vec<PgKey> {
+        let groups = self.groups.iter();
+        let alone = groups.filter(|(key, group)| {
+            let pg = map.pgs.get(key).filter(|pg| pg.view == group.view);
+            !group.looked_at && pg.is_some_and(|pg| is_changing_alone(me, &pg.replicas))
+        });
+        alone.map(|(key, _)| *key).collect()
+    }
+
+    pub(crate) fn looked_at(&mut self, group: PgKey, ours: &[peer::ObjectState]) {
+        self.want(missing(group, ours, &[]));
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.looked_at = true;
         }
     }
 

@@ -348,9 +348,12 @@ impl Server {
     /// The disk is gone; a new one takes its place.
     pub(crate) fn wipe(&mut self) {
         self.store = self.common.new_store();
-        if self.common.edit != Some(Edit::WipeUnnoticed) {
-            self.store_number += 1;
-            self.new_store = true;
+        match self.common.edit {
+            Some(Edit::WipeUnnoticed) => self.trusted = true,
+            _ => {
+                self.store_number += 1;
+                self.new_store = true;
+            }
         }
         self.map = Map::default();
     }

@@ -1,8 +1,8 @@
 //! What joins replicas, leases and disk of one server: the rules of `osd/src/shard`.
 
 use osd_core::{
-    Done, Effect, Input, LeaseEvent, ObjectKey, ObjectReplica, ObjectStore, Obstacle,
-    PeerFailure, Position, RequestId, deleted_response,
+    Done, Effect, Input, LeaseEvent, ObjectKey, ObjectReplica, ObjectStore, Obstacle, PeerFailure,
+    Position, RequestId, deleted_response,
 };
 use types::{Fault, Instant, ObjectId, OsdId, Remedy};
 
@@ -461,6 +461,10 @@ impl Server {
             self.inbox.push_back(Item::Publish);
         }
         self.recovery = recovery;
+        for group in self.recovery.alone(me, &self.map) {
+            let ours = self.states(group, true);
+            self.recovery.looked_at(group, &ours);
+        }
         for (to, group, view) in self.recovery.next_asked(now, me, &self.map) {
             acts.push(Act::List { to, group, view });
         }

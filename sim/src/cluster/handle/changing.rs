@@ -74,7 +74,9 @@ impl World {
                     return;
                 };
                 let (inode, acked) = (open.key.object.inode.0, open.acked_losses.take());
-                let covered = acked.is_none_or(|acked| acked == losses);
+                let earlier = open.earlier_losses.take();
+                let mut known = [acked, earlier].into_iter().flatten();
+                let covered = known.all(|known| known == losses);
                 if covered && !self.plan.loses() && !self.meta.names.removed.contains(&inode) {
                     self.report(format!("mount {mount} is told of a loss that was none"));
                 }

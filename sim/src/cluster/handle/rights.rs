@@ -110,7 +110,7 @@ impl World {
         }
         if open.session != session {
             // What was acknowledged in the one before nobody misses any more.
-            open.acked_losses = None;
+            open.earlier_losses = open.acked_losses.take().or(open.earlier_losses);
             if let Some(content) = self.contents.get_mut(&inode) {
                 content.owes_nothing(mount);
             }

@@ -17,8 +17,7 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(1);
 impl Meta {
     /// Files to remove.
     pub(crate) fn orphans(&mut self, now: TrueTime) -> Option<Command> {
-        let complete =
-            self.soft.readers.have_all_listed() || self.soft.since + self.session_timeout < now;
+        let complete = self.soft.readers.have_all_listed();
         if !complete && self.edit != Some(Edit::RegistrationIgnored) {
             return None;
         }

@@ -11,6 +11,8 @@ use crate::time::TrueTime;
 /// A request that waits for a new session is not sent meanwhile.
 const PARKED: TrueTime = TrueTime(u64::MAX);
 
+const EINVAL: i32 = 22;
+
 impl Mount {
     /// The request in the present session, with a slot of it if it changes something.
     pub(super) fn in_session(
@@ -48,6 +50,10 @@ impl World {
         if metas.any(|call| call.asker == Asker::NewSession) {
             return;
         }
+        self.opens_session(mount);
+    }
+
+    fn opens_session(&mut self, mount: usize) {
         let open = mrc::OpenSession {
             volume: "v".to_owned(),
             nonce: self.rng.random_range(1_000..=u64::MAX),
@@ -76,11 +82,13 @@ impl World {
     }
 
     pub(super) fn session_opened(&mut self, mount: usize, result: mrc_core::Reply) {
-        let Ok(mrc::Response {
-            reply: Some(response::Reply::SessionOpened(opened)),
-        }) = result
-        else {
-            return self.report(format!("mount {mount} gets no session: {result:?}"));
+        let opened = match result {
+            Ok(mrc::Response {
+                reply: Some(response::Reply::SessionOpened(opened)),
+            }) => opened,
+            // This nonce opened one that has ended before it was heard of.
+            Err(fault) if fault.errno == EINVAL => return self.opens_session(mount),
+            other => return self.report(format!("mount {mount} gets no session: {other:?}")),
         };
         self.coverage.sessions += 1;
         let state = &mut self.mounts[mount];
