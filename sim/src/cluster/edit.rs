@@ -29,12 +29,6 @@ pub enum Edit {
     MapForgotten,
     /// A server takes its new store for the one it had.
     WipeUnnoticed,
-    /// Lists of objects are given whatever the view.
-    ListsOfAnyView,
-    /// A server that crashed vouches for what it has not.
-    SuspectsVouch,
-    /// While a set changes servers declare what they have in memory only.
-    DeclaredInMemory,
     /// Servers declare that they have everything without having compared.
     DeclaredUnseen,
     /// Copies of groups that others keep are not deleted.
@@ -51,7 +45,7 @@ pub enum Edit {
 
 impl Edit {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 19] = [
         Self::SlotsForgotten,
         Self::AnsweredWhenProposed,
         Self::ReadersIgnored,
@@ -65,9 +59,6 @@ impl Edit {
         Self::SilenceIgnored,
         Self::MapForgotten,
         Self::WipeUnnoticed,
-        Self::ListsOfAnyView,
-        Self::SuspectsVouch,
-        Self::DeclaredInMemory,
         Self::DeclaredUnseen,
         Self::MovedKept,
         Self::MovedForGood,

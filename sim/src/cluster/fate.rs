@@ -335,14 +335,16 @@ impl World {
     fn is_whole(&self, osd: OsdId) -> bool {
         let server = &self.servers[osd.0 as usize - 1];
         let mut groups = server.map.groups_of(osd).into_iter();
-        server.up && groups.all(|group| server.is_sound(group))
+        // One with a new disk knows no map at first.
+        let knows = server.map.version > 0;
+        server.up && knows && groups.all(|group| server.is_sound(group))
     }
 
     /// A mount hears nothing of the metadata cluster, perhaps for longer than its session lives.
     fn strands(&mut self) {
         let mount = self.rng.random_range(0..MOUNTS);
         let timeout = self.plan.session_timeout.as_millis();
-        let until = self.schedule.now() + self.between(timeout / 2, 2 * timeout);
+        let until = self.schedule.now() + self.between(timeout / 2, 3 * timeout);
         self.coverage.stranded += 1;
         for member in 0..MEMBERS {
             let now = self.schedule.now();

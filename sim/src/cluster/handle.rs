@@ -450,13 +450,13 @@ impl World {
         let Some(open) = handle.ready() else {
             return;
         };
-        if open.renewing {
+        if open.left == 0 || stopping || open.gone {
+            if !open.renewing {
+                return self.close(mount, index);
+            }
             // Opening and closing go one after the other.
             self.handle(mount, index).at = now + Duration::from_millis(20);
             return;
-        }
-        if open.left == 0 || stopping || open.gone {
-            return self.close(mount, index);
         }
         open.left -= 1;
         let inode = open.key.object.inode.0;

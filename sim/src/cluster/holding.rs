@@ -78,13 +78,11 @@ impl Server {
     /// The objects of a group for a member that goes by the same view.
     pub(super) fn list(&mut self, group: PgKey, view: u64) -> Option<List> {
         let known = self.map.group(self.me, group)?.view;
-        let edit = self.common.edit;
-        if known != view && edit != Some(Edit::ListsOfAnyView) {
+        if known != view {
             return None;
         }
         let (incomplete, recovered) = self.own(group, self.recovery.recovered.contains(&group));
-        let vouches = !incomplete && recovered || edit == Some(Edit::SuspectsVouch);
-        Some((self.states(group, false), vouches))
+        Some((self.states(group, false), !incomplete && recovered))
     }
 
     /// All objects of a group, for comparing. With `strict` those whose newest changes are in memory only
@@ -121,8 +119,7 @@ impl Server {
         };
         // What is declared while the set changes must be on disk: copies elsewhere are deleted then.
         let changing = self.map.pgs.get(&group).is_some_and(Pg::is_changing);
-        let strict = changing && self.common.edit != Some(Edit::DeclaredInMemory);
-        let ours = self.states(group, strict);
+        let ours = self.states(group, changing);
         let asked = (from, group, view);
         self.recovery.listed(now, asked, &ours, (&theirs, vouches));
     }

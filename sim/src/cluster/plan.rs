@@ -130,7 +130,7 @@ impl Plan {
                 false => Duration::from_secs(30),
             },
             right_lifetime: match sessions {
-                true => Duration::from_millis(rng.random_range(2_000..12_000)),
+                true => Duration::from_millis(rng.random_range(1_000..8_000)),
                 false => Duration::from_secs(600),
             },
             commit_max: [2, 10, 100][rng.random_range(0..3)],

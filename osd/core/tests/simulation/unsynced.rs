@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use osd_core::Effect;
+use osd_core::{Config, Effect};
 
 use crate::faults::{Fault, Plan};
 use crate::lease_model::MS;
@@ -175,15 +175,64 @@ impl Plan {
     }
 }
 
-#[test]
-fn unsynced_appends_are_lost_only_with_a_majority_of_those_that_had_them() {
+fn check(plan: impl Fn(u64) -> Plan, config: &Config, default: u64) {
     let mut total = 0;
-    for seed in seeds("OXFS_SEEDS", 40) {
-        match run(Plan::unsynced(seed), config()) {
+    for seed in seeds("OXFS_SEEDS", default) {
+        match run(plan(seed), config.clone()) {
             Ok(outcome) => total += outcome.done,
-            Err(error) => panic!("seed {seed}: {:?}\n{error}", Plan::unsynced(seed)),
+            Err(error) => panic!("seed {seed}: {:?}\n{error}", plan(seed)),
         }
     }
     assert!(total > 0, "nothing was done");
     println!("{total} requests");
+}
+
+#[test]
+fn unsynced_appends_are_lost_only_with_a_majority_of_those_that_had_them() {
+    check(Plan::unsynced, &config(), 40);
+}
+
+/// With the grace that servers have: nobody freezes and no link stalls for longer than it.
+#[test]
+fn the_same_with_the_ordinary_grace_while_servers_only_die() {
+    let plan = |seed| Plan {
+        partitions: false,
+        pauses: false,
+        ..Plan::unsynced(seed)
+    };
+    let config = Config {
+        trust_grace: Config::default().trust_grace,
+        ..config()
+    };
+    check(plan, &config, 40);
+}
+
+/// What the grace is for: whoever is silent for longer, with the only copy that did not die, is not waited for.
+#[test]
+fn servers_that_freeze_for_longer_than_the_ordinary_grace_may_cost_unsynced_appends() {
+    let config = Config {
+        trust_grace: Config::default().trust_grace,
+        ..config()
+    };
+    let (mut lost, mut other) = (0, Vec::new());
+    let range = seeds("OXFS_SEEDS", 60);
+    for seed in range.clone() {
+        let plan = Plan {
+            partitions: true,
+            pauses: true,
+            ..Plan::unsynced(seed)
+        };
+        match run(plan, config.clone()) {
+            Ok(_) => {}
+            Err(error) if error.contains("told of a loss that was none") => lost += 1,
+            Err(error) => other.push((seed, error)),
+        }
+    }
+    println!(
+        "{lost} of {range:?} told of a loss, {} otherwise",
+        other.len()
+    );
+    for (seed, error) in other {
+        println!("{seed}: {}", error.lines().next().unwrap_or_default());
+    }
 }
