@@ -91,10 +91,13 @@ impl Server {
                     self.open_offered(object);
                 }
                 let me = self.me;
-                let elsewhere = matches!(event, LeaseEvent::HeldBy { member, .. } if member != me);
+                let elsewhere = match event {
+                    LeaseEvent::HeldBy { member, .. } if member != me => Some(member),
+                    _ => None,
+                };
                 self.step(now, object, Input::Lease(event), acts);
-                if elsewhere {
-                    self.leave_to_holder(object);
+                if let Some(holder) = elsewhere {
+                    self.leave_to_holder(object, holder);
                 }
             }
             Item::StoreDone {
@@ -143,13 +146,15 @@ impl Server {
         }
     }
 
-    fn leave_to_holder(&mut self, object: ObjectId) {
+    fn leave_to_holder(&mut self, object: ObjectId, holder: OsdId) {
         if let Some(slot) = self.slots.get_mut(&object)
             && slot.bringing_up
             && !slot.replica.is_bringing_up()
         {
             slot.bringing_up = false;
-            self.recovery.note_behind(slot.key, &[]);
+            if slot.replica.status().follows(holder) {
+                self.recovery.note_behind(slot.key, &[]);
+            }
         }
     }
 
