@@ -206,33 +206,3 @@ fn the_same_with_the_ordinary_grace_while_servers_only_die() {
     };
     check(plan, &config, 40);
 }
-
-/// What the grace is for: whoever is silent for longer, with the only copy that did not die, is not waited for.
-#[test]
-fn servers_that_freeze_for_longer_than_the_ordinary_grace_may_cost_unsynced_appends() {
-    let config = Config {
-        trust_grace: Config::default().trust_grace,
-        ..config()
-    };
-    let (mut lost, mut other) = (0, Vec::new());
-    let range = seeds("OXFS_SEEDS", 60);
-    for seed in range.clone() {
-        let plan = Plan {
-            partitions: true,
-            pauses: true,
-            ..Plan::unsynced(seed)
-        };
-        match run(plan, config.clone()) {
-            Ok(_) => {}
-            Err(error) if error.contains("told of a loss that was none") => lost += 1,
-            Err(error) => other.push((seed, error)),
-        }
-    }
-    println!(
-        "{lost} of {range:?} told of a loss, {} otherwise",
-        other.len()
-    );
-    for (seed, error) in other {
-        println!("{seed}: {}", error.lines().next().unwrap_or_default());
-    }
-}
