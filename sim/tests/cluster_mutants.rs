@@ -24,7 +24,7 @@ const EDITS: [(Edit, &[&str], Range<u64>); 19] = [
     (
         Edit::ReadersUnordered,
         &["has no name and is not removed"],
-        0..20,
+        0..100,
     ),
     (Edit::RegistrationIgnored, &["has it open"], 0..300),
     (
@@ -44,7 +44,7 @@ const EDITS: [(Edit, &[&str], Range<u64>); 19] = [
     ),
     (Edit::FloorForgotten, &["not answered"], 0..20),
     (Edit::LeaseNewsLost, &["not answered"], 0..300),
-    (Edit::SilenceIgnored, &["differ"], 0..400),
+    (Edit::SilenceIgnored, &["differ"], 400..600),
     (Edit::MapForgotten, &["which is its to keep"], 0..200),
     (Edit::WipeUnnoticed, CONTENT, 1100..1200),
     (Edit::DeclaredUnseen, CONTENT, 0..100),
