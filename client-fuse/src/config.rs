@@ -12,6 +12,10 @@ pub(crate) const METADATA_BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// See [`METADATA_BACKOFF_MIN`].
 pub(crate) const METADATA_BACKOFF_MAX: Duration = Duration::from_millis(200);
 
+/// Nonces that a mount draws until it has a session. 100: each more is drawn only after a session that it did
+/// not hear of has ended by the clock, half a minute each with the default timeout.
+pub(crate) const SESSION_NONCES_MAX: u32 = 100;
+
 /// How long connecting to the cluster may take before a mount is given up. 15 s: a cluster that
 /// is just starting has elected a leader long before.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);

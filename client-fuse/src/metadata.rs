@@ -16,7 +16,9 @@ use shell::link::{CallError, Identity, Link, LinkOptions, Listener, Payload, Ser
 use tokio::sync::{Notify, Semaphore};
 use types::{Fault, Remedy};
 
-use crate::config::{METADATA_BACKOFF_MAX, METADATA_BACKOFF_MIN, METADATA_PATIENCE, STALL_REPORT};
+use crate::config::{
+    METADATA_BACKOFF_MAX, METADATA_BACKOFF_MIN, METADATA_PATIENCE, SESSION_NONCES_MAX, STALL_REPORT,
+};
 use crate::errno::Errno;
 use crate::peer::Reach;
 use crate::stall::{Stall, Stalls};
@@ -144,11 +146,12 @@ impl Metadata {
                 client: self.introduction.client.clone(),
                 mount_point: self.introduction.mount_point.clone(),
                 pid: u64::from(std::process::id()),
-                nonce: rand::random_range(1..=u64::MAX),
+                nonce: draw_nonce(),
             })),
             ..Request::default()
         };
         let mut pace = Pace::new(&self.stalls);
+        let mut nonces = 1;
         loop {
             match self.attempt(&mut request, &mut pace, report).await {
                 Attempt::Answer(Ok(Reply::SessionOpened(opened))) => {
@@ -156,6 +159,14 @@ impl Metadata {
                     return Ok(());
                 }
                 Attempt::Answer(Ok(_)) => return Err(unexpected()),
+                Attempt::Answer(Err(fault))
+                    if is_used_up(&fault) && nonces < SESSION_NONCES_MAX =>
+                {
+                    nonces += 1;
+                    if let Some(Op::OpenSession(open)) = &mut request.op {
+                        open.nonce = draw_nonce();
+                    }
+                }
                 Attempt::Answer(Err(fault)) if fault.remedy == Remedy::Surface => {
                     return Err(fault);
                 }
@@ -445,6 +456,16 @@ enum Attempt {
     },
 }
 
+fn draw_nonce() -> u64 {
+    rand::random_range(1..=u64::MAX)
+}
+
+/// Whether an OpenSession is refused because its nonce opened a session before, of which this mount did
+/// not hear, and which ended by the clock meanwhile. Another nonce opens another session.
+fn is_used_up(fault: &Fault) -> bool {
+    fault.remedy == Remedy::Surface && fault.errno == libc::EINVAL
+}
+
 /// Whether the metadata cluster has forgotten what became of the session's requests.
 fn is_forgotten(fault: &Fault) -> bool {
     fault.errno == libc::EIO
@@ -498,5 +519,68 @@ impl Pace {
     async fn wait(&mut self) {
         tokio::time::sleep(self.wait).await;
         self.wait = (self.wait * 2).min(METADATA_BACKOFF_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The real metadata state machine refuses a nonce whose session has ended as this mount expects it.
+    #[test]
+    fn nonce_of_a_session_that_ended_is_used_up() {
+        use proto::index::command::Op as Change;
+
+        let index = mrc_core::MemoryIndex::new();
+        let apply = |op| {
+            let command = mrc_core::internal(op, types::UnixNanos(0));
+            let mut overlay = mrc_core::Overlay::new();
+            let outcome = mrc_core::apply(&index, &mut overlay, &command).unwrap();
+            mrc_core::Index::apply(&index, overlay.into_batch()).unwrap();
+            outcome.reply
+        };
+        let register = proto::index::RegisterOsd {
+            osd: 1,
+            address: "o1".to_owned(),
+            store_uuid: "s1".to_owned(),
+            ..Default::default()
+        };
+        apply(Change::RegisterOsd(register)).unwrap();
+        let create = proto::mrc::VolumeCreate {
+            name: "v".to_owned(),
+            replicas: 1,
+            pgs: 1,
+            root_owner: Some(Default::default()),
+            nonce: 1,
+            ..Default::default()
+        };
+        apply(Change::VolumeCreate(proto::index::VolumeCreate {
+            request: Some(create),
+            osds: vec![1],
+        }))
+        .unwrap();
+        let open = |volume: &str| {
+            let request = OpenSession {
+                volume: volume.to_owned(),
+                nonce: 7,
+                ..OpenSession::default()
+            };
+            apply(Change::OpenSession(proto::index::OpenSession {
+                request: Some(request),
+                timeout_ms: 1_000,
+            }))
+        };
+        let Some(Reply::SessionOpened(opened)) = open("v").unwrap().reply else {
+            panic!("no session");
+        };
+        assert!(open("v").is_ok(), "a repetition finds it");
+        let session = opened.session;
+        apply(Change::ExpireSession(proto::index::ExpireSession {
+            session,
+        }))
+        .unwrap();
+
+        assert!(is_used_up(&open("v").unwrap_err()));
+        assert!(!is_used_up(&open("w").unwrap_err()), "no such volume");
     }
 }

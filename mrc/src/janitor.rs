@@ -137,7 +137,7 @@ impl Janitor {
     /// Removes inodes without links that nobody has open.
     async fn reap_orphans(&self, after: &mut Option<(VolumeId, Inode)>) -> Result<(), IndexError> {
         let sessions = &self.service.sessions;
-        if !sessions.complete(self.service.config.session_timeout()) {
+        if !sessions.complete() {
             return Ok(());
         }
         let index = &**self.service.node.index();

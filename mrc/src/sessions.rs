@@ -1,7 +1,7 @@
 //! What the leader remembers of sessions: when they were heard, what they have open for reading.
 //!
 //! None of it is replicated. A new leader gives every session a full timeout and asks it for its
-//! open files; until all have told them, or their time is over, no orphan is reaped.
+//! open files; until all have told them, or have ended, no orphan is reaped.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -21,7 +21,6 @@ pub(crate) struct Sessions(Mutex<Table>);
 #[derive(Debug, Default)]
 struct Table {
     leadership: Option<LeaderId>,
-    since: Option<Instant>,
     sessions: HashMap<SessionId, Soft>,
     readers: Readers,
 }
@@ -61,7 +60,6 @@ impl Sessions {
         let known = query::sessions(index)?;
         *table = Table {
             leadership: Some(leader),
-            since: Some(now),
             ..Table::default()
         };
         for (session, record) in known.into_iter().filter(|(_, record)| !record.ended) {
@@ -222,11 +220,11 @@ impl Sessions {
         silent.map(|(session, _)| *session).collect()
     }
 
-    /// Whether every session has told this leader what it has open, or had the time to.
-    pub(crate) fn complete(&self, timeout: Duration) -> bool {
-        let table = lock(&self.0);
-        table.since.is_some_and(|since| since.elapsed() > timeout)
-            || table.readers.have_all_listed()
+    /// Whether every session has told this leader what it has open. One that does not has to end first: by
+    /// the clock alone, a mount that comes back just before its session would end could lose a file that it has
+    /// open.
+    pub(crate) fn complete(&self) -> bool {
+        lock(&self.0).readers.have_all_listed()
     }
 
     pub(crate) fn activity(&self, session: SessionId) -> Activity {
@@ -291,7 +289,6 @@ mod tests {
         );
         mrc_core::Index::apply(&index, batch).unwrap();
         let sessions = Sessions::default();
-        let hour = Duration::from_secs(3600);
 
         sessions
             .enter(
@@ -303,10 +300,10 @@ mod tests {
             )
             .unwrap();
 
-        assert!(!sessions.complete(hour));
+        assert!(!sessions.complete());
         assert_eq!(sessions.keep_alive(ONE, None, 0), Ok(true));
         assert_eq!(sessions.keep_alive(ONE, Some(vec![FILE]), 1), Ok(false));
-        assert!(sessions.complete(hour));
+        assert!(sessions.complete());
         assert!(lock(&sessions.0).readers.is_read(VOLUME, FILE));
         assert_eq!(sessions.keep_alive(ONE, None, 0), Ok(false));
 
@@ -320,8 +317,11 @@ mod tests {
             )
             .unwrap();
         assert!(!lock(&sessions.0).readers.is_read(VOLUME, FILE));
-        assert!(!sessions.complete(hour));
-        assert!(sessions.complete(Duration::ZERO));
+        assert!(!sessions.complete());
+        assert_eq!(sessions.expired(Duration::ZERO), [ONE]);
+        assert!(!sessions.complete(), "silent for long, and not ended");
+        sessions.ended(ONE);
+        assert!(sessions.complete());
     }
 
     #[test]

@@ -21,7 +21,6 @@ mod config;
 mod file_io;
 mod file_layout;
 mod forward;
-mod gate;
 mod header;
 #[cfg(test)]
 mod heartbeat_tests;

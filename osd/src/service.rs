@@ -7,12 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lease_shell::LeaseShell;
 use osd_core::config::{OBJECT_BYTES_MAX, READ_BYTES_MAX};
+use osd_core::gate::{self, Need, admit};
 use osd_core::{ChangeOrder, ObjectKey, Op, Payload};
 use prost::Message as _;
 use proto::osd::{self, request::Op as Wire};
 use shell::link::{self, Connection, Handler, Responder, Role};
 use tokio::sync::Notify;
-use types::{ClusterId, Fault, ObjectId, OsdId, PgId, Secret, SessionId};
+use types::{ClusterId, Fault, ObjectId, OsdId, PgId, Remedy, Secret, SessionId};
 
 use crate::administration::{Administration, administration};
 use crate::board::group_of;
@@ -21,7 +22,6 @@ use crate::cluster::Wall;
 use crate::cluster_clock::ClusterClock;
 use crate::config::DELETE_MAX;
 use crate::forward::Forwarder;
-use crate::gate::{Need, admit};
 use crate::scrub::Scrub;
 use crate::shard_item::{DeleteBatch, Item};
 use crate::shards::Shards;
@@ -179,20 +179,14 @@ impl OsdDoor {
         let is_member = cluster.group(group).is_some();
         // Also of one that has left this server the map knows the present set.
         let ours = cluster.map.pgs.get(&group).map(|pg| pg.view);
-        match ours {
-            Some(ours) if ours == view && is_member => Ok(()),
-            Some(ours) if ours > view => Err(Fault::refresh(format!(
-                "replica set {view} of placement group {group} is out of date, {ours} is current; \
-                 ask for it again"
-            ))),
-            Some(_) | None => {
-                self.map_wanted.notify_one();
-                Err(Fault::retry(format!(
-                    "object server {} does not know replica set {view} of placement group {group} yet",
-                    self.me
-                )))
-            }
+        let known = gate::check_view(self.me, group, (ours, is_member), view);
+        if known
+            .as_ref()
+            .is_err_and(|fault| fault.remedy == Remedy::Retry)
+        {
+            self.map_wanted.notify_one();
         }
+        known
     }
 
     fn delete(&self, role: Role, delete: &osd::Delete) -> Result<Work, Fault> {

@@ -197,10 +197,13 @@ impl Shard {
                     self.open_offered(object);
                 }
                 let me = self.around.me;
-                let elsewhere = matches!(event, LeaseEvent::HeldBy { member, .. } if member != me);
+                let elsewhere = match event {
+                    LeaseEvent::HeldBy { member, .. } if member != me => Some(member),
+                    _ => None,
+                };
                 self.step(object, Input::Lease(event));
-                if elsewhere {
-                    self.leave_to_holder(object);
+                if let Some(holder) = elsewhere {
+                    self.leave_to_holder(object, holder);
                 }
             }
             Item::Stalls { limit, batch } => batch.add(self.stalls(limit)),
@@ -302,14 +305,17 @@ impl Shard {
 
     /// Somebody else is primary: it found out by itself who is behind, and brings them up. What this
     /// server noted as a former primary may be over by now, and would never be taken back while the
-    /// other one keeps the lease.
-    fn leave_to_holder(&mut self, object: ObjectId) {
+    /// other one keeps the lease. A holder that never asked this server to follow may not know that it holds
+    /// the lease: then it stays noted, and has its turn again.
+    fn leave_to_holder(&mut self, object: ObjectId, holder: OsdId) {
         if let Some(slot) = self.replicas.get_mut(&object)
             && slot.bringing_up
             && !slot.replica.is_bringing_up()
         {
             slot.bringing_up = false;
-            self.around.board.note_behind(slot.key, &[]);
+            if slot.replica.status().follows(holder) {
+                self.around.board.note_behind(slot.key, &[]);
+            }
         }
     }
 

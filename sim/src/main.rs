@@ -14,6 +14,7 @@ sim VERB [--world lease|cluster]
   sweep --seeds N [--from SEED]   run N seeds, from 0 or SEED on; failures and a summary are printed
   replay SEED                     run one seed and print everything that happens; the last line is
                                   the hash of the run
+  --edit NAME                     with a wrong edit of the cluster world, see docs/invariants.md
 
 Worlds: `lease`, lease hosts and member lists (the default); `cluster`, object servers with replicas,
 leases and disks, the metadata cluster, and mounts.
@@ -35,13 +36,21 @@ enum Verb {
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let Some((words, edit)) = edited(&words) else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let of_cluster = |seed| sim::cluster::Options {
+        edit,
+        ..sim::cluster::Options::new(seed)
+    };
     match parse(&words) {
         Some((World::Lease, Verb::Sweep(seeds))) => {
             swept("lease", seeds, |seed| leases(Options::new(seed)))
         }
-        Some((World::Cluster, Verb::Sweep(seeds))) => swept("cluster", seeds, |seed| {
-            cluster(sim::cluster::Options::new(seed))
-        }),
+        Some((World::Cluster, Verb::Sweep(seeds))) => {
+            swept("cluster", seeds, |seed| cluster(of_cluster(seed)))
+        }
         Some((World::Lease, Verb::Replay(seed))) => {
             let outcome = run(Options {
                 readable: true,
@@ -52,7 +61,7 @@ fn main() -> ExitCode {
         Some((World::Cluster, Verb::Replay(seed))) => {
             let outcome = sim::cluster::run(sim::cluster::Options {
                 readable: true,
-                ..sim::cluster::Options::new(seed)
+                ..of_cluster(seed)
             });
             replayed(&outcome.lines, outcome.finding, outcome.hash)
         }
@@ -61,6 +70,17 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// The wrong edit of the cluster world that is asked for, and the other words.
+fn edited<'a>(words: &[&'a str]) -> Option<(Vec<&'a str>, Option<sim::cluster::Edit>)> {
+    let Some(at) = words.iter().position(|word| *word == "--edit") else {
+        return Some((words.to_vec(), None));
+    };
+    let edit = sim::cluster::Edit::named(words.get(at + 1)?)?;
+    let mut rest = words.to_vec();
+    rest.drain(at..at + 2);
+    Some((rest, Some(edit)))
 }
 
 fn parse(words: &[&str]) -> Option<(World, Verb)> {

@@ -41,7 +41,13 @@ fn no_seed_of_a_sweep_breaks_a_promise_and_the_sweep_is_not_idle() {
         ("stuck threads", coverage.pauses, 50),
         ("leaders deposed", coverage.deposed, 50),
         ("changes of deposed leaders lost", coverage.lost, 5),
-        ("servers that stayed away or ill", coverage.stayed, 20),
+        ("servers that stayed away or ill", coverage.stayed, 10),
+        ("disks lost", coverage.wipes, 8),
+        ("changes of sets", coverage.changed_sets, 150),
+        ("copies moved away", coverage.moved, 300),
+        ("changes of the policy", coverage.policies, 100),
+        ("mounts cut off", coverage.stranded, 40),
+        ("sessions after others", coverage.sessions, 20),
     ] {
         assert!(count >= at_least, "{what}: {count}");
     }

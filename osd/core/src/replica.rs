@@ -51,6 +51,16 @@ pub struct Status {
     pub malformed: u64,
 }
 
+impl Status {
+    /// Whether that server has asked this one to follow it, and nobody else has since. Then it is primary, or
+    /// was, and knows by itself who is behind. Of who only holds the lease, as one it was handed to and has not
+    /// heard of it yet, that is not so.
+    #[must_use]
+    pub fn follows(&self, osd: OsdId) -> bool {
+        self.promised.holder == osd
+    }
+}
+
 /// One object's replica on one server.
 ///
 /// Invariants (docs/invariants.md): O-1 to O-10.

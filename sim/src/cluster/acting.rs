@@ -4,10 +4,11 @@ use osd_core::expired;
 use rand::RngExt;
 use types::{Duration, Instant, OsdId};
 
-use crate::cluster::fate::Ailment;
+use crate::cluster::happening::{Frame, Happening};
+use crate::cluster::plan::Ailment;
 use crate::cluster::server::{Act, Asked, Item, Server, Waiting};
 use crate::cluster::shell::TrueNow;
-use crate::cluster::world::{Frame, Happening, World};
+use crate::cluster::world::World;
 use crate::time::TrueTime;
 
 impl World {
@@ -167,22 +168,32 @@ impl World {
                     .after(delay, Happening::JobData(osd, life, id));
             }
             Act::Lease { to, message } => self.send_lease(osd, to, message),
-            Act::List { to, group } => {
+            Act::List { to, group, view } => {
                 self.next_id += 1;
                 let call = self.next_id;
-                self.server(osd).lists.insert(call, (to, group));
+                self.server(osd).lists.insert(call, (to, group, view));
                 let asked = Asked { from: osd, call };
-                if self.send_frame(osd, to, Frame::List { group, asked }) {
+                if self.send_frame(osd, to, Frame::List { group, view, asked }) {
                     let late = Happening::CallTimesOut(osd, life, call);
                     self.schedule.after(Duration::from_secs(30), late);
                 } else {
                     self.call_failed(osd, call, osd_core::PeerFailure::Disconnected);
                 }
             }
+            Act::Listed { asked, list } => {
+                let call = asked.call;
+                self.send_frame(osd, asked.from, Frame::Listed { call, list });
+            }
             Act::Gone(key) => {
                 let inode = super::mount::inode_of(key.object);
                 if self.meta.names.files.contains(&inode) {
                     self.report(format!("server {osd} deletes {key} of a live file"));
+                }
+            }
+            Act::Moved(key) => {
+                self.coverage.moved += 1;
+                if self.meta.keeps(osd, super::server::group_of(key)) {
+                    self.report(format!("server {osd} deletes {key}, which is its to keep"));
                 }
             }
         }
@@ -248,19 +259,29 @@ impl World {
                 self.schedule
                     .after(at, Happening::Deleted { osd, batch, done });
             }
-            Waiting::Mount { mount, call } => {
-                let result = Box::new(result);
-                let mut at = self.stream_arrival(osd.0, super::mount::mount_end(mount), 0);
-                let end = super::mount::mount_end(mount);
-                at = at.max(self.streams.cut_until(osd.0, end).unwrap_or_default());
-                let answers = Happening::ObjectAnswers {
-                    mount,
-                    call,
-                    result,
-                };
-                self.schedule.at(at, answers);
-            }
+            Waiting::Mount { mount, call } => self.answer_mount(osd, (mount, call), result),
         }
+    }
+
+    pub(crate) fn answer_mount(
+        &mut self,
+        osd: OsdId,
+        (mount, call): (usize, u64),
+        result: Result<osd_core::Done, types::Fault>,
+    ) {
+        if mount == super::keeping::SETTLER {
+            return self.shown(call, &result);
+        }
+        let result = Box::new(result);
+        let end = super::mount::mount_end(mount);
+        let mut at = self.stream_arrival(osd.0, end, 0);
+        at = at.max(self.streams.cut_until(osd.0, end).unwrap_or_default());
+        let answers = Happening::ObjectAnswers {
+            mount,
+            call,
+            result,
+        };
+        self.schedule.at(at, answers);
     }
 
     // ---- disks

@@ -65,6 +65,17 @@ pub(crate) struct Known {
     pub(crate) losses: u64,
 }
 
+/// What a run promises of contents.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Keeps {
+    /// What is acknowledged may be lost at any time, before it is synced (`async`).
+    pub(crate) loses: bool,
+    /// What was read may be lost, what is acknowledged may not.
+    pub(crate) reads_lose: bool,
+    /// What is acknowledged survives the loss of power (`fullsync`).
+    pub(crate) is_stable: bool,
+}
+
 /// One file's content as a reference.
 #[derive(Debug)]
 pub(crate) struct Content {
@@ -79,6 +90,7 @@ pub(crate) struct Content {
     asked_appends: BTreeMap<u64, usize>,
     /// Losses of power everywhere; what spans one proves nothing.
     losses: u64,
+    keeps: Keeps,
 }
 
 pub(crate) fn register_bytes(register: usize, value: u64) -> Vec<u8> {
@@ -95,7 +107,7 @@ pub(crate) const fn length_of(value: u64) -> u64 {
 }
 
 impl Content {
-    pub(crate) fn new(log: bool, losses: u64) -> Self {
+    pub(crate) fn new(log: bool, losses: u64, keeps: Keeps) -> Self {
         let register = Register {
             asked: 0,
             acked: 0,
@@ -112,7 +124,24 @@ impl Content {
             owed_appends: Vec::new(),
             asked_appends: BTreeMap::new(),
             losses,
+            keeps,
         }
+    }
+
+    /// Whether what was known then may be lost by now, though it was acknowledged.
+    const fn lost_since(&self, known: &Known) -> bool {
+        known.losses != self.losses || self.keeps.loses
+    }
+
+    /// Nothing is acknowledged before it is stable.
+    fn acked_is_durable(&mut self) {
+        if !self.keeps.is_stable {
+            return;
+        }
+        for register in self.registers.iter_mut().chain([&mut self.length]) {
+            register.durable = register.durable.max(register.acked);
+        }
+        self.durable_appends = self.appended.len();
     }
 
     pub(crate) fn known(&self, register: usize) -> Known {
@@ -150,7 +179,7 @@ impl Content {
     }
 
     pub(crate) fn write_acked(&mut self, register: usize, value: u64, known: &Known) {
-        let lost = known.losses != self.losses;
+        let lost = self.lost_since(known);
         let register = &mut self.registers[register];
         register.owed = value;
         if !lost {
@@ -158,14 +187,16 @@ impl Content {
             for word in &mut register.known {
                 *word = (*word).max(value);
             }
+            self.acked_is_durable();
         }
     }
 
     pub(crate) fn length_acked(&mut self, value: u64, known: &Known) {
         self.length.owed = value;
-        if known.losses == self.losses {
+        if !self.lost_since(known) {
             self.length.acked = self.length.acked.max(value);
             self.length.known[0] = self.length.known[0].max(value);
+            self.acked_is_durable();
         }
     }
 
@@ -176,19 +207,21 @@ impl Content {
         known: &Known,
     ) -> Result<(), String> {
         self.owed_appends.push((mount, record.clone()));
-        if known.losses != self.losses {
+        if self.lost_since(known) {
             return Ok(());
         }
         if let Some(other) = self.appended.iter().find(|other| other.overlaps(&record)) {
             return Err(format!("appends {record:?} and {other:?} overlap"));
         }
         self.appended.push(record);
+        self.acked_is_durable();
         Ok(())
     }
 
     /// Checks bytes read from a register.
     pub(crate) fn read(&mut self, index: usize, known: &Known, bytes: &[u8]) -> Result<(), String> {
-        let lost = known.losses != self.losses;
+        let lost = self.lost_since(known);
+        let reads_lose = self.keeps.reads_lose;
         let register = &mut self.registers[index];
         let mut padded = bytes.to_vec();
         padded.resize(WORDS * WORD_BYTES, 0);
@@ -206,7 +239,7 @@ impl Content {
                     register.asked
                 ));
             }
-            if !lost {
+            if !lost && !reads_lose {
                 register.known[at] = register.known[at].max(value);
             }
         }
@@ -220,7 +253,7 @@ impl Content {
         known: &Known,
         bytes: &[u8],
     ) -> Result<(), String> {
-        let still = self.appended.contains(record) && known.losses == self.losses;
+        let still = self.appended.contains(record) && !self.lost_since(known);
         match still && bytes != record.bytes() {
             true => Err(format!("{record:?} is not read as appended")),
             false => Ok(()),
@@ -232,7 +265,7 @@ impl Content {
         if self.log {
             return Ok(());
         }
-        let lost = known.losses != self.losses;
+        let lost = self.lost_since(known);
         let least = match lost {
             true => self.length.durable.min(known.length),
             false => known.length,
@@ -255,7 +288,7 @@ impl Content {
                 self.length.asked
             ));
         };
-        if !lost {
+        if !lost && !self.keeps.reads_lose {
             self.length.known[0] = self.length.known[0].max(found);
         }
         Ok(())
@@ -263,7 +296,7 @@ impl Content {
 
     /// A sync asked when `known` was known is acknowledged to a mount.
     pub(crate) fn synced(&mut self, mount: usize, known: &Known) -> Result<(), String> {
-        if known.losses == self.losses {
+        if !self.lost_since(known) {
             for (register, acked) in self.registers.iter_mut().zip(&known.acked) {
                 register.durable = register.durable.max(*acked);
             }
@@ -335,7 +368,7 @@ impl Content {
                 return Err(format!("{record:?} is gone or damaged"));
             }
         }
-        if self.log && self.losses == 0 {
+        if self.log && self.losses == 0 && !self.keeps.loses {
             let mut found = BTreeMap::<u64, usize>::new();
             for word in bytes.as_chunks::<WORD_BYTES>().0 {
                 *found.entry(u64::from_le_bytes(*word)).or_default() += 1;

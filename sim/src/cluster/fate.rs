@@ -1,91 +1,17 @@
 //! What goes wrong in a run, drawn from its seed.
 
 use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
-use types::{Duration, OsdId};
+use types::{Duration, OsdId, PgKey};
 
 use crate::cluster::content::MOUNTS;
+use crate::cluster::happening::Happening;
 use crate::cluster::meta::MEMBERS;
-use crate::cluster::mount::mount_end;
-use crate::cluster::options::Options;
+use crate::cluster::mount::{meta_end, mount_end};
+use crate::cluster::plan::Ailment;
 use crate::cluster::server::Item;
-use crate::cluster::world::{Happening, World};
+use crate::cluster::world::World;
 use crate::network::{Weather, percent};
 use crate::time::TrueTime;
-
-/// What is wrong with the disk of one server.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Ailment {
-    Nothing,
-    /// Blocks change at rest, or were never written, or somewhere else: they do not fit their sums.
-    Rots,
-    /// There is no room left, now and then.
-    Full,
-    /// Syncs take longer than anybody waits, now and then.
-    Hangs,
-    /// A sync fails.
-    Fails,
-}
-
-/// A run.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) servers: u64,
-    pub(crate) replicas: u32,
-    pub(crate) groups: u32,
-    pub(crate) ill: Option<OsdId>,
-    pub(crate) ailment: Ailment,
-    /// It is as bad as it gets, just now.
-    pub(crate) is_acute: bool,
-    pub(crate) crashes: bool,
-    pub(crate) total_losses: bool,
-    pub(crate) cuts: bool,
-    pub(crate) pauses: bool,
-    pub(crate) elections: bool,
-    /// Longest time until something proposed is committed, in milliseconds.
-    pub(crate) commit_max: u64,
-    /// In the end one server does not come back.
-    pub(crate) stays: bool,
-    /// The one that did not.
-    pub(crate) excluded: Option<OsdId>,
-}
-
-impl Plan {
-    pub(crate) fn draw(rng: &mut ChaCha8Rng, options: &Options) -> Self {
-        let servers = rng.random_range(3..=5);
-        let replicas = match servers == 5 && rng.random() {
-            true => 5,
-            false => 3,
-        };
-        let fair = options.fair;
-        let ailment = match rng.random_range(0..10) {
-            0 => Ailment::Rots,
-            1 => Ailment::Full,
-            2 => Ailment::Hangs,
-            3 => Ailment::Fails,
-            _ => Ailment::Nothing,
-        };
-        let ailment = if fair { Ailment::Nothing } else { ailment };
-        let sick = OsdId(rng.random_range(1..=servers));
-        let healthy = ailment == Ailment::Nothing && !fair;
-        Self {
-            servers,
-            replicas,
-            groups: rng.random_range(1..=3),
-            ill: (ailment != Ailment::Nothing).then_some(sick),
-            ailment,
-            is_acute: false,
-            crashes: healthy && percent(rng, 75),
-            total_losses: (healthy || ailment == Ailment::Rots) && percent(rng, 35),
-            cuts: !fair && percent(rng, 75),
-            pauses: !fair && percent(rng, 75),
-            elections: !fair && percent(rng, 75),
-            commit_max: [2, 10, 100][rng.random_range(0..3)],
-            stays: !fair && percent(rng, 30),
-            excluded: None,
-        }
-    }
-}
 
 impl World {
     pub(crate) fn start(&mut self, osd: OsdId) {
@@ -97,6 +23,8 @@ impl World {
         let life = server.life;
         let looks = Happening::Looks(osd, life);
         self.schedule.after(Duration::from_millis(10), looks);
+        let beat = self.between(1, 500);
+        self.schedule.after(beat, Happening::Beats(osd, life));
         self.plan_timers(osd);
     }
 
@@ -109,7 +37,7 @@ impl World {
         let osds = self.osds();
         let osd = osds[self.rng.random_range(0..osds.len())];
         let other = osds[self.rng.random_range(0..osds.len())];
-        let choice = self.rng.random_range(0..16);
+        let choice = self.rng.random_range(0..20);
         self.trace
             .note(self.schedule.now(), &("misfortune", choice, osd.0));
         match choice {
@@ -142,6 +70,14 @@ impl World {
             13 if self.plan.crashes => self.stops(osd),
             14 => self.hands_over(osd),
             15 if self.plan.ill.is_some() => self.suffers(),
+            16 | 17 if self.plan.sessions => self.strands(),
+            18 if self.plan.cuts => {
+                // A server hears nothing of the metadata cluster for a while.
+                let until = self.schedule.now() + self.between(500, 6_000);
+                for member in 0..MEMBERS {
+                    self.cut(osd.0, meta_end(member), until);
+                }
+            }
             _ if !self.options.fair && osd != other => self.disconnect(osd, other),
             _ => {}
         }
@@ -200,23 +136,66 @@ impl World {
         }
     }
 
-    /// A crash that the promises cover: a majority of each group keeps what it has in memory.
+    /// Whether the promises cover that a server goes: so many of each set it is in keep what they have in memory.
+    fn is_spare(&mut self, osd: OsdId) -> bool {
+        let beyond = self.plan.beyond_majority;
+        let servers = &self.servers;
+        let sound = |member: &u64, group: PgKey| {
+            let server = servers.get(*member as usize - 1);
+            server.is_some_and(|server| server.is_sound(group))
+        };
+        let covers = |set: &[u64], pg: &proto::mrc::Pg| {
+            let group = crate::cluster::map::key_of(pg);
+            let unsound = |member: &&u64| !sound(member, group) || pg.incomplete.contains(member);
+            let unsound = set.iter().filter(unsound).count();
+            let most = match beyond {
+                true => set.len().saturating_sub(1),
+                false => set.len().saturating_sub(1) / 2,
+            };
+            !set.contains(&osd.0) || unsound < most && sound(&osd.0, group)
+        };
+        let pgs = self.meta.pgs();
+        let mut pgs = pgs.iter();
+        self.servers[osd.0 as usize - 1].up
+            && pgs.all(|pg| covers(&pg.osds, pg) && covers(&pg.previous, pg))
+    }
+
+    /// A crash that the promises cover.
     fn crash_one(&mut self, osd: OsdId) {
-        let unsound = self.servers.iter().filter(|server| !server.is_sound());
-        let few = unsound.count() < (self.plan.replicas as usize - 1) / 2;
-        if !self.server(osd).is_sound() || !few {
+        if !self.is_spare(osd) {
             return;
         }
         let power = self.rng.random();
         self.coverage.crashes += 1;
         self.crash(osd, power);
+        // A second disk is lost only when the first one's loss is made up for.
+        if self.plan.wipes && self.is_made_up() && percent(&mut self.rng, 35) {
+            self.wipes(osd);
+        }
         let back = self.between(1, 4_000);
         self.schedule.after(back, Happening::Starts(osd));
     }
 
+    /// Whether every store has what it should, as far as the metadata cluster knows.
+    fn is_made_up(&mut self) -> bool {
+        let marked = self.meta.pgs().iter().any(|pg| !pg.incomplete.is_empty());
+        let unnoticed = self.servers.iter().any(|one| one.map.version == 0);
+        let pending = self.meta.pgs().iter().any(|pg| pg.osds.len() < 3);
+        !marked && !unnoticed && !pending
+    }
+
+    fn wipes(&mut self, osd: OsdId) {
+        self.coverage.wipes += 1;
+        self.server(osd).wipe();
+    }
+
     /// Everything everywhere ends at once.
     pub(crate) fn power_fails(&mut self) {
-        if self.calm || self.servers.iter().any(|server| !server.up) {
+        let unnoticed = self
+            .servers
+            .iter()
+            .any(|one| !one.up || one.map.version == 0);
+        if self.calm || unnoticed || self.meta.pgs().iter().any(|pg| !pg.incomplete.is_empty()) {
             return;
         }
         let power = percent(&mut self.rng, 70);
@@ -224,6 +203,11 @@ impl World {
             self.crash(osd, power);
             let back = self.between(1, 2_000);
             self.schedule.after(back, Happening::Starts(osd));
+        }
+        // One disk may be gone with it: the others are a majority.
+        if self.plan.wipes && self.is_made_up() && percent(&mut self.rng, 30) {
+            let osd = OsdId(self.rng.random_range(1..=self.plan.servers));
+            self.wipes(osd);
         }
         self.losses += 1;
         self.coverage.losses += 1;
@@ -240,9 +224,7 @@ impl World {
     }
 
     fn stops(&mut self, osd: OsdId) {
-        let unsound = self.servers.iter().filter(|server| !server.is_sound());
-        let few = unsound.count() < (self.plan.replicas as usize - 1) / 2;
-        if !self.server(osd).is_sound() || !few {
+        if !self.is_spare(osd) {
             return;
         }
         self.act(osd, |server, now, acts| server.shut_down(now, acts));
@@ -333,7 +315,7 @@ impl World {
         let kept = self.rng.random_range(0..=self.meta.pending());
         self.coverage.deposed += 1;
         self.coverage.lost += (self.meta.pending() - kept) as u64;
-        let committed = self.meta.depose(kept);
+        let committed = self.meta.depose(self.schedule.now(), kept);
         self.committed(committed, false);
         let vacancy = self.between(100, 3_000);
         self.schedule.after(vacancy, Happening::Elects);
@@ -349,6 +331,30 @@ impl World {
         self.meta.elect(self.schedule.now(), member);
     }
 
+    /// Whether a server is up and lacks nothing.
+    fn is_whole(&self, osd: OsdId) -> bool {
+        let server = &self.servers[osd.0 as usize - 1];
+        let mut groups = server.map.groups_of(osd).into_iter();
+        // One with a new disk knows no map at first.
+        let knows = server.map.version > 0;
+        server.up && knows && groups.all(|group| server.is_sound(group))
+    }
+
+    /// A mount hears nothing of the metadata cluster, perhaps for longer than its session lives.
+    fn strands(&mut self) {
+        let mount = self.rng.random_range(0..MOUNTS);
+        let timeout = self.plan.session_timeout.as_millis();
+        let until = self.schedule.now() + self.between(timeout / 2, 3 * timeout);
+        self.coverage.stranded += 1;
+        for member in 0..MEMBERS {
+            let now = self.schedule.now();
+            self.streams
+                .cut(now, mount_end(mount), meta_end(member), until);
+            self.streams
+                .cut(now, meta_end(member), mount_end(mount), until);
+        }
+    }
+
     /// All faults end, but one server may stay away or ill for ever.
     pub(crate) fn calm_down(&mut self) {
         let now = self.schedule.now();
@@ -361,8 +367,11 @@ impl World {
         let mut excluded = None;
         // A disk that failed a sync is never trusted again.
         if self.plan.stays || self.plan.ailment == Ailment::Fails {
-            let unsound: Vec<_> = self.servers.iter().filter(|one| !one.is_sound()).collect();
-            let unsound: Vec<_> = unsound.into_iter().map(|server| server.me).collect();
+            let unsound: Vec<_> = self
+                .osds()
+                .into_iter()
+                .filter(|it| !self.is_whole(*it))
+                .collect();
             let any = OsdId(self.rng.random_range(1..=self.plan.servers));
             excluded = match (self.plan.ill, &unsound[..]) {
                 (Some(ill), _) => Some(ill),

@@ -4,6 +4,7 @@
 mod answers;
 mod changing;
 mod reading;
+mod rights;
 
 use client_core::{Change, ChangeLimits, Changes, Route};
 use osd_core::ObjectKey;
@@ -12,12 +13,15 @@ use rand::RngExt;
 use types::{Duration, Inode, ObjectId};
 
 use crate::cluster::content::{
-    Content, Known, MOUNTS, OFFSETS, REGISTERS, Record, length_of, register_bytes,
+    Content, Keeps, Known, MOUNTS, OFFSETS, REGISTERS, Record, length_of, register_bytes,
 };
+use crate::cluster::happening::Right;
 use crate::cluster::mount::{Asker, is_log};
+use crate::cluster::shell::ESTALE;
 use crate::cluster::world::World;
 use crate::network::percent;
 use crate::time::TrueTime;
+use rights::{fresh_until, members_of, open_of, right_of};
 
 const EAGAIN: i32 = 11;
 const ENOSPC: i32 = 28;
@@ -96,10 +100,21 @@ struct Open {
     read_at: Option<TrueTime>,
     reading: Option<u64>,
     renew_at: Option<TrueTime>,
+    /// It is under way.
+    renewing: bool,
+    right: Right,
+    /// The session in which it is open.
+    session: u64,
+    /// When the right should be renewed.
+    fresh_until: TrueTime,
+    /// There is no such file any more.
+    gone: bool,
     left: u32,
     end: u64,
     /// Losses of power before the newest acknowledged change was asked for.
     acked_losses: Option<u64>,
+    /// The same in an earlier session: who asked in that one may be answered late.
+    earlier_losses: Option<u64>,
 }
 
 /// A handle.
@@ -139,6 +154,20 @@ impl Handle {
         }
     }
 
+    pub(crate) fn session(&self) -> Option<u64> {
+        match &self.stage {
+            Stage::Ready(open) => Some(open.session),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn right(&self) -> Right {
+        match &self.stage {
+            Stage::Ready(open) => open.right.clone(),
+            _ => Right::default(),
+        }
+    }
+
     pub(crate) fn describe(&self) -> String {
         match &self.stage {
             Stage::Ready(open) => format!(
@@ -159,7 +188,8 @@ impl Handle {
                 let changes = open.changes.next_wakeup();
                 let changes = changes.map(|at| TrueTime(at.as_nanos()));
                 let at = open.goal.is_none().then_some(self.at);
-                [changes, open.read_at, open.renew_at, at]
+                let fresh = (!open.renewing && !open.gone).then_some(open.fresh_until);
+                [changes, open.read_at, open.renew_at, fresh, at]
                     .into_iter()
                     .flatten()
                     .min()
@@ -183,9 +213,15 @@ impl World {
 
     pub(crate) fn content(&mut self, inode: u64, log: bool) -> &mut Content {
         let losses = self.losses;
-        self.contents
-            .entry(inode)
-            .or_insert_with(|| Content::new(log, losses))
+        let (plan, rules) = (&self.plan, &mut self.contents);
+        rules.entry(inode).or_insert_with(|| {
+            let keeps = Keeps {
+                loses: plan.loses(),
+                reads_lose: plan.beyond_majority,
+                is_stable: plan.is_stable(),
+            };
+            Content::new(log, losses, keeps)
+        })
     }
 
     pub(crate) fn handle_turn(&mut self, mount: usize, index: usize) {
@@ -208,13 +244,14 @@ impl World {
             }
             Stage::Ready(open) => {
                 let reads = open.read_at.is_some_and(|at| at <= now);
-                let renews = open.renew_at.is_some_and(|at| at <= now);
+                let due = open.renew_at.is_some_and(|at| at <= now);
+                let renews = due || !open.gone && open.fresh_until <= now;
                 let begins = open.goal.is_none() && handle.at <= now;
                 self.change(mount, index, |changes, now, ids, out| {
                     changes.tick(now, ids, out);
                 });
                 if renews {
-                    self.renewed(mount, index);
+                    self.renews(mount, index);
                 }
                 if reads {
                     self.send_read(mount, index);
@@ -227,23 +264,15 @@ impl World {
         }
     }
 
-    /// The grant is as it was: replica sets do not change in this world.
-    fn renewed(&mut self, mount: usize, index: usize) {
-        let Some((key, _)) = self.handle(mount, index).target() else {
-            return;
-        };
-        let members = self.members(key);
-        if let Some(open) = self.handle(mount, index).ready() {
-            open.renew_at = None;
-        }
-        self.change(mount, index, |changes, now, ids, out| {
-            changes.granted(now, ids, members, out);
-        });
-    }
-
     // ---- opening and closing
 
-    pub(crate) fn handle_answered(&mut self, mount: usize, index: usize, result: mrc_core::Reply) {
+    pub(crate) fn handle_answered(
+        &mut self,
+        mount: usize,
+        index: usize,
+        session: u64,
+        result: mrc_core::Reply,
+    ) {
         let reply = match &result {
             Ok(response) => Ok(response.reply.as_ref()),
             Err(fault) => Err(fault.errno),
@@ -259,13 +288,7 @@ impl World {
                 let handle = self.handle(mount, index);
                 handle.stage = Stage::Opening;
                 handle.entered = Some(inode);
-                let op = match write {
-                    true => request::Op::OpenWrite(mrc::OpenWrite { inode }),
-                    false => request::Op::Open(mrc::Open {
-                        inode,
-                        renew_write: false,
-                    }),
-                };
+                let op = open_of(inode, write);
                 self.ask_metadata(mount, Asker::Handle(index), op, write);
             }
             (Stage::Looking, Err(2)) => {
@@ -282,10 +305,18 @@ impl World {
                 self.ask_metadata(mount, Asker::Handle(index), op, true);
             }
             (Stage::Creating | Stage::Opening, Ok(Some(response::Reply::Opened(opened)))) => {
+                let inode = opened.attr.map_or(0, |attr| attr.inode);
+                let grant = opened.grant.clone().unwrap_or_default();
                 self.coverage.created += u64::from(!opened.existed);
-                let (attr, grant) = (opened.attr.unwrap_or_default(), opened.grant.clone());
-                let pg = grant.unwrap_or_default().pg;
-                self.opened(mount, index, attr.inode, pg);
+                if !grant.capability.is_empty() {
+                    return self.opened(mount, index, (inode, session), &grant);
+                }
+                // Opened in a session that has ended: once more, in the present one.
+                let handle = self.handle(mount, index);
+                handle.stage = Stage::Opening;
+                handle.entered = Some(inode);
+                let op = open_of(inode, write);
+                self.ask_metadata(mount, Asker::Handle(index), op, write);
             }
             // Somebody was faster.
             (Stage::Creating, Err(17)) | (Stage::Looking | Stage::Opening, Err(116)) => {
@@ -308,7 +339,9 @@ impl World {
                     self.ask_metadata(mount, Asker::Handle(index), op, true);
                 }
             }
-            (Stage::Ready(_), Ok(_) | Err(EAGAIN)) => {
+            // It was removed while the session was over.
+            (Stage::Closing, Err(ESTALE)) => self.rest(mount, index),
+            (Stage::Ready(_), Ok(_) | Err(EAGAIN | ESTALE)) => {
                 if let Some(open) = self.handle(mount, index).ready() {
                     open.goal = None;
                 }
@@ -330,17 +363,23 @@ impl World {
         self.drop_old_calls(mount);
     }
 
-    fn opened(&mut self, mount: usize, index: usize, inode: u64, pg: u32) {
+    fn opened(
+        &mut self,
+        mount: usize,
+        index: usize,
+        (inode, session): (u64, u64),
+        grant: &mrc::Grant,
+    ) {
         let now = self.schedule.now();
         let key = ObjectKey {
-            pg: types::PgId(pg),
+            pg: types::PgId(grant.pg),
             object: ObjectId {
                 volume: self.meta.volume,
                 inode: Inode(inode),
                 column: 0,
             },
         };
-        let members = self.members(key);
+        let members = members_of(grant);
         self.next_id += 1;
         let serial = self.next_id;
         let left = self.rng.random_range(0..40);
@@ -349,7 +388,7 @@ impl World {
         self.keys.insert(inode, key);
         let mut changes = Changes::new(Route::new(members.clone()), ChangeLimits::default(), None);
         let state = &self.mounts[mount];
-        changes.enter_session(&state.ids, types::SessionId(state.session));
+        changes.enter_session(&state.ids, types::SessionId(session));
         let open = Open {
             key,
             serial,
@@ -360,15 +399,22 @@ impl World {
             read_at: None,
             reading: None,
             renew_at: None,
+            renewing: false,
+            right: right_of(grant),
+            session,
+            fresh_until: fresh_until(now, grant),
+            gone: false,
             left,
             end: 0,
             acked_losses: None,
+            earlier_losses: None,
         };
         let handle = self.handle(mount, index);
         handle.stage = Stage::Ready(Box::new(open));
         handle.at = now;
         handle.entered = Some(inode);
         handle.registered |= !handle.write;
+        self.reopen(mount, index);
     }
 
     fn close(&mut self, mount: usize, index: usize) {
@@ -404,8 +450,13 @@ impl World {
         let Some(open) = handle.ready() else {
             return;
         };
-        if open.left == 0 || stopping {
-            return self.close(mount, index);
+        if open.left == 0 || stopping || open.gone {
+            if !open.renewing {
+                return self.close(mount, index);
+            }
+            // Opening and closing go one after the other.
+            self.handle(mount, index).at = now + Duration::from_millis(20);
+            return;
         }
         open.left -= 1;
         let inode = open.key.object.inode.0;

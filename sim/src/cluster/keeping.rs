@@ -5,12 +5,17 @@ use mrc_core::internal;
 use osd_core::{ObjectKey, ObjectStore as _};
 use proto::index::command::Op;
 use proto::mrc::HeldObject;
+use rand::RngExt as _;
 use types::{Duration, Inode, ObjectId, OsdId, PgId, VolumeId};
 
 use crate::cluster::edit::Edit;
-use crate::cluster::meta::{Origin, unix};
-use crate::cluster::server::Found;
-use crate::cluster::world::{Happening, World};
+use crate::cluster::happening::{Happening, Right};
+use crate::cluster::meta::{Meta, Origin, unix};
+use crate::cluster::server::{Found, Item};
+use crate::cluster::world::World;
+
+/// Who asks for the metadata cluster, in the place of a mount.
+pub(crate) const SETTLER: usize = usize::MAX;
 
 /// Time between rounds.
 const JANITOR_INTERVAL: Duration = Duration::from_millis(500);
@@ -32,9 +37,73 @@ impl World {
             let id = self.meta.propose(command, Origin::Reap(inodes));
             self.plan_commit(id);
         }
+        let mut commands = self.meta.expired(now);
+        commands.extend(self.meta.forgets(now));
+        for command in commands {
+            let id = self.meta.propose(command, Origin::Nobody);
+            self.plan_commit(id);
+        }
+        self.settles();
         for osd in self.osds() {
             self.collect(osd);
             self.look_for_leftovers(osd);
+        }
+    }
+
+    /// Asks how long the objects are whose writers' sessions ended.
+    fn settles(&mut self) {
+        let now = self.schedule.now();
+        for (lost, epoch, place) in self.meta.lost_writers() {
+            let Some(pg) = place else {
+                let command = Meta::settles(now, &lost, (0, epoch));
+                let id = self.meta.propose(command, Origin::Nobody);
+                self.plan_commit(id);
+                continue;
+            };
+            let key = key_of(lost.volume.0, lost.inode.0, pg.0);
+            let members = self.members(key);
+            let member = members[self.rng.random_range(0..members.len())];
+            if !self.reaches(member) {
+                continue;
+            }
+            let right = self.meta.grant(
+                now,
+                types::SessionId(0),
+                lost.inode,
+                (pg, types::Rights::Write),
+            );
+            let right = Right {
+                capability: right.capability.to_vec(),
+                view: right.view,
+            };
+            self.next_id += 1;
+            let call = self.next_id;
+            self.settling.insert(call, (lost, epoch));
+            let asks = Happening::AsksObject {
+                mount: SETTLER,
+                osd: member,
+                life: self.server(member).life,
+                call,
+                key,
+                right,
+                op: Box::new(osd_core::Op::Stat),
+            };
+            let delay = self.delay();
+            self.schedule.after(delay, asks);
+        }
+    }
+
+    /// An object's primary said how long it is, or somebody that it is not the primary.
+    pub(crate) fn shown(&mut self, call: u64, result: &Result<osd_core::Done, types::Fault>) {
+        let known = self.settling.remove(&call);
+        let (Some((lost, epoch)), Ok(done)) = (known, result) else {
+            return;
+        };
+        if self.meta.leader.is_some() {
+            let found = (done.length_bytes, epoch);
+            let command = Meta::settles(self.schedule.now(), &lost, found);
+            let id = self.meta.propose(command, Origin::Nobody);
+            self.plan_commit(id);
         }
     }
 
@@ -47,6 +116,9 @@ impl World {
         let frozen = server.paused_until > now || server.looked_at + LEFTOVERS_INTERVAL > now;
         if !self.reaches(osd) || frozen || !asks {
             return;
+        }
+        if self.options.edit != Some(Edit::MovedKept) {
+            self.deliver(osd, Item::Clear);
         }
         let found = self.look(osd);
         let server = self.server(osd);
@@ -69,7 +141,7 @@ impl World {
     }
 
     fn look(&mut self, osd: OsdId) -> Found {
-        let groups: Vec<_> = self.server(osd).common.groups.keys().copied().collect();
+        let groups: Vec<_> = self.server(osd).map.pgs.keys().copied().collect();
         let mut objects = Vec::new();
         for group in groups {
             let listed = self.server(osd).store.list(group, None, usize::MAX);
@@ -105,7 +177,7 @@ impl World {
             return;
         }
         let objects = objects.iter();
-        let keys = objects.map(|one| key_of(one.volume, one.inode, one.pg));
+        let keys = objects.map(|one| (key_of(one.volume, one.inode, one.pg), one.moved));
         let keys = keys.collect();
         self.next_id += 1;
         let batch = self.next_id;

@@ -5,27 +5,36 @@
 //! from that leader. The leader's own memory (who has what open for reading) begins anew with each
 //! term; when it may remove files is by the rules of `mrc/src/janitor`, which are not part of the core.
 
+mod housekeeping;
+mod serving;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mrc_core::{
-    IndexRead as _, MemoryIndex, Noted, Overlay, Readers, Reply, apply, internal, keys, query,
+    IndexRead as _, MemoryIndex, Overlay, Readers, Reply, apply, internal, keys, query,
 };
 use prost::Message as _;
 use proto::index::command::Op;
 use proto::index::{Command, SlotRecord};
 use proto::mrc::{self, request, response};
-use types::{Duration, Fault, Inode, OsdId, PgId, PgKey, SessionId, UnixNanos, VolumeId};
+use types::{
+    ClusterId, Duration, Fault, Inode, OsdId, PgId, Remedy, Secret, SessionId, UnixNanos, VolumeId,
+};
 
 use crate::cluster::edit::Edit;
 use crate::cluster::names::Names;
+use crate::cluster::plan::Plan;
 use crate::time::TrueTime;
 
 /// Metadata servers.
 pub(crate) const MEMBERS: usize = 3;
-/// How long a mount may keep silent towards a new leader about what it has open.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(30);
-/// Orphans this young may be between somebody's look at the name and the open.
-const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+/// The cluster's name.
+pub(crate) const CLUSTER: ClusterId = ClusterId(7);
+
+/// What its servers share.
+pub(crate) const fn secret() -> Secret {
+    Secret::from_bytes([7; 32])
+}
 
 pub(crate) fn address(member: usize) -> String {
     format!("m{member}")
@@ -65,6 +74,8 @@ pub(crate) enum Taken {
 /// What was committed.
 #[derive(Debug)]
 pub(crate) struct Committed {
+    /// On whose behalf it was asked, 0: nobody's.
+    pub(crate) session: u64,
     pub(crate) origin: Origin,
     pub(crate) reply: Reply,
     /// Inodes that are no more.
@@ -74,8 +85,9 @@ pub(crate) struct Committed {
 /// What only the leader remembers.
 #[derive(Debug, Default)]
 struct Soft {
-    since: TrueTime,
     readers: Readers,
+    /// When each session was heard, and how many of its changes are under way.
+    sessions: BTreeMap<u64, (TrueTime, u32)>,
     /// Requests that said something of open files, for a wrong edit.
     arrivals: u64,
 }
@@ -91,7 +103,10 @@ pub(crate) struct Meta {
     pub(crate) leader: Option<usize>,
     /// It was the leader, and is cut off.
     pub(crate) away: Option<usize>,
-    pub(crate) sessions: Vec<u64>,
+    session_timeout: Duration,
+    right_lifetime: Duration,
+    /// When sessions ended.
+    ended: BTreeMap<SessionId, TrueTime>,
     pending: VecDeque<Entry>,
     next_entry: u64,
     soft: Soft,
@@ -101,7 +116,7 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    pub(crate) fn new(osds: &[OsdId], replicas: u32, pgs: u32, edit: Option<Edit>) -> Self {
+    pub(crate) fn new(osds: &[OsdId], plan: &Plan, edit: Option<Edit>) -> Self {
         let mut this = Self {
             index: MemoryIndex::new(),
             log: Vec::new(),
@@ -110,7 +125,9 @@ impl Meta {
             term: 1,
             leader: Some(0),
             away: None,
-            sessions: Vec::new(),
+            session_timeout: plan.session_timeout,
+            right_lifetime: plan.right_lifetime,
+            ended: BTreeMap::new(),
             pending: VecDeque::new(),
             next_entry: 0,
             soft: Soft::default(),
@@ -121,16 +138,19 @@ impl Meta {
             let register = proto::index::RegisterOsd {
                 osd: osd.0,
                 address: format!("o{osd}"),
-                store_uuid: format!("s{osd}"),
+                store_uuid: format!("s{osd}.1"),
                 ..proto::index::RegisterOsd::default()
             };
             let _registered = this.at_once(Op::RegisterOsd(register));
         }
+        let policy = plan.policies.first().copied().unwrap_or_default();
         let _made = this.at_once(Op::VolumeCreate(proto::index::VolumeCreate {
             request: Some(mrc::VolumeCreate {
                 name: "v".to_owned(),
-                replicas,
-                pgs,
+                replicas: plan.replicas,
+                pgs: plan.groups,
+                write_policy: policy.write.to_string(),
+                quorum: policy.quorum.to_string(),
                 root_owner: Some(mrc::Owner::default()),
                 nonce: 1,
                 ..mrc::VolumeCreate::default()
@@ -153,7 +173,7 @@ impl Meta {
                 nonce,
                 ..mrc::OpenSession::default()
             }),
-            timeout_ms: 30_000,
+            timeout_ms: self.session_timeout.as_millis(),
         };
         let session = match self.at_once(Op::OpenSession(open)) {
             Ok(mrc::Response {
@@ -161,23 +181,41 @@ impl Meta {
             }) => opened.session,
             _ => 0,
         };
-        self.sessions.push(session);
-        let id = SessionId(session);
-        self.soft.readers.enter(id, self.volume, true);
+        self.enter(TrueTime::default(), session, true);
         session
     }
 
-    /// The placement groups and their members.
-    pub(crate) fn groups(&self) -> BTreeMap<PgKey, Vec<OsdId>> {
-        let groups = query::pgs(&self.index, Some(self.volume)).unwrap_or_default();
-        let member = |pg: mrc::Pg| {
-            let key = PgKey {
-                volume: VolumeId(pg.volume),
-                pg: PgId(pg.pg),
-            };
-            (key, pg.osds.into_iter().map(OsdId).collect())
-        };
-        groups.into_iter().map(member).collect()
+    /// A session that may tell what it has open; `listed` if it is new and has nothing.
+    fn enter(&mut self, now: TrueTime, session: u64, listed: bool) {
+        let id = SessionId(session);
+        self.soft.readers.enter(id, self.volume, listed);
+        self.soft.sessions.entry(session).or_insert((now, 0)).0 = now;
+    }
+
+    /// Whether a session has not ended.
+    pub(crate) fn is_alive(&self, session: u64) -> bool {
+        let record = query::session(&self.index, SessionId(session));
+        record.is_ok_and(|record| record.is_some_and(|record| !record.ended))
+    }
+
+    pub(crate) fn ended_at(&self, session: SessionId) -> Option<TrueTime> {
+        self.ended.get(&session).copied()
+    }
+
+    /// The placement groups as they are recorded.
+    pub(crate) fn pgs(&self) -> Vec<mrc::Pg> {
+        query::pgs(&self.index, Some(self.volume)).unwrap_or_default()
+    }
+
+    /// Whether a server has a say in a group and has had all of it.
+    pub(crate) fn keeps(&self, osd: OsdId, group: types::PgKey) -> bool {
+        let pg = query::pg(&self.index, group.volume, group.pg);
+        pg.is_ok_and(|pg| {
+            pg.is_some_and(|pg| {
+                let is_member = pg.osds.contains(&osd.0) || pg.previous.contains(&osd.0);
+                is_member && !pg.incomplete.contains(&osd.0)
+            })
+        })
     }
 
     /// The placement group of a file.
@@ -215,107 +253,6 @@ impl Meta {
         }
     }
 
-    // ---- requests
-
-    pub(crate) fn request(
-        &mut self,
-        now: TrueTime,
-        member: usize,
-        (mount, call, change): (usize, u64, u64),
-        request: mrc::Request,
-    ) -> Taken {
-        if self.away == Some(member) {
-            return Taken::Silence;
-        }
-        if self.leader != Some(member) {
-            return Taken::Answered(Err(match self.leader {
-                Some(leader) => Fault {
-                    hint: Some(address(leader)),
-                    ..Fault::new(types::Remedy::Redirect, 11, "another server leads")
-                },
-                None => Fault::retry("nobody leads"),
-            }));
-        }
-        match mrc_core::of_request(request, unix(now)) {
-            Ok(command) => {
-                let origin = Origin::Mount {
-                    mount,
-                    call,
-                    change,
-                };
-                let id = self.propose(command.clone(), origin);
-                if self.edit != Some(Edit::AnsweredWhenProposed) {
-                    return Taken::Proposed(id);
-                }
-                let mut overlay = Overlay::new();
-                match apply(&self.index, &mut overlay, &command) {
-                    Ok(outcome) => Taken::ProposedAndAnswered(id, outcome.reply),
-                    Err(_) => Taken::Proposed(id),
-                }
-            }
-            Err(read) => Taken::Answered(self.read(*read)),
-        }
-    }
-
-    fn read(&mut self, request: mrc::Request) -> Reply {
-        let session = SessionId(request.session);
-        self.soft.arrivals += 1;
-        let order = match self.edit {
-            Some(Edit::ReadersUnordered) => self.soft.arrivals,
-            _ => request.order,
-        };
-        let done = |reply| Ok(mrc::Response { reply: Some(reply) });
-        match request.op {
-            Some(request::Op::KeepAlive(keep)) => {
-                if keep.complete && keep.registered_term == self.term {
-                    let open = keep.open_inodes.iter().copied().map(Inode);
-                    let open: Vec<Inode> = open.collect();
-                    self.soft.readers.list(session, &open, order);
-                }
-                done(response::Reply::KeptAlive(mrc::KeptAlive {
-                    term: self.term,
-                    register: !self.soft.readers.has_listed(session),
-                    mrcs: Vec::new(),
-                }))
-            }
-            Some(request::Op::Release(release)) => {
-                let inode = Inode(release.inode);
-                self.soft.readers.release(session, inode, order);
-                done(response::Reply::Done(mrc::Done {}))
-            }
-            Some(request::Op::Open(open)) => {
-                let stale = || Fault::surface(super::shell::ESTALE, "the file is gone");
-                let inode = Inode(open.inode);
-                let noted = self.soft.readers.open(session, inode, order);
-                match noted {
-                    Noted::First | Noted::Again => {}
-                    Noted::Late => return Err(Fault::retry("closed since")),
-                    Noted::Reaped | Noted::NoSession => return Err(stale()),
-                }
-                let record = query::inode(&self.index, self.volume, inode);
-                let Ok(Some(record)) = record else {
-                    if noted == Noted::First {
-                        self.soft.readers.undo(session, inode, order);
-                    }
-                    return Err(stale());
-                };
-                done(response::Reply::Opened(mrc::Opened {
-                    attr: Some(mrc_core::attributes(inode, &record)),
-                    grant: Some(mrc::Grant {
-                        pg: record.pg,
-                        ..mrc::Grant::default()
-                    }),
-                    existed: true,
-                }))
-            }
-            Some(op) => match query::answer(&self.index, self.volume, &op) {
-                Ok(Some(reply)) => reply,
-                _ => Err(Fault::surface(71, "no read")),
-            },
-            None => Err(Fault::surface(71, "no operation")),
-        }
-    }
-
     // ---- the log
 
     pub(crate) fn propose(&mut self, command: Command, origin: Origin) -> u64 {
@@ -330,17 +267,17 @@ impl Meta {
     }
 
     /// Commits the entry and all before it, unless they were lost or committed before.
-    pub(crate) fn commit(&mut self, id: u64) -> Result<Vec<Committed>, String> {
+    pub(crate) fn commit(&mut self, now: TrueTime, id: u64) -> Result<Vec<Committed>, String> {
         let mut done = Vec::new();
         while self.pending.front().is_some_and(|entry| entry.id <= id)
             && let Some(entry) = self.pending.pop_front()
         {
-            done.push(self.commit_one(entry)?);
+            done.push(self.commit_one(now, entry)?);
         }
         Ok(done)
     }
 
-    fn commit_one(&mut self, entry: Entry) -> Result<Committed, String> {
+    fn commit_one(&mut self, now: TrueTime, entry: Entry) -> Result<Committed, String> {
         let Entry {
             command, origin, ..
         } = entry;
@@ -349,9 +286,14 @@ impl Meta {
         }
         let before = self.inodes(&origin);
         let reply = self.apply(&command)?;
-        if let (Origin::Mount { change, .. }, Some(op)) = (&origin, &command.op) {
+        // What a session that has ended asks is not done, now or later.
+        let refused = reply
+            .as_ref()
+            .is_err_and(|fault| fault.remedy == Remedy::Refresh);
+        if let (Origin::Mount { change, .. }, Some(op), false) = (&origin, &command.op, refused) {
             self.names.applied(*change, op, &reply)?;
         }
+        self.note_session(now, &command, &reply);
         let after = self.inodes(&origin);
         let removed: Vec<_> = before.difference(&after).copied().collect();
         for inode in &removed {
@@ -364,10 +306,38 @@ impl Meta {
         }
         self.compare()?;
         Ok(Committed {
+            session: command.session,
             origin,
             reply,
             removed,
         })
+    }
+
+    /// A session begins, ends, or was answered.
+    fn note_session(&mut self, now: TrueTime, command: &Command, reply: &Reply) {
+        match (&command.op, reply) {
+            (
+                Some(Op::OpenSession(_)),
+                Ok(mrc::Response {
+                    reply: Some(response::Reply::SessionOpened(opened)),
+                }),
+            ) => self.enter(now, opened.session, true),
+            (Some(Op::ExpireSession(expire)), Ok(_)) => {
+                let session = SessionId(expire.session);
+                self.ended.entry(session).or_insert(now);
+                self.soft.sessions.remove(&expire.session);
+                if self.edit != Some(Edit::ReadersOfTheDead) {
+                    self.soft.readers.leave(session);
+                }
+            }
+            _ => {
+                if let Some((heard, waiting)) = self.soft.sessions.get_mut(&command.session) {
+                    *heard = now;
+                    // Another leader has forgotten what waited.
+                    *waiting = waiting.saturating_sub(1);
+                }
+            }
+        }
     }
 
     /// Those of a Reap that exist.
@@ -408,12 +378,12 @@ impl Meta {
     }
 
     /// The leader is cut off. Of what it proposed the first `kept` are committed, unheard of.
-    pub(crate) fn depose(&mut self, kept: usize) -> Result<Vec<Committed>, String> {
+    pub(crate) fn depose(&mut self, now: TrueTime, kept: usize) -> Result<Vec<Committed>, String> {
         self.away = self.leader.take();
         let kept = kept.min(self.pending.len());
         let mut committed = Vec::new();
         for entry in self.pending.drain(..).take(kept).collect::<Vec<_>>() {
-            committed.push(self.commit_one(entry)?);
+            committed.push(self.commit_one(now, entry)?);
         }
         Ok(committed)
     }
@@ -425,66 +395,12 @@ impl Meta {
     pub(crate) fn elect(&mut self, now: TrueTime, member: usize) {
         self.term += 1;
         self.leader = Some(member);
-        self.soft = Soft {
-            since: now,
-            ..Soft::default()
-        };
-        for session in &self.sessions {
-            let session = SessionId(*session);
-            self.soft.readers.enter(session, self.volume, false);
-        }
-    }
-
-    // ---- housekeeping
-
-    /// Files to remove.
-    pub(crate) fn orphans(&mut self, now: TrueTime) -> Option<Command> {
-        let complete =
-            self.soft.readers.have_all_listed() || self.soft.since + SESSION_TIMEOUT < now;
-        if !complete && self.edit != Some(Edit::RegistrationIgnored) {
-            return None;
-        }
-        let orphans = mrc_core::janitor::orphans(&self.index, None).unwrap_or_default();
-        let mut unused = Vec::new();
-        for orphan in orphans {
-            let inode = orphan.inode.0;
-            let young = unix(now).0 - orphan.since.0 < unix(TrueTime(ORPHAN_GRACE.as_nanos())).0;
-            let written =
-                mrc_core::janitor::is_open_for_writing(&self.index, self.volume, orphan.inode);
-            if young || written.unwrap_or(true) {
-                continue;
+        self.soft = Soft::default();
+        let known = query::sessions(&self.index).unwrap_or_default();
+        for (session, record) in known {
+            if !record.ended {
+                self.enter(now, session.0, false);
             }
-            let unused_by_readers = self.soft.readers.reap(self.volume, orphan.inode);
-            if unused_by_readers || self.edit == Some(Edit::ReadersIgnored) {
-                unused.push(inode);
-            }
-        }
-        let reap = proto::index::Reap {
-            volume: self.volume.0,
-            inodes: unused,
-        };
-        (!reap.inodes.is_empty()).then(|| internal(Op::Reap(reap), unix(now)))
-    }
-
-    /// Objects a server should delete, and the numbers under which it is to be reported.
-    pub(crate) fn garbage(&self, osd: OsdId) -> (Vec<u64>, Vec<proto::index::GarbageObject>) {
-        let page = mrc_core::janitor::garbage(&self.index, osd, None).unwrap_or_default();
-        let seqs = page.iter().map(|garbage| garbage.seq).collect();
-        let objects = page.into_iter().flat_map(|garbage| garbage.record.objects);
-        (seqs, objects.collect())
-    }
-
-    /// Which of a server's objects are of files that are gone.
-    pub(crate) fn leftovers(&self, osd: OsdId, objects: &[mrc::HeldObject]) -> mrc::Leftovers {
-        let find = mrc::FindLeftovers {
-            osd: osd.0,
-            objects: objects.to_vec(),
-        };
-        match query::leftovers(&self.index, &find) {
-            Ok(Ok(mrc::Response {
-                reply: Some(response::Reply::Leftovers(found)),
-            })) => found,
-            _ => mrc::Leftovers::default(),
         }
     }
 

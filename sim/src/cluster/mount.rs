@@ -1,5 +1,8 @@
 //! A mount: its session with the metadata cluster, its open files, and a program that moves names.
 
+mod objects;
+mod session;
+
 use std::collections::BTreeMap;
 
 use client_core::{IdSource, Leader, Slot, Slots};
@@ -7,18 +10,16 @@ use proto::mrc::{self, request};
 use rand::RngExt;
 use types::{Duration, Fault, ObjectId, OsdId, Remedy};
 
-use crate::cluster::content::MOUNTS;
 use crate::cluster::handle::{Handle, Kind};
+use crate::cluster::happening::Happening;
 use crate::cluster::meta::{self, MEMBERS, Taken};
 use crate::cluster::names::told;
-use crate::cluster::world::{Happening, World};
+use crate::cluster::world::World;
 use crate::network::percent;
 use crate::time::TrueTime;
 
 /// How long a metadata server may take before another one is asked.
 const METADATA_PATIENCE: Duration = Duration::from_secs(1);
-/// Time between signs of life.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Open files of a mount.
 pub(crate) const HANDLES: usize = 2;
 /// Names of files that hold registers, and of those that records are appended to.
@@ -38,6 +39,10 @@ pub(crate) enum Asker {
     Registration,
     /// They were.
     Stray(u64),
+    /// The session has ended.
+    NewSession,
+    /// An open file is opened in a new session, or its right is renewed: which one, and its serial.
+    Renewal(usize, u64),
 }
 
 #[derive(Debug)]
@@ -71,6 +76,7 @@ pub(crate) struct Mount {
     pub(crate) handles: Vec<Handle>,
     pub(crate) objects: BTreeMap<u64, ObjectCall>,
     pub(crate) planned: Option<TrueTime>,
+    timeout: Duration,
     slots: Slots,
     leader: Leader,
     metas: BTreeMap<u64, MetaCall>,
@@ -82,9 +88,10 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    pub(crate) fn new(session: u64) -> Self {
+    pub(crate) fn new(session: u64, timeout: Duration) -> Self {
         Self {
             session,
+            timeout,
             ids: IdSource::new(),
             handles: (0..HANDLES).map(|_| Handle::default()).collect(),
             objects: BTreeMap::new(),
@@ -101,7 +108,12 @@ impl Mount {
 
     /// Whether nothing is open and nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        let keeps = |call: &MetaCall| !matches!(call.asker, Asker::Handle(_) | Asker::Namer);
+        let keeps = |call: &MetaCall| {
+            !matches!(
+                call.asker,
+                Asker::Handle(_) | Asker::Namer | Asker::Renewal(..)
+            )
+        };
         self.metas.values().all(keeps) && self.handles.iter().all(Handle::is_idle) && !self.naming
     }
 
@@ -114,9 +126,11 @@ impl Mount {
         format!("{metas:?} {handles:?}")
     }
 
-    pub(crate) fn open_inodes(&self) -> Vec<u64> {
-        let open = self.handles.iter().filter_map(Handle::inode);
-        open.collect()
+    /// The files that are open in a session that has not ended.
+    pub(crate) fn open_inodes(&self, is_alive: impl Fn(u64) -> bool) -> Vec<u64> {
+        let open = self.handles.iter();
+        let open = open.filter(|handle| handle.session().is_some_and(&is_alive));
+        open.filter_map(Handle::inode).collect()
     }
 
     /// Whether nobody here has the inode open, opens or closes it.
@@ -179,7 +193,8 @@ impl World {
         }
         let state = &mut self.mounts[mount];
         if state.keep_alive_at <= now {
-            state.keep_alive_at = now + KEEP_ALIVE;
+            // As the product does, but no less often than the leader is asked to look.
+            state.keep_alive_at = now + state.timeout.scaled(1, 3).min(Duration::from_secs(2));
             let beats =
                 |call: &MetaCall| matches!(call.asker, Asker::KeepAlive | Asker::Registration);
             if !state.metas.values().any(beats) {
@@ -255,16 +270,13 @@ impl World {
         self.next_id += 1;
         let id = self.next_id;
         let state = &mut self.mounts[mount];
-        let slot = changes.then(|| state.slots.take()).flatten();
         state.order += 1;
         let request = mrc::Request {
             order: state.order,
-            session: state.session,
-            slot: slot.map_or(0, |slot| slot.number),
-            slot_seq: slot.map_or(0, |slot| slot.seq),
             op: Some(op),
             ..mrc::Request::default()
         };
+        let (slot, request) = state.in_session(request, changes);
         let call = MetaCall {
             request,
             slot,
@@ -317,7 +329,8 @@ impl World {
         let (attempt, change, request) = (call.attempt, call.change, call.request.clone());
         let ordered = matches!(call.request.op, Some(request::Op::KeepAlive(_)))
             || client_core::is_ordered(&call.request);
-        let repeatable = call.slot.is_some() || ordered;
+        let opens = matches!(call.request.op, Some(request::Op::OpenSession(_)));
+        let repeatable = call.slot.is_some() || ordered || opens;
         let member = (0..MEMBERS).find(|member| meta::address(*member) == address);
         let member = member.unwrap_or(0);
         for at in self.meta_arrivals(mount_end(mount), meta_end(member), repeatable) {
@@ -336,9 +349,10 @@ impl World {
 
     /// When the copies of a message from or to the metadata cluster arrive. It may be lost with its
     /// connection; what is asked under a slot or a number may come twice, the second time very late.
-    fn meta_arrivals(&mut self, from: u64, to: u64, twice: bool) -> Vec<TrueTime> {
+    pub(crate) fn meta_arrivals(&mut self, from: u64, to: u64, twice: bool) -> Vec<TrueTime> {
         let weather = self.network.weather;
-        if !self.calm && percent(&mut self.rng, weather.loss_percent) {
+        let lost = !self.calm && percent(&mut self.rng, weather.loss_percent);
+        if lost || self.streams.cut_until(from, to).is_some() {
             return Vec::new();
         }
         let mut arrivals = vec![self.stream_arrival(from, to, 0)];
@@ -404,6 +418,7 @@ impl World {
             metas,
             leader,
             slots,
+            session,
             ..
         } = &mut self.mounts[mount];
         let Some(call) = metas.get_mut(&id) else {
@@ -431,6 +446,12 @@ impl World {
             return self.plan_mount(mount);
         }
         leader.answered();
+        if result
+            .as_ref()
+            .is_err_and(|fault| fault.remedy == Remedy::Refresh)
+        {
+            return self.session_is_over(mount, id);
+        }
         let Some(call) = metas.remove(&id) else {
             return;
         };
@@ -438,7 +459,9 @@ impl World {
             format!("mount {mount} is told of {id}: {:?}", told(&result))
         });
         if let Some(slot) = call.slot {
-            slots.give_back(slot);
+            if call.request.session == *session {
+                slots.give_back(slot);
+            }
             if let Err(wrong) = self.meta.names.answered(call.change, &result) {
                 self.report(wrong);
             }
@@ -480,75 +503,15 @@ impl World {
                     self.report(format!("a program is told {result:?}"));
                 }
             }
-            Asker::Handle(handle) => self.handle_answered(mount, handle, result),
-        }
-        self.plan_mount(mount);
-    }
-
-    // ---- object servers
-
-    pub(crate) fn ask_object(
-        &mut self,
-        (mount, handle): (usize, usize),
-        osd: OsdId,
-        kind: Kind,
-        op: osd_core::Op,
-    ) {
-        self.next_id += 1;
-        let call = self.next_id;
-        let state = &mut self.mounts[mount];
-        let Some((key, serial)) = state.handles[handle].target() else {
-            return;
-        };
-        let patience = kind.patience();
-        let one = ObjectCall {
-            handle,
-            serial,
-            osd,
-            kind,
-        };
-        state.objects.insert(call, one);
-        let session = state.session;
-        if !self.server(osd).up {
-            let failed = Happening::ObjectGone { mount, call };
-            return self.schedule.after(Duration::from_millis(1), failed);
-        }
-        self.schedule
-            .after(patience, Happening::ObjectGone { mount, call });
-        let at = self.stream_arrival(mount_end(mount), osd.0, 0);
-        let life = self.server(osd).life;
-        let asks = Happening::AsksObject {
-            mount,
-            osd,
-            life,
-            call,
-            key,
-            session,
-            op: Box::new(op),
-        };
-        self.schedule.at(at, asks);
-    }
-
-    pub(crate) fn drop_old_calls(&mut self, mount: usize) {
-        let Mount {
-            handles, objects, ..
-        } = &mut self.mounts[mount];
-        objects.retain(|_, call| {
-            let target = handles.get(call.handle).and_then(Handle::target);
-            target.is_some_and(|(_, serial)| serial == call.serial)
-        });
-    }
-
-    /// A server is gone: whoever waits for it hears of it.
-    pub(crate) fn mounts_lose(&mut self, osd: OsdId) {
-        for mount in 0..MOUNTS {
-            let objects = self.mounts[mount].objects.iter();
-            let lost = objects.filter(|(_, call)| call.osd == osd);
-            for call in lost.map(|(call, _)| *call).collect::<Vec<_>>() {
-                let gone = Happening::ObjectGone { mount, call };
-                self.schedule.after(Duration::from_millis(1), gone);
+            Asker::Handle(handle) => {
+                self.handle_answered(mount, handle, call.request.session, result);
+            }
+            Asker::NewSession => self.session_opened(mount, result),
+            Asker::Renewal(handle, serial) => {
+                self.right_renewed(mount, (handle, serial), call.request.session, result);
             }
         }
+        self.plan_mount(mount);
     }
 }
 
@@ -558,7 +521,7 @@ pub(crate) const fn mount_end(mount: usize) -> u64 {
 }
 
 /// A metadata server as an end of streams.
-const fn meta_end(member: usize) -> u64 {
+pub(crate) const fn meta_end(member: usize) -> u64 {
     2_000 + member as u64
 }
 

@@ -1,29 +1,39 @@
 //! What a server missed: its groups are compared with the other members, copies are brought up.
 //!
-//! The same rules as in the shell of an object server (`osd/src/recovery.rs` and `board.rs`), which
-//! are not part of its core.
+//! What must have been compared is `osd_core::comparing`; when that is done follows the shell of an object
+//! server (`osd/src/recovery.rs` and `board.rs`), which is not part of its core.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use osd_core::comparing::{has_seen_all, is_changing_alone, is_enough, missing};
 use osd_core::{ObjectKey, Position};
-use proto::peer;
-use types::{Duration, Instant, ObjectId, OsdId, PgKey};
+use proto::{mrc, peer};
+use types::{Duration, Instant, OsdId, PgKey};
 
+use crate::cluster::map::{Map, Pg};
 use crate::cluster::server::group_of;
 
-/// Time between attempts to bring others up.
-const BRING_UP_PAUSE: Duration = Duration::from_millis(500);
+/// Time between attempts to bring others up, and before members that could not answer, or lack
+/// something themselves, are asked again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Copies brought up at once.
 const RECOVERIES_MAX: usize = 32;
 
 #[derive(Debug, Default)]
 struct Comparing {
-    others: BTreeSet<OsdId>,
+    /// In which everything below was found out.
+    view: u64,
     compared: BTreeSet<OsdId>,
+    /// Of these, those that had lost nothing.
+    vouching: BTreeSet<OsdId>,
     due: BTreeSet<OsdId>,
     /// Asked for their list just now.
     asked: BTreeSet<OsdId>,
+    /// Nobody is asked before.
+    pause_until: Instant,
+    /// This server's own copies were looked at.
+    looked_at: bool,
 }
 
 /// What others lack, as a primary found out.
@@ -46,26 +56,41 @@ pub(crate) struct Recovery {
     waiting: VecDeque<ObjectKey>,
     under_way: BTreeSet<ObjectKey>,
     behind: BTreeMap<ObjectKey, Behind>,
+    /// The view in which all that was acknowledged was seen last.
+    seen: BTreeMap<PgKey, u64>,
 }
 
 impl Recovery {
-    pub(crate) fn new<'a>(
-        now: Instant,
-        me: OsdId,
-        groups: impl Iterator<Item = (&'a PgKey, &'a Vec<OsdId>)>,
-    ) -> Self {
-        let mut this = Self::default();
-        for (group, members) in groups {
-            let others: BTreeSet<_> = members.iter().copied().filter(|osd| *osd != me).collect();
-            this.silent.extend(others.iter().map(|osd| (*osd, now)));
-            let comparing = Comparing {
-                due: others.clone(),
-                others,
-                ..Comparing::default()
-            };
-            this.groups.insert(*group, comparing);
+    /// A new map, or one that is known since the last run: new groups and views have to be compared.
+    pub(crate) fn follow(&mut self, now: Instant, me: OsdId, map: &Map) {
+        let ours: BTreeSet<_> = map.groups_of(me).into_iter().collect();
+        self.groups.retain(|key, _| ours.contains(key));
+        for (key, pg) in map.pgs.iter().filter(|(key, _)| ours.contains(key)) {
+            let others = others(me, pg);
+            for osd in others.iter().filter(|osd| !self.up.contains(osd)) {
+                self.silent.entry(*osd).or_insert(now);
+            }
+            let group = self.groups.entry(*key).or_default();
+            // In another view what was found out before may have been outdated the moment after.
+            if group.view != pg.view {
+                *group = Comparing {
+                    view: pg.view,
+                    due: others,
+                    ..Comparing::default()
+                };
+            }
         }
-        this
+        self.recovered.retain(|group| ours.contains(group));
+        self.seen.retain(|group, _| ours.contains(group));
+        self.waiting.retain(|key| ours.contains(&group_of(*key)));
+        self.wanted.retain(|key, _| ours.contains(&group_of(*key)));
+        self.under_way.retain(|key| ours.contains(&group_of(*key)));
+        for (key, behind) in &mut self.behind {
+            let pg = map.group(me, group_of(*key));
+            let is_member = |osd: &OsdId| pg.is_some_and(|pg| pg.replicas.contains(*osd));
+            behind.who.retain(is_member);
+        }
+        self.behind.retain(|_, behind| !behind.who.is_empty());
     }
 
     /// Whether nothing is left to find or to bring up here.
@@ -73,9 +98,17 @@ impl Recovery {
         self.wanted.is_empty() && self.recovered.len() == self.groups.len()
     }
 
+    /// Whether nothing of a group is left to bring up here.
+    pub(crate) fn lacks(&self, group: PgKey) -> bool {
+        self.wanted.keys().any(|wanted| group_of(*wanted) == group)
+    }
+
     pub(crate) fn describe(&self) -> String {
         let lacking = self.wanted.len();
-        format!("recovered {:?}, lacking {lacking}", self.recovered)
+        format!(
+            "recovered {:?}, lacking {lacking}, comparing {:?}",
+            self.recovered, self.groups
+        )
     }
 
     pub(crate) fn peer_up(&mut self, osd: OsdId) {
@@ -116,49 +149,89 @@ impl Recovery {
         for (key, behind) in &mut self.behind {
             let reachable = behind.who.iter().any(|osd| self.up.contains(osd));
             if reachable && behind.due.is_some_and(|due| due <= now) {
-                behind.due = Some(now + BRING_UP_PAUSE);
+                behind.due = Some(now + PAUSE);
                 next.push(*key);
             }
         }
         next
     }
 
-    /// Whom to ask for the list of a group.
-    pub(crate) fn next_asked(&mut self) -> Vec<(OsdId, PgKey)> {
+    /// Whom to ask for the list of a group, and in which view.
+    pub(crate) fn next_asked(
+        &mut self,
+        now: Instant,
+        me: OsdId,
+        map: &Map,
+    ) -> Vec<(OsdId, PgKey, u64)> {
         let mut asks = Vec::new();
         for (key, group) in &mut self.groups {
-            if !group.asked.is_empty() {
+            let pg = map.pgs.get(key).filter(|pg| pg.view == group.view);
+            let Some(pg) = pg.filter(|_| group.asked.is_empty() && group.pause_until <= now) else {
                 continue;
-            }
-            let ready = group.due.intersection(&group.others);
-            let ready: BTreeSet<_> = ready.copied().filter(|osd| self.up.contains(osd)).collect();
+            };
+            let members = others(me, pg);
+            group.due.retain(|osd| members.contains(osd));
+            let ready: BTreeSet<_> = group.due.intersection(&self.up).copied().collect();
             group.due.retain(|osd| !ready.contains(osd));
-            asks.extend(ready.iter().map(|osd| (*osd, *key)));
+            asks.extend(ready.iter().map(|osd| (*osd, *key, group.view)));
             group.asked = ready;
         }
         asks
     }
 
-    pub(crate) fn not_listed(&mut self, osd: OsdId, group: PgKey) {
+    pub(crate) fn not_listed(&mut self, now: Instant, osd: OsdId, group: PgKey) {
         if let Some(group) = self.groups.get_mut(&group)
             && group.asked.remove(&osd)
         {
             group.due.insert(osd);
+            group.pause_until = now + PAUSE;
         }
     }
 
+    /// Groups that change with nobody else, of which this server has not looked at its own copies.
+    pub(crate) fn alone(&self, me: OsdId, map: &Map) -> Vec<PgKey> {
+        let groups = self.groups.iter();
+        let alone = groups.filter(|(key, group)| {
+            let pg = map.pgs.get(key).filter(|pg| pg.view == group.view);
+            !group.looked_at && pg.is_some_and(|pg| is_changing_alone(me, &pg.replicas))
+        });
+        alone.map(|(key, _)| *key).collect()
+    }
+
+    pub(crate) fn looked_at(&mut self, group: PgKey, ours: &[peer::ObjectState]) {
+        self.want(missing(group, ours, &[]));
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.looked_at = true;
+        }
+    }
+
+    /// A member's list of a group in a view. `vouches`: what is not in it does not exist there.
     pub(crate) fn listed(
         &mut self,
-        osd: OsdId,
-        group: PgKey,
+        now: Instant,
+        (osd, group, view): (OsdId, PgKey, u64),
         ours: &[peer::ObjectState],
-        theirs: &[peer::ObjectState],
+        (theirs, vouches): (&[peer::ObjectState], bool),
     ) {
         self.want(missing(group, ours, theirs));
-        if let Some(group) = self.groups.get_mut(&group)
-            && group.asked.remove(&osd)
-        {
-            group.compared.insert(osd);
+        let vouches = vouches && theirs.iter().all(|their| !their.suspect);
+        let Some(group) = self.groups.get_mut(&group) else {
+            return;
+        };
+        if group.view != view || !group.asked.remove(&osd) {
+            return;
+        }
+        group.compared.insert(osd);
+        group.looked_at = true;
+        match vouches {
+            true => {
+                group.vouching.insert(osd);
+            }
+            // One that lacks something has to be asked again when it does not any more.
+            false => {
+                group.due.insert(osd);
+                group.pause_until = now + PAUSE;
+            }
         }
     }
 
@@ -214,80 +287,80 @@ impl Recovery {
     }
 
     /// Has the groups of those that have been silent for long compared among the others, once.
-    pub(crate) fn miss_silent(&mut self, now: Instant, grace: Duration) {
+    pub(crate) fn miss_silent(&mut self, now: Instant, grace: Duration, me: OsdId, map: &Map) {
         let long = |since: &Instant| now.since(*since) >= grace;
         let silent = self.silent.iter().filter(|(_, since)| long(since));
         let lost: BTreeSet<OsdId> = silent
             .map(|(osd, _)| *osd)
             .filter(|osd| self.missed.insert(*osd))
             .collect();
-        for group in self.groups.values_mut() {
-            if !group.others.is_disjoint(&lost) {
-                group.due.extend(group.others.iter().copied());
+        for (key, group) in &mut self.groups {
+            let members = map.pgs.get(key).map(|pg| others(me, pg));
+            let members = members.unwrap_or_default();
+            if !members.is_disjoint(&lost) {
+                group.due.extend(members);
             }
         }
     }
 
-    /// Notes the groups that were compared with enough members. True if there is a new one.
-    pub(crate) fn conclude(&mut self, now: Instant, grace: Duration) -> bool {
+    /// Notes the groups that were compared with enough members; `wiped` says of which this server's store is
+    /// new. True if there is a new one.
+    pub(crate) fn conclude(
+        &mut self,
+        now: Instant,
+        grace: Duration,
+        (me, map): (OsdId, &Map),
+        own: impl Fn(PgKey, bool) -> (bool, bool),
+    ) -> bool {
         let mut news = false;
         for (key, group) in &self.groups {
-            let members = group.others.len() + 1;
+            let pg = map.pgs.get(key).filter(|pg| pg.view == group.view);
+            let Some(pg) = pg else {
+                continue;
+            };
             let silent = |osd: &OsdId| {
                 let since = self.silent.get(osd);
                 !self.up.contains(osd) && since.is_some_and(|since| now.since(*since) >= grace)
             };
-            let (seen, unseen): (Vec<_>, Vec<_>) = group
-                .others
-                .iter()
-                .partition(|osd| group.compared.contains(osd));
-            let enough = unseen.is_empty()
-                || (seen.len() + 1 > members / 2 && unseen.into_iter().all(silent));
-            let lacking = self.wanted.keys().any(|wanted| group_of(*wanted) == *key);
-            if enough && !lacking {
+            // As it was told to the shards.
+            let (incomplete, recovered) = own(*key, self.recovered.contains(key));
+            let lacking = self.lacks(*key);
+            if is_enough(me, pg.sets(), &group.compared, incomplete, silent) && !lacking {
                 news |= self.recovered.insert(*key);
+            }
+            let looked_at = group.looked_at || !pg.is_changing();
+            let vouches = recovered && !incomplete;
+            if looked_at && has_seen_all(me, pg.sets(), &group.vouching, vouches) {
+                self.seen.insert(*key, group.view);
             }
         }
         news
     }
+
+    /// What the metadata cluster is told of all groups.
+    pub(crate) fn reports(&self, me: OsdId, map: &Map) -> Vec<mrc::PgReport> {
+        let groups = map.groups_of(me).into_iter();
+        let report = |key: PgKey| {
+            let view = map.pgs.get(&key).map_or(0, |pg| pg.view);
+            let seen = self.seen.get(&key) == Some(&view);
+            let full = seen && self.recovered.contains(&key) && !self.lacks(key);
+            let state = match full {
+                true => mrc::PgState::PgFull,
+                false => mrc::PgState::PgRecovering,
+            };
+            mrc::PgReport {
+                volume: key.volume.0,
+                pg: key.pg.0,
+                view,
+                state: state.into(),
+                ..mrc::PgReport::default()
+            }
+        };
+        groups.map(report).collect()
+    }
 }
 
-/// Objects of which the other's copy is newer than ours, or ours can't be trusted, and the newest change of either.
-fn missing(
-    group: PgKey,
-    ours: &[peer::ObjectState],
-    theirs: &[peer::ObjectState],
-) -> BTreeMap<ObjectKey, Position> {
-    let positions = |states: &[peer::ObjectState]| -> BTreeMap<ObjectId, Position> {
-        let states = states.iter();
-        let known = states.filter_map(|state| {
-            let position = state.position.unwrap_or_default();
-            Some((state.object?.into(), position.into()))
-        });
-        known.collect()
-    };
-    let (have, their) = (positions(ours), positions(theirs));
-    let behind = their
-        .iter()
-        .filter(|(object, position)| have.get(object).is_none_or(|have| have < position))
-        .map(|(object, position)| (*object, *position));
-    let suspect = ours
-        .iter()
-        .filter(|our| our.suspect)
-        .filter_map(|our| our.object.map(ObjectId::from))
-        .map(|object| {
-            let newest = have.get(&object).max(their.get(&object));
-            (object, newest.copied().unwrap_or_default())
-        });
-    behind
-        .chain(suspect)
-        .filter(|(object, _)| object.volume == group.volume)
-        .map(|(object, newest)| {
-            let key = ObjectKey {
-                pg: group.pg,
-                object,
-            };
-            (key, newest)
-        })
-        .collect()
+fn others(me: OsdId, pg: &Pg) -> BTreeSet<OsdId> {
+    let all = pg.replicas.all().iter();
+    all.copied().filter(|osd| *osd != me).collect()
 }

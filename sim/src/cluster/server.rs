@@ -14,6 +14,7 @@ use proto::peer;
 use types::{CellId, Duration, Fault, Instant, ObjectId, OsdId, PgKey, SessionId};
 
 use crate::cluster::edit::Edit;
+use crate::cluster::map::Map;
 use crate::cluster::recovery::Recovery;
 use crate::time::{Clock, TrueTime};
 
@@ -27,9 +28,10 @@ pub(crate) enum Item {
         mount: usize,
         call: u64,
     },
-    /// Objects that are garbage; the metadata cluster waits for the answer.
+    /// Objects that are garbage, and whether only because others keep them; the metadata cluster waits for
+    /// the answer.
     Delete {
-        keys: Vec<ObjectKey>,
+        keys: Vec<(ObjectKey, bool)>,
         batch: u64,
     },
     Peer {
@@ -43,6 +45,12 @@ pub(crate) enum Item {
         from: OsdId,
         call: Call,
         reply: PeerAnswer,
+    },
+    /// Which objects of a group there are, in a view.
+    List {
+        group: PgKey,
+        view: u64,
+        asked: Asked,
     },
     PeerLost(OsdId),
     PeerUp(OsdId),
@@ -59,6 +67,10 @@ pub(crate) enum Item {
     BringUp(ObjectKey),
     /// Absent objects of some group can be trusted from now on.
     Publish,
+    /// A map of the cluster.
+    Map(Map),
+    /// Copies of groups that others keep by now are deleted.
+    Clear,
     HandOver {
         object: ObjectId,
         to: OsdId,
@@ -82,6 +94,9 @@ pub(crate) enum Waiting {
 
 /// A peer's answer with its bytes, or none.
 pub(crate) type PeerAnswer = Result<(peer::Response, Payload), PeerFailure>;
+
+/// The objects of a group, and whether there are no others here.
+pub(crate) type List = (Vec<peer::ObjectState>, bool);
 
 /// What leaves the server.
 #[derive(Debug)]
@@ -117,9 +132,17 @@ pub(crate) enum Act {
     List {
         to: OsdId,
         group: PgKey,
+        view: u64,
+    },
+    /// None: this server goes by another view.
+    Listed {
+        asked: Asked,
+        list: Option<List>,
     },
     /// The metadata cluster had it deleted.
     Gone(ObjectKey),
+    /// It is deleted since others keep it.
+    Moved(ObjectKey),
 }
 
 /// A replica in memory.
@@ -131,6 +154,8 @@ pub(crate) struct Slot {
     pub(crate) leave_at: Option<Instant>,
     pub(crate) behind: bool,
     pub(crate) bringing_up: bool,
+    /// As the replica was told.
+    pub(crate) membership: Membership,
 }
 
 impl Slot {
@@ -151,8 +176,19 @@ pub(crate) struct Found {
 pub(crate) struct Common {
     pub(crate) replica: osd_core::Config,
     pub(crate) lease: lease::Config,
-    pub(crate) groups: BTreeMap<PgKey, Vec<OsdId>>,
+    /// Where a single copy is all there may be, a store keeps note of what is torn, or nobody could tell.
+    pub(crate) keeps_notes: bool,
     pub(crate) edit: Option<Edit>,
+}
+
+impl Common {
+    pub(crate) fn new_store(&self) -> MemoryStore {
+        let store = MemoryStore::new();
+        if self.keeps_notes {
+            store.keep_notes();
+        }
+        store
+    }
 }
 
 /// One server.
@@ -177,6 +213,16 @@ pub(crate) struct Server {
     pub(crate) stopping: bool,
     pub(crate) host: Option<Host>,
     pub(crate) store: MemoryStore,
+    /// Counts stores: a new one has another name.
+    pub(crate) store_number: u64,
+    /// The store was made by the start of this life.
+    pub(crate) new_store: bool,
+    /// The newest map it has taken. Kept in the store.
+    pub(crate) map: Map,
+    /// Groups that existed before this store did.
+    pub(crate) incomplete: BTreeSet<PgKey>,
+    /// Objects that are being deleted because others keep them.
+    pub(crate) moved: BTreeSet<ObjectId>,
     pub(crate) slots: BTreeMap<ObjectId, Slot>,
     pub(crate) tombstones: BTreeSet<ObjectId>,
     pub(crate) inbox: VecDeque<Item>,
@@ -187,12 +233,14 @@ pub(crate) struct Server {
     pub(crate) batches: BTreeMap<u64, (usize, bool)>,
     pub(crate) answers: BTreeMap<AnswerId, Asked>,
     pub(crate) calls: BTreeMap<u64, (OsdId, ObjectId, Call)>,
-    pub(crate) lists: BTreeMap<u64, (OsdId, PgKey)>,
+    pub(crate) lists: BTreeMap<u64, (OsdId, PgKey, u64)>,
     pub(crate) jobs: BTreeMap<u64, (ObjectId, u64, Box<dyn SyncJob>)>,
     pub(crate) recovery: Recovery,
     /// Of the last round, and when that was.
     pub(crate) found: Found,
     pub(crate) looked_at: TrueTime,
+    /// The first map it got, for a wrong edit.
+    pub(crate) first_map: Map,
     /// A replica wants to be woken in the past.
     pub(crate) spins: Option<ObjectId>,
     last_id: u64,
@@ -200,6 +248,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(me: OsdId, common: Common, clock: Clock) -> Self {
+        let store = common.new_store();
         Self {
             me,
             common,
@@ -215,7 +264,12 @@ impl Server {
             saved: None,
             stopping: false,
             host: None,
-            store: MemoryStore::new(),
+            store,
+            store_number: 1,
+            new_store: false,
+            map: Map::default(),
+            incomplete: BTreeSet::new(),
+            moved: BTreeSet::new(),
             slots: BTreeMap::new(),
             tombstones: BTreeSet::new(),
             inbox: VecDeque::new(),
@@ -231,6 +285,7 @@ impl Server {
             recovery: Recovery::default(),
             found: Found::default(),
             looked_at: TrueTime::default(),
+            first_map: Map::default(),
             spins: None,
             last_id: 0,
         }
@@ -245,9 +300,7 @@ impl Server {
         let (config, saved) = (self.common.lease.clone(), self.saved.take());
         let host = Host::new(self.me.into(), config, now, self.boot, seed, saved);
         self.host = Some(host);
-        let groups = self.common.groups.iter();
-        let mine = groups.filter(|(_, members)| members.contains(&self.me));
-        self.recovery = Recovery::new(now, self.me, mine);
+        self.recovery.follow(now, self.me, &self.map);
     }
 
     /// The process is gone, with everything in its memory.
@@ -256,6 +309,12 @@ impl Server {
         self.life = old.life + 1;
         self.boot = old.boot;
         self.store = old.store;
+        self.store_number = old.store_number;
+        self.map = match self.common.edit {
+            Some(Edit::MapForgotten) => old.first_map.clone(),
+            _ => old.map,
+        };
+        self.first_map = old.first_map;
         self.trusted = false;
         self.last_id = old.last_id;
     }
@@ -267,23 +326,49 @@ impl Server {
 
     pub(crate) fn membership(&self, key: ObjectKey) -> Option<Membership> {
         let group = group_of(key);
-        let members = self.common.groups.get(&group)?;
-        let recovered = self.trusted || self.recovery.recovered.contains(&group);
+        let pg = self.map.group(self.me, group)?;
+        let (incomplete, recovered) = self.own(group, self.recovery.recovered.contains(&group));
         Some(Membership {
-            view: 1,
-            replicas: osd_core::ReplicaSet::new(members.as_slice()),
-            incomplete: false,
+            view: pg.view,
+            replicas: pg.replicas.clone(),
+            incomplete,
             recovered,
-            policy: Default::default(),
+            policy: self.map.policy,
         })
     }
 
-    /// Everything here is what it is believed to be: a crash of another server is covered.
-    pub(crate) fn is_sound(&self) -> bool {
+    /// Whether this server's store is new to a group, and whether absent objects are known to be so.
+    pub(crate) fn own(&self, group: PgKey, compared: bool) -> (bool, bool) {
+        let marked = self.map.pgs.get(&group);
+        let marked = marked.is_some_and(|pg| pg.incomplete.contains(&self.me));
+        let incomplete = marked || self.incomplete.contains(&group);
+        (incomplete, self.trusted || compared)
+    }
+
+    /// The disk is gone; a new one takes its place.
+    pub(crate) fn wipe(&mut self) {
+        self.store = self.common.new_store();
+        match self.common.edit {
+            Some(Edit::WipeUnnoticed) => self.trusted = true,
+            _ => {
+                self.store_number += 1;
+                self.new_store = true;
+            }
+        }
+        self.map = Map::default();
+    }
+
+    /// What it has of a group is what it is believed to have: the crash of another member is covered.
+    pub(crate) fn is_sound(&self, group: PgKey) -> bool {
         let mut slots = self.slots.values();
+        let (incomplete, recovered) = self.own(group, self.recovery.recovered.contains(&group));
+        let is_member = self.map.group(self.me, group).is_some();
         self.up
-            && (self.trusted || self.recovery.is_over())
-            && slots.all(|slot| slot.replica.status().trusted)
+            && is_member
+            && recovered
+            && !incomplete
+            && !self.recovery.lacks(group)
+            && slots.all(|slot| group_of(slot.key) != group || slot.replica.status().trusted)
     }
 
     pub(crate) fn with_host(

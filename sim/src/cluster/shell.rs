@@ -1,11 +1,10 @@
 //! What joins replicas, leases and disk of one server: the rules of `osd/src/shard`.
 
 use osd_core::{
-    Done, Effect, Input, LeaseEvent, ObjectKey, ObjectReplica, ObjectStore, PeerFailure, Position,
-    RequestId, deleted_response,
+    Done, Effect, Input, LeaseEvent, ObjectKey, ObjectReplica, ObjectStore, Obstacle, PeerFailure,
+    Position, RequestId, deleted_response,
 };
-use proto::peer;
-use types::{Fault, Instant, ObjectId, OsdId, PgKey, Remedy};
+use types::{Fault, Instant, ObjectId, OsdId, Remedy};
 
 use crate::cluster::edit::Edit;
 use crate::cluster::server::{Act, Item, Server, Slot, Waiting, group_of, peer_reply};
@@ -42,8 +41,9 @@ impl Server {
             }
             Item::Delete { keys, batch } => {
                 self.batches.insert(batch, (keys.len(), true));
-                for key in keys {
-                    self.delete(now, key, batch, acts);
+                for (key, moved) in keys {
+                    let moved = moved && self.common.edit != Some(Edit::MovedForGood);
+                    self.delete(now, key, (Some(batch), moved), acts);
                 }
             }
             Item::Peer {
@@ -53,7 +53,8 @@ impl Server {
                 payload,
             } => {
                 if self.is_gone(key.object) {
-                    let reply = Ok((deleted_response(1), osd_core::Payload::default()));
+                    let view = self.membership(key).map_or(0, |membership| membership.view);
+                    let reply = Ok((deleted_response(view), osd_core::Payload::default()));
                     acts.push(Act::Answer { asked, reply });
                     return;
                 }
@@ -90,10 +91,13 @@ impl Server {
                     self.open_offered(object);
                 }
                 let me = self.me;
-                let elsewhere = matches!(event, LeaseEvent::HeldBy { member, .. } if member != me);
+                let elsewhere = match event {
+                    LeaseEvent::HeldBy { member, .. } if member != me => Some(member),
+                    _ => None,
+                };
                 self.step(now, object, Input::Lease(event), acts);
-                if elsewhere {
-                    self.leave_to_holder(object);
+                if let Some(holder) = elsewhere {
+                    self.leave_to_holder(object, holder);
                 }
             }
             Item::StoreDone {
@@ -111,13 +115,12 @@ impl Server {
                     slot.bringing_up = true;
                 }
             }
-            Item::Publish => {
-                let keys: Vec<_> = self.slots.values().map(|slot| slot.key).collect();
-                for key in keys {
-                    if let Some(membership) = self.membership(key) {
-                        self.step(now, key.object, Input::Membership(membership), acts);
-                    }
-                }
+            Item::Publish => self.publish(now, acts),
+            Item::Map(map) => self.take_map(now, map, acts),
+            Item::Clear => self.clear(now, acts),
+            Item::List { group, view, asked } => {
+                let list = self.list(group, view);
+                acts.push(Act::Listed { asked, list });
             }
             Item::HandOver { object, to } => {
                 let request = self.next_id();
@@ -143,13 +146,15 @@ impl Server {
         }
     }
 
-    fn leave_to_holder(&mut self, object: ObjectId) {
+    fn leave_to_holder(&mut self, object: ObjectId, holder: OsdId) {
         if let Some(slot) = self.slots.get_mut(&object)
             && slot.bringing_up
             && !slot.replica.is_bringing_up()
         {
             slot.bringing_up = false;
-            self.recovery.note_behind(slot.key, &[]);
+            if slot.replica.status().follows(holder) {
+                self.recovery.note_behind(slot.key, &[]);
+            }
         }
     }
 
@@ -157,7 +162,7 @@ impl Server {
         if self.slots.contains_key(&object) || self.is_gone(object) {
             return;
         }
-        let groups = self.common.groups.keys();
+        let groups = self.map.pgs.keys();
         let keys = groups.map(|group| ObjectKey {
             pg: group.pg,
             object,
@@ -180,6 +185,10 @@ impl Server {
     ) -> Result<(), Fault> {
         if !self.slots.contains_key(&key.object) {
             self.open(key)?;
+            // It has not heard of what happened before.
+            for osd in self.unconnected(key) {
+                self.step(now, key.object, Input::PeerLost(osd), acts);
+            }
         }
         self.step(now, key.object, input, acts);
         Ok(())
@@ -191,10 +200,10 @@ impl Server {
         }
         let membership = self
             .membership(key)
-            .filter(|membership| membership.replicas.is_current(self.me))
             .ok_or_else(|| Fault::refresh("not a replica of the group; ask for the set again"))?;
         let config = self.common.replica.clone();
-        let opened = ObjectReplica::open(self.me, key, membership, config, &mut self.store);
+        let told = membership.clone();
+        let opened = ObjectReplica::open(self.me, key, told, config, &mut self.store);
         let replica =
             opened.map_err(|error| Fault::new(Remedy::Redirect, EIO, error.to_string()))?;
         let slot = Slot {
@@ -204,22 +213,48 @@ impl Server {
             leave_at: None,
             behind: false,
             bringing_up: false,
+            membership,
         };
         self.slots.insert(key.object, slot);
         Ok(())
     }
 
-    fn delete(&mut self, now: Instant, key: ObjectKey, batch: u64, acts: &mut Vec<Act>) {
+    /// The members that can't be reached at the moment.
+    fn unconnected(&self, key: ObjectKey) -> Vec<OsdId> {
+        let slot = self.slots.get(&key.object);
+        let members = slot.map(|slot| slot.membership.replicas.all().to_vec());
+        let mut members = members.unwrap_or_default();
+        members.retain(|osd| *osd != self.me && !self.recovery.up.contains(osd));
+        members
+    }
+
+    /// Deletes an object: with its file, or because others keep it.
+    pub(super) fn delete(
+        &mut self,
+        now: Instant,
+        key: ObjectKey,
+        (batch, moved): (Option<u64>, bool),
+        acts: &mut Vec<Act>,
+    ) {
         let request = self.next_id();
-        self.clients.insert(request, Waiting::Delete { batch });
+        let waiting = batch.map_or(Waiting::Nobody, |batch| Waiting::Delete { batch });
+        self.clients.insert(request, waiting);
+        if moved && self.membership(key).is_some() {
+            // It is this server's to keep again.
+            return reply(acts, request, Ok(Done::default()));
+        }
+        acts.push(match moved {
+            false => Act::Gone(key),
+            true => Act::Moved(key),
+        });
         if self.slots.contains_key(&key.object) {
-            acts.push(Act::Gone(key));
-            self.step(now, key.object, Input::Delete { request }, acts);
-            return;
+            if moved {
+                self.moved.insert(key.object);
+            }
+            return self.step(now, key.object, Input::Delete { request }, acts);
         }
         let deleted = self.store.delete(key);
-        acts.push(Act::Gone(key));
-        if deleted.is_ok() {
+        if deleted.is_ok() && !moved {
             self.tombstones.insert(key.object);
         }
         self.recovery.forget(key);
@@ -318,10 +353,11 @@ impl Server {
                     Some(Edit::FloorForgotten) => 0,
                     _ => floor,
                 };
-                let members = self.common.groups.get(&group_of(key));
-                let members = members.into_iter().flatten();
-                let members: Vec<types::MemberId> = members.map(|osd| (*osd).into()).collect();
-                let membership = lease::Membership::new(1, members);
+                let pg = self.map.group(self.me, group_of(key));
+                let Some(membership) = pg.map(|pg| pg.membership.clone()) else {
+                    let event = LeaseEvent::Denied(Obstacle::OldView);
+                    return self.inbox.push_back(Item::Lease { object, event });
+                };
                 self.with_host(now, acts, |host, now, out| {
                     let asked = host.acquire(now, cell, &membership, floor, newborn, out);
                     if let Err(error) = asked {
@@ -350,7 +386,10 @@ impl Server {
             Effect::NotRecovered => self.recovery.put_back(key),
             Effect::Damaged { .. } | Effect::TakenAsFound { .. } => {}
             Effect::Deleted => {
-                self.tombstones.insert(object);
+                // Of what others keep this server may become a replica again.
+                if !self.moved.remove(&object) {
+                    self.tombstones.insert(object);
+                }
                 self.recovery.forget(key);
                 self.drop_replica(object);
             }
@@ -417,44 +456,29 @@ impl Server {
             self.inbox.push_back(Item::BringUp(key));
         }
         let grace = self.common.replica.trust_grace;
+        let me = self.me;
         if self.common.edit != Some(Edit::SilenceIgnored) {
-            self.recovery.miss_silent(now, grace);
+            self.recovery.miss_silent(now, grace, me, &self.map);
         }
-        if self.recovery.conclude(now, grace) {
+        let mut recovery = std::mem::take(&mut self.recovery);
+        let own = |group, compared| self.own(group, compared);
+        if recovery.conclude(now, grace, (me, &self.map), own) {
             self.inbox.push_back(Item::Publish);
         }
-        for (to, group) in self.recovery.next_asked() {
-            acts.push(Act::List { to, group });
+        self.recovery = recovery;
+        for group in self.recovery.alone(me, &self.map) {
+            let ours = self.states(group, true);
+            self.recovery.looked_at(group, &ours);
         }
-    }
-
-    /// All objects of a group, for comparing.
-    pub(crate) fn states(&mut self, group: PgKey) -> Vec<peer::ObjectState> {
-        let listed = self.store.list(group, None, usize::MAX).unwrap_or_default();
-        let state = |(object, header): (ObjectId, osd_core::Header)| match self.slots.get(&object) {
-            Some(slot) => peer::ObjectState {
-                suspect: !slot.replica.status().trusted,
-                ..slot.replica.object_state()
-            },
-            None => peer::ObjectState {
-                object: Some(object.into()),
-                position: Some(header.record.position.into()),
-                suspect: !header.record.clean,
-                length_bytes: header.length_bytes,
-            },
-        };
-        listed.into_iter().map(state).collect()
+        for (to, group, view) in self.recovery.next_asked(now, me, &self.map) {
+            acts.push(Act::List { to, group, view });
+        }
     }
 
     /// Whether the lease host may go on renewing for a cell.
     pub(crate) fn may_renew(&self, now: TrueNow) -> bool {
         let is_stuck = now.at < self.stuck_until;
         !is_stuck || now.stuck_for < self.common.lease.ttl
-    }
-
-    pub(crate) fn listed(&mut self, from: OsdId, group: PgKey, theirs: &[peer::ObjectState]) {
-        let ours = self.states(group);
-        self.recovery.listed(from, group, &ours, theirs);
     }
 }
 

@@ -8,8 +8,9 @@ use osd_core::PeerFailure;
 use rand::RngExt;
 use types::{Duration, OsdId};
 
+use crate::cluster::happening::{Frame, Happening};
 use crate::cluster::server::{Act, Item};
-use crate::cluster::world::{Frame, Happening, World};
+use crate::cluster::world::World;
 use crate::time::TrueTime;
 
 /// How long a connection outlives a cut. 2 s: the keepalive of links.
@@ -102,7 +103,7 @@ impl World {
             let server = self.server(osd);
             let calls = server.calls.iter();
             let calls = calls.filter(|(_, (to, ..))| *to == other);
-            let lists = server.lists.iter().filter(|(_, (to, _))| *to == other);
+            let lists = server.lists.iter().filter(|(_, (to, ..))| *to == other);
             let lost = calls.map(|(call, _)| *call);
             let lost: Vec<_> = lost.chain(lists.map(|(call, _)| *call)).collect();
             for call in lost {
@@ -163,17 +164,14 @@ impl World {
                     self.answered(to, known, *reply);
                 }
             }
-            Frame::List { group, asked } if present => {
-                let states = self.server(to).states(group);
-                let call = asked.call;
-                self.send_frame(to, asked.from, Frame::Listed { call, states });
+            Frame::List { group, view, asked } if present => {
+                self.deliver(to, Item::List { group, view, asked });
             }
-            Frame::Listed { call, states } if present => {
-                let server = self.server(to);
-                if let Some((from, group)) = server.lists.remove(&call) {
-                    server.listed(from, group, &states);
+            Frame::Listed { call, list } if present => {
+                if let Some(known) = self.server(to).lists.remove(&call) {
                     self.act(to, |server, now, acts: &mut Vec<Act>| {
-                        server.look(now, acts)
+                        server.listed(now, known, list);
+                        server.look(now, acts);
                     });
                 }
             }

@@ -2,201 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use osd_core::{Call, Done, ObjectKey, Op, Payload, PeerFailure};
-use proto::{mrc, peer};
+use osd_core::{Call, ObjectKey, PeerFailure};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use types::{Duration, Fault as Refusal, Instant, OsdId, PgKey};
+use types::{Duration, OsdId, PgKey};
 
 use crate::cluster::Coverage;
 use crate::cluster::content::{Content, MOUNTS};
-use crate::cluster::fate::{Ailment, Plan};
+use crate::cluster::happening::Happening;
 use crate::cluster::meta::{Meta, Origin};
 use crate::cluster::mount::Mount;
 use crate::cluster::options::Options;
-use crate::cluster::server::{Asked, Common, Item, PeerAnswer, Server};
+use crate::cluster::plan::{Ailment, Plan};
+use crate::cluster::server::{Common, Item, PeerAnswer, Server};
 use crate::cluster::streams::Streams;
 use crate::network::Network;
 use crate::time::{Clock, Schedule, TrueTime};
 use crate::trace::Trace;
-
-/// What one server sends another on a stream.
-#[derive(Debug)]
-pub(crate) enum Frame {
-    Ask {
-        key: ObjectKey,
-        asked: Asked,
-        message: Box<peer::Request>,
-        payload: Payload,
-    },
-    Answer {
-        call: u64,
-        reply: Box<PeerAnswer>,
-    },
-    List {
-        group: PgKey,
-        asked: Asked,
-    },
-    Listed {
-        call: u64,
-        states: Vec<peer::ObjectState>,
-    },
-}
-
-/// What happens.
-#[derive(Debug)]
-pub(crate) enum Happening {
-    // To a server; void if it was started anew since.
-    LeaseMessage {
-        from: OsdId,
-        to: OsdId,
-        message: lease::Message,
-    },
-    Stream {
-        from: OsdId,
-        to: OsdId,
-        life: u64,
-        generation: u64,
-        frame: Frame,
-    },
-    Works(OsdId, u64),
-    Alarm(OsdId, u64),
-    LeaseTimer(OsdId, u64),
-    Looks(OsdId, u64),
-    JobData(OsdId, u64, u64),
-    JobRecord(OsdId, u64, u64),
-    CallTimesOut(OsdId, u64, u64),
-    Replies {
-        osd: OsdId,
-        life: u64,
-        request: u64,
-        result: Box<Result<Done, Refusal>>,
-        valid_until: Option<Instant>,
-    },
-    AsksObject {
-        mount: usize,
-        osd: OsdId,
-        life: u64,
-        call: u64,
-        key: ObjectKey,
-        session: u64,
-        op: Box<Op>,
-    },
-    Deletes {
-        osd: OsdId,
-        life: u64,
-        batch: u64,
-        keys: Vec<ObjectKey>,
-    },
-    Starts(OsdId),
-    StopEnds(OsdId, u64),
-    // To a mount.
-    Mount(usize),
-    ObjectAnswers {
-        mount: usize,
-        call: u64,
-        result: Box<Result<Done, Refusal>>,
-    },
-    ObjectGone {
-        mount: usize,
-        call: u64,
-    },
-    MetaAnswers {
-        mount: usize,
-        call: u64,
-        attempt: Option<u64>,
-        result: Box<mrc_core::Reply>,
-    },
-    // To the metadata cluster.
-    AsksMeta {
-        member: usize,
-        mount: usize,
-        call: u64,
-        attempt: u64,
-        change: u64,
-        request: Box<mrc::Request>,
-    },
-    Commits(u64),
-    Elects,
-    Janitor,
-    Deleted {
-        osd: OsdId,
-        batch: u64,
-        done: bool,
-    },
-    // To the world.
-    Connections,
-    Misfortune,
-    PowerFails,
-}
-
-impl Happening {
-    /// The server it happens to, and in which life if that matters.
-    const fn server(&self) -> Option<(OsdId, Option<u64>)> {
-        match self {
-            Self::LeaseMessage { to, .. } => Some((*to, None)),
-            Self::Stream { to, life, .. } => Some((*to, Some(*life))),
-            Self::Works(osd, life)
-            | Self::Alarm(osd, life)
-            | Self::LeaseTimer(osd, life)
-            | Self::Looks(osd, life)
-            | Self::JobData(osd, life, _)
-            | Self::JobRecord(osd, life, _)
-            | Self::CallTimesOut(osd, life, _)
-            | Self::Replies { osd, life, .. }
-            | Self::AsksObject { osd, life, .. }
-            | Self::Deletes { osd, life, .. }
-            | Self::StopEnds(osd, life) => Some((*osd, Some(*life))),
-            _ => None,
-        }
-    }
-
-    /// What the trace notes of it.
-    fn gist(&self) -> (&'static str, u64, u64) {
-        match self {
-            Self::LeaseMessage { from, to, message } => {
-                ("lease message", from.0 << 32 | to.0, message.ballot.counter)
-            }
-            Self::Stream {
-                from, to, frame, ..
-            } => {
-                let kind = match frame {
-                    Frame::Ask { asked, .. } => asked.call << 2,
-                    Frame::Answer { call, .. } => call << 2 | 1,
-                    Frame::List { asked, .. } => asked.call << 2 | 2,
-                    Frame::Listed { call, .. } => call << 2 | 3,
-                };
-                ("stream", from.0 << 32 | to.0, kind)
-            }
-            Self::Works(osd, life) => ("works", osd.0, *life),
-            Self::Alarm(osd, life) => ("alarm", osd.0, *life),
-            Self::LeaseTimer(osd, life) => ("lease timer", osd.0, *life),
-            Self::Looks(osd, life) => ("looks", osd.0, *life),
-            Self::JobData(osd, _, job) => ("job data", osd.0, *job),
-            Self::JobRecord(osd, _, job) => ("job record", osd.0, *job),
-            Self::CallTimesOut(osd, _, call) => ("call times out", osd.0, *call),
-            Self::Replies { osd, request, .. } => ("replies", osd.0, *request),
-            Self::AsksObject {
-                mount, osd, call, ..
-            } => ("asks object", (*mount as u64) << 32 | osd.0, *call),
-            Self::Deletes { osd, batch, .. } => ("deletes", osd.0, *batch),
-            Self::Starts(osd) => ("starts", osd.0, 0),
-            Self::StopEnds(osd, life) => ("stop ends", osd.0, *life),
-            Self::Mount(mount) => ("mount", *mount as u64, 0),
-            Self::ObjectAnswers { mount, call, .. } => ("object answers", *mount as u64, *call),
-            Self::ObjectGone { mount, call } => ("object gone", *mount as u64, *call),
-            Self::MetaAnswers { mount, call, .. } => ("meta answers", *mount as u64, *call),
-            Self::AsksMeta { member, call, .. } => ("asks meta", *member as u64, *call),
-            Self::Commits(id) => ("commits", *id, 0),
-            Self::Elects => ("elects", 0, 0),
-            Self::Janitor => ("janitor", 0, 0),
-            Self::Deleted { osd, batch, .. } => ("deleted", osd.0, *batch),
-            Self::Connections => ("connections", 0, 0),
-            Self::Misfortune => ("misfortune", 0, 0),
-            Self::PowerFails => ("power fails", 0, 0),
-        }
-    }
-}
 
 /// The world.
 #[derive(Debug)]
@@ -218,6 +40,8 @@ pub(crate) struct World {
     pub(crate) next_id: u64,
     /// Deletions that servers were asked for: whom, and the numbers of the garbage.
     pub(crate) deletions: BTreeMap<u64, (OsdId, Vec<u64>)>,
+    /// Writers of sessions that ended, whose objects' lengths were asked for, and the epoch of truncations then.
+    pub(crate) settling: BTreeMap<u64, (mrc_core::janitor::LostWriter, u64)>,
     /// No more faults but those that stay for ever.
     pub(crate) calm: bool,
     /// Programs begin nothing any more.
@@ -232,8 +56,12 @@ impl World {
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
         let plan = Plan::draw(&mut rng, &options);
         let osds: Vec<_> = (1..=plan.servers).map(OsdId).collect();
-        let mut meta = Meta::new(&osds, plan.replicas, plan.groups, options.edit);
-        let mounts = (0..MOUNTS).map(|mount| Mount::new(meta.open_session(10 + mount as u64)));
+        let mut meta = Meta::new(&osds, &plan, options.edit);
+        let timeout = plan.session_timeout;
+        let mounts = (0..MOUNTS).map(|mount| {
+            let session = meta.open_session(10 + mount as u64);
+            Mount::new(session, timeout)
+        });
         let mounts = mounts.collect();
         let mut replica = options.replica.clone();
         if plan.ill.is_some() || plan.stays {
@@ -243,7 +71,11 @@ impl World {
         let common = Common {
             replica,
             lease: options.lease.clone(),
-            groups: meta.groups(),
+            // A damaged block, and others taken for damaged, would be more than one fault; and nobody could tell
+            // a single replica which blocks are only torn.
+            keeps_notes: plan.replicas == 1
+                || plan.moves
+                || plan.ill.is_some() && plan.replicas < 3,
             edit: options.edit,
         };
         let now = TrueTime::default();
@@ -270,12 +102,17 @@ impl World {
             losses: 0,
             next_id: 0,
             deletions: BTreeMap::new(),
+            settling: BTreeMap::new(),
             calm: false,
             stopping: false,
             coverage: Coverage::default(),
             finding: None,
         };
+        let map = crate::cluster::map::Map::of(&world.meta.map());
         for osd in osds {
+            let server = world.server(osd);
+            server.first_map = map.clone();
+            server.map = map.clone();
             world.start(osd);
         }
         for mount in 0..MOUNTS {
@@ -285,6 +122,9 @@ impl World {
         }
         world.schedule.after(Duration::ZERO, Happening::Connections);
         world.schedule.after(Duration::ZERO, Happening::Janitor);
+        world
+            .schedule
+            .after(Duration::from_millis(300), Happening::Governs);
         world
             .schedule
             .after(Duration::from_secs(1), Happening::Misfortune);
@@ -323,7 +163,7 @@ impl World {
         }
         let cut = match &happening {
             Happening::Stream { from, to, .. } => self.streams.cut_until(from.0, to.0),
-            Happening::AsksObject { mount, osd, .. } => self
+            Happening::AsksObject { mount, osd, .. } if *mount != super::keeping::SETTLER => self
                 .streams
                 .cut_until(super::mount::mount_end(*mount), osd.0),
             _ => None,
@@ -385,26 +225,24 @@ impl World {
                 osd,
                 call,
                 key,
-                session,
+                right,
                 op,
                 ..
-            } => {
-                let session = types::SessionId(session);
-                let op = *op;
-                self.deliver(
-                    osd,
-                    Item::Client {
-                        key,
-                        session,
-                        op,
-                        mount,
-                        call,
-                    },
-                );
-            }
+            } => self.knocks(osd, (mount, call), key, (&right, *op)),
             Happening::Deletes {
                 osd, batch, keys, ..
             } => self.deliver(osd, Item::Delete { keys, batch }),
+            Happening::Beats(osd, life) => self.beats(osd, life),
+            Happening::MapArrives { osd, map, .. } => {
+                self.deliver(osd, Item::Map(crate::cluster::map::Map::of(&map)));
+            }
+            Happening::BeatArrives {
+                member,
+                osd,
+                life,
+                beat,
+            } => self.beat_arrives(member, (osd, life), &beat),
+            Happening::Governs => self.governs(),
             Happening::Starts(osd) => {
                 if !self.server(osd).up {
                     self.start(osd);
@@ -433,7 +271,7 @@ impl World {
                 request,
             } => self.meta_asked((member, mount), (call, attempt, change), *request),
             Happening::Commits(id) => {
-                let committed = self.meta.commit(id);
+                let committed = self.meta.commit(self.schedule.now(), id);
                 self.committed(committed, true);
             }
             Happening::Elects => self.elects(),
@@ -462,10 +300,20 @@ impl World {
         self.servers.iter().map(|server| server.me).collect()
     }
 
+    /// The members of a group as the metadata cluster has them.
     pub(crate) fn members(&self, key: ObjectKey) -> Vec<OsdId> {
         let group = super::server::group_of(key);
-        let groups = &self.servers[0].common.groups;
-        groups.get(&group).cloned().unwrap_or_default()
+        self.groups_now().remove(&group).unwrap_or_default()
+    }
+
+    /// The same of all groups, without the sets before.
+    pub(crate) fn groups_now(&self) -> BTreeMap<PgKey, Vec<OsdId>> {
+        let groups = self.meta.pgs().into_iter();
+        let group = |pg: proto::mrc::Pg| {
+            let members = pg.osds.iter().copied().map(OsdId);
+            (crate::cluster::map::key_of(&pg), members.collect())
+        };
+        groups.map(group).collect()
     }
 
     /// A time between two numbers of milliseconds.
@@ -537,7 +385,10 @@ impl World {
             });
             for inode in one.removed {
                 self.coverage.removed += 1;
-                let open = |mount: &Mount| mount.open_inodes().contains(&inode);
+                // Who lost the session has lost the right to it, too.
+                let meta = &self.meta;
+                let open =
+                    |mount: &Mount| mount.open_inodes(|it| meta.is_alive(it)).contains(&inode);
                 if let Some(mount) = self.mounts.iter().position(open) {
                     self.report(format!(
                         "inode {inode} is removed, mount {mount} has it open"
@@ -548,15 +399,18 @@ impl World {
                 && heard
                 && let Some(leader) = self.meta.leader
             {
-                self.meta_answer((leader, mount), call, None, one.reply);
+                let reply = self.meta.complete(now, one.session, one.reply);
+                self.meta_answer((leader, mount), call, None, reply);
             }
         }
     }
 
     pub(crate) fn call_failed(&mut self, osd: OsdId, call: u64, failure: PeerFailure) {
+        let now = self.schedule.now();
         let server = self.server(osd);
-        if let Some((from, group)) = server.lists.remove(&call) {
-            server.recovery.not_listed(from, group);
+        if let Some((from, group, _)) = server.lists.remove(&call) {
+            let clock = server.clock.read(now);
+            server.recovery.not_listed(clock, from, group);
         }
         let Some((from, object, kind)) = server.calls.remove(&call) else {
             return;

@@ -43,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) policies: Vec<Policy>,
     /// All replicas but one may crash: what is acknowledged by all survives that.
     pub(crate) beyond_majority: bool,
+    /// Nobody syncs; one server dies, another one is drained and dies later.
+    pub(crate) unsynced: bool,
 }
 
 impl Plan {
@@ -75,6 +77,7 @@ impl Plan {
             faults_end: 1_000 * MS + 20_000 * MS,
             policies: vec![Policy::default()],
             beyond_majority: false,
+            unsynced: false,
         }
     }
 
@@ -176,6 +179,9 @@ pub(crate) enum Fault {
     SetPolicy,
     /// The replica set changes.
     ChangeSet,
+    /// One dies, another one is drained.
+    DrainAndKill,
+    Kill(usize),
 }
 
 impl World {
@@ -190,7 +196,10 @@ impl World {
             Target::World,
             Event::Inject(Fault::Quiet),
         );
-        if self.plan.spares > 0 {
+        if self.plan.unsynced {
+            let at = self.now + self.rng.between(1_000, 6_000) * MS;
+            self.schedule(at, Target::World, Event::Inject(Fault::DrainAndKill));
+        } else if self.plan.spares > 0 {
             let at = self.now + 300 * MS;
             if self.plan.born_late {
                 self.clients.quiet_until = at + self.rng.below(4_000) * MS;
@@ -241,6 +250,8 @@ impl World {
             }
             Fault::SetPolicy => self.set_policy(),
             Fault::ChangeSet => self.change_set(),
+            Fault::DrainAndKill => self.drain_and_kill(),
+            Fault::Kill(node) => self.kill(node),
             Fault::Quiet => {
                 // Long enough for the object to be closed.
                 self.clients.quiet_until = self.now + 3_500 * MS;

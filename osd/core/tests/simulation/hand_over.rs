@@ -91,6 +91,18 @@ fn lease_that_is_offered_is_taken_and_kept_as_if_a_client_had_asked() {
     assert_eq!(bench.replica.status().role, Role::Primary);
 }
 
+/// Who is behind it tells nobody before: the other one may not know yet that it has the lease.
+#[test]
+fn server_that_gave_the_lease_away_follows_once_it_is_asked_to() {
+    let (mut bench, _) = serving();
+    bench.settle(hand_over(osd(1)));
+    assert!(!bench.replica.status().follows(osd(1)));
+
+    bench.settle(peer_request(1, request(1, EPOCH + 1, 1, activate())));
+
+    assert!(bench.replica.status().follows(osd(1)));
+}
+
 #[test]
 fn requests_say_what_they_wait_for_and_since_when() {
     let mut bench = Bench::new(3, Config::default());

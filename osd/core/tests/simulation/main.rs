@@ -35,6 +35,7 @@ mod scrubs;
 mod services;
 mod sets;
 mod shared;
+mod unsynced;
 mod world;
 
 use effects::replica_debug;
@@ -191,7 +192,7 @@ fn appended_once(world: &World, bytes: &[u8]) -> Result<(), String> {
             ));
         }
     }
-    if oracle.losses > 0 || world.plan.damage {
+    if oracle.losses > 0 || world.plan.damage || world.holders.lost_any() {
         return Ok(());
     }
     let mut found = std::collections::BTreeMap::<u64, usize>::new();

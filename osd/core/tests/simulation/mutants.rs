@@ -160,6 +160,20 @@ fn skipped_comparison_is_found() {
     check(Mutant::CatchUpSkipped, 50);
 }
 
+/// The deaths of two servers, one of which is being drained, find these as well.
+#[test]
+fn losses_of_unsynced_appends_are_found() {
+    for mutant in [Mutant::PreviousSetIgnored, Mutant::SuspectsTrusted] {
+        let edited = |plan: &mut Plan, config: &mut Config| {
+            *plan = Plan::unsynced(plan.seed);
+            config.mutant = Some(mutant);
+        };
+        let seed = found(edited, 100);
+        println!("{mutant:?} without syncs: found by seed {seed:?} of 100");
+        assert!(seed.is_some(), "{mutant:?} survived 100 seeds");
+    }
+}
+
 #[test]
 fn losses_that_nobody_notices_are_found() {
     let seed = found(

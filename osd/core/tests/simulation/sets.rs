@@ -138,6 +138,20 @@ impl World {
         }
     }
 
+    /// Another server takes the place of a member.
+    pub(crate) fn drain(&mut self, node: usize) {
+        let either = self.group.either();
+        let spare = (0..self.nodes.len()).find(|other| !either.contains(other));
+        let Some(spare) = spare.filter(|_| self.group.previous.is_empty()) else {
+            return;
+        };
+        let mut members = self.group.members.clone();
+        for member in members.iter_mut().filter(|member| **member == node) {
+            *member = spare;
+        }
+        self.group.change(members);
+    }
+
     /// A new store: the metadata cluster knows before anybody is asked.
     pub(crate) fn mark_incomplete(&mut self, node: usize) {
         if self.plan.spares > 0 && self.group.either().contains(&node) {

@@ -15,6 +15,7 @@ use crate::lease_model::{LeaseModel, MS};
 use crate::policies::Placed;
 use crate::rng::Rng;
 use crate::sets::{Group, Settling};
+use crate::unsynced::Holders;
 
 pub(crate) const KEY: ObjectKey = ObjectKey {
     pg: PgId(1),
@@ -140,6 +141,7 @@ pub(crate) struct World {
     pub(crate) stalled_until: BTreeMap<(usize, usize), u64>,
     pub(crate) last_arrival: BTreeMap<(usize, usize, u64), u64>,
     pub(crate) placed: Placed,
+    pub(crate) holders: Holders,
 }
 
 pub(crate) fn pair(a: usize, b: usize) -> (usize, usize) {
@@ -197,6 +199,7 @@ impl World {
             stalled_until: BTreeMap::new(),
             last_arrival: BTreeMap::new(),
             placed: Placed::default(),
+            holders: Holders::default(),
             plan,
         };
         for node in 0..world.nodes.len() {
@@ -301,6 +304,7 @@ impl World {
     }
 
     pub(crate) fn crash(&mut self, node: usize, power: bool) {
+        self.note_death(node);
         let rng = &mut self.rng;
         let state = &mut self.nodes[node];
         state.up = false;
@@ -487,6 +491,7 @@ impl World {
         let elected = primary && !std::mem::replace(&mut state.primary, primary);
         state.primary = primary;
         self.placed.note(node, &self.nodes[node]);
+        self.note_reached(node);
         // What a pause between the decision and its consequences would do.
         if self.now < self.faults_end
             && self.plan.pauses
@@ -497,6 +502,7 @@ impl World {
         }
         for effect in effects {
             self.check_placed(node, &effect)?;
+            self.note_held(&effect);
             self.perform(node, effect);
         }
         if elected && self.now < self.faults_end && self.rng.once_in(6) {

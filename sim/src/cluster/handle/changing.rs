@@ -1,9 +1,10 @@
 //! Changes of the program at an open file.
 
 use crate::cluster::content::{Record, length_of};
-use crate::cluster::fate::Ailment;
 use crate::cluster::handle::{ENOSPC, Goal, Kind, written};
 use crate::cluster::mount::Asker;
+use crate::cluster::plan::Ailment;
+use crate::cluster::shell::ESTALE;
 use crate::cluster::world::World;
 use bytes::Bytes;
 use client_core::{Answer, Change, Changes, Effect, SendOrder};
@@ -73,7 +74,10 @@ impl World {
                     return;
                 };
                 let (inode, acked) = (open.key.object.inode.0, open.acked_losses.take());
-                if acked.is_none_or(|acked| acked == losses) {
+                let earlier = open.earlier_losses.take();
+                let mut known = [acked, earlier].into_iter().flatten();
+                let covered = known.all(|known| known == losses);
+                if covered && !self.plan.loses() && !self.meta.names.removed.contains(&inode) {
                     self.report(format!("mount {mount} is told of a loss that was none"));
                 }
                 if let Some(content) = self.contents.get_mut(&inode) {
@@ -94,6 +98,13 @@ impl World {
         };
         let answer = match outcome {
             Ok(answer) => answer,
+            // Removed while the session was over.
+            Err(ESTALE) if self.meta.names.removed.contains(&inode) => {
+                if let Some(open) = self.handle(mount, index).ready() {
+                    open.gone = true;
+                }
+                return self.achieved(mount, index, begun);
+            }
             // A primary whose disk is full says so, however much room the others have.
             Err(ENOSPC) if self.plan.ailment == Ailment::Full => {
                 if let (Goal::Append { id, .. }, Some(content)) =
@@ -111,6 +122,7 @@ impl World {
             open.acked_losses = Some(known.losses);
         }
         let mut tell = None;
+        let removed = self.meta.names.removed.contains(&inode);
         let Some(content) = self.contents.get_mut(&inode) else {
             return;
         };
@@ -142,7 +154,10 @@ impl World {
             }
         };
         self.achieved(mount, index, begun);
-        if let Err(wrong) = right {
+        // What is written to a removed file is not kept.
+        if let Err(wrong) = right
+            && !removed
+        {
             self.report(wrong);
         }
         if let Some(op) = tell {

@@ -2,6 +2,7 @@
 
 use crate::cluster::content::{OFFSETS, REGISTER_BYTES};
 use crate::cluster::handle::{Goal, Kind};
+use crate::cluster::shell::ESTALE;
 use crate::cluster::world::World;
 use crate::network::percent;
 use crate::time::TrueTime;
@@ -38,6 +39,7 @@ impl World {
 
     pub(super) fn read_failed(&mut self, mount: usize, index: usize, call: u64, failure: Failure) {
         let now = self.schedule.now();
+        let gone = self.meta.names.removed.clone();
         let Some(open) = self.handle(mount, index).ready() else {
             return;
         };
@@ -45,9 +47,19 @@ impl World {
             return;
         }
         open.reading = None;
+        let inode = open.key.object.inode.0;
+        let removed = gone.contains(&inode);
         let wait = match open.read_route.failed(failure) {
             Next::After(wait) => wait.max(Duration::from_micros(1)),
-            Next::Renew => Duration::from_millis(50),
+            Next::Renew => {
+                open.renew_at = Some(now + Duration::from_micros(1));
+                Duration::from_millis(50)
+            }
+            Next::GiveUp(ESTALE) if removed => {
+                open.gone = true;
+                let begun = open.goal.take().map_or(now, |(_, begun, _)| begun);
+                return self.achieved(mount, index, begun);
+            }
             Next::GiveUp(errno) => {
                 let wrong = format!("a read of {} fails with errno {errno}", open.key);
                 return self.report(wrong);
@@ -85,7 +97,10 @@ impl World {
             _ => content.stat(&known, done.length_bytes),
         };
         self.achieved(mount, index, begun);
-        if let Err(wrong) = right {
+        let removed = self.meta.names.removed.contains(&inode);
+        if let Err(wrong) = right
+            && !removed
+        {
             self.report(format!(
                 "{goal:?} of inode {inode} by mount {mount}: {wrong}"
             ));

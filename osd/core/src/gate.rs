@@ -1,17 +1,19 @@
 //! What a mount must show before its request gets to an object.
 
 use types::{
-    Capability, CapabilityError, ClusterId, Fault, ObjectId, PgId, Remedy, Rights, Secret,
-    SessionId, UnixNanos,
+    Capability, CapabilityError, ClusterId, Fault, ObjectId, OsdId, PgId, PgKey, Remedy, Rights,
+    Secret, SessionId, UnixNanos,
 };
 
 /// EACCES.
-const EACCES: i32 = libc::EACCES;
+const EACCES: i32 = 13;
 
 /// What an operation does to an object's bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Need {
+pub enum Need {
+    /// Nothing.
     Read,
+    /// It may change them, or says that they are there for good.
     Write,
 }
 
@@ -20,7 +22,7 @@ pub(crate) enum Need {
 /// # Errors
 ///
 /// A fault that says what does not fit: refresh if a new capability helps, surface if not.
-pub(crate) fn admit(
+pub fn admit(
     sealed: &[u8],
     secret: &Secret,
     cluster: ClusterId,
@@ -68,6 +70,30 @@ pub(crate) fn admit(
         ));
     }
     Ok(capability.session)
+}
+
+/// Checks the view of a placement group that a request goes by. `ours` is the view this server knows, if
+/// it knows the group, whether it is a member or not.
+///
+/// # Errors
+///
+/// Refresh if the request's view is old; retry if this server has to hear of it first.
+pub fn check_view(
+    me: OsdId,
+    group: PgKey,
+    (ours, is_member): (Option<u64>, bool),
+    view: u64,
+) -> Result<(), Fault> {
+    match ours {
+        Some(ours) if ours == view && is_member => Ok(()),
+        Some(ours) if ours > view => Err(Fault::refresh(format!(
+            "replica set {view} of placement group {group} is out of date, {ours} is current; \
+             ask for it again"
+        ))),
+        Some(_) | None => Err(Fault::retry(format!(
+            "object server {me} does not know replica set {view} of placement group {group} yet"
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -183,5 +209,22 @@ mod tests {
             assert_eq!(found, remedy, "{message}");
             assert!(message.contains(text), "{message}");
         }
+    }
+
+    #[test]
+    fn old_view_is_to_be_refreshed_and_a_newer_one_is_awaited() {
+        let group = PgKey {
+            volume: VolumeId(1),
+            pg: PgId(3),
+        };
+        let check =
+            |ours, view| check_view(OsdId(2), group, ours, view).map_err(|fault| fault.remedy);
+
+        assert_eq!(check((Some(4), true), 4), Ok(()));
+        assert_eq!(check((Some(5), true), 4), Err(Remedy::Refresh));
+        assert_eq!(check((Some(5), false), 4), Err(Remedy::Refresh));
+        assert_eq!(check((Some(3), true), 4), Err(Remedy::Retry));
+        assert_eq!(check((Some(4), false), 4), Err(Remedy::Retry));
+        assert_eq!(check((None, false), 4), Err(Remedy::Retry));
     }
 }
