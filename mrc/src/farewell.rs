@@ -11,8 +11,8 @@ use crate::membership::{hello, hello_all};
 use crate::node::Node;
 use crate::slowness::Follower;
 
-/// How long another server may take to lead. 1 s: it takes some milliseconds, and an election, which follows if
-/// it does not, is over as soon.
+/// How long another server may take to lead, and how long one that can is looked for. 1 s: it takes some
+/// milliseconds, and an election, which follows if it does not, is over as soon.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Time between two questions to the others whether one of them leads. 100 ms: as often as a leader is heard.
@@ -64,35 +64,43 @@ pub(crate) async fn hand_over_lead(node: &Arc<Node>) {
     let Ok(leader) = node.leading() else {
         return;
     };
-    let successors = successors(&followers(node));
-    if successors.is_empty() {
-        return;
-    }
-    for to in successors {
-        if !answers(node, to).await {
-            continue;
-        }
-        // Raft itself may wait for the disk.
-        let offered = tokio::time::timeout(HAND_OVER_PATIENCE, node.hand_over(leader, to)).await;
-        match offered {
-            Ok(Ok(())) => {}
-            Ok(Err(fault)) => {
-                tracing::warn!(reason = fault.message, "the lead could not be handed over");
+    let begun = tokio::time::Instant::now();
+    let mut offers = 0;
+    while offers < HAND_OVER_OFFERS_MAX {
+        let round = tokio::time::Instant::now();
+        for to in successors(&followers(node)) {
+            if offers == HAND_OVER_OFFERS_MAX || !answers(node, to).await {
+                continue;
+            }
+            offers += 1;
+            // Raft itself may wait for the disk.
+            let offered =
+                tokio::time::timeout(HAND_OVER_PATIENCE, node.hand_over(leader, to)).await;
+            match offered {
+                Ok(Ok(())) => {}
+                Ok(Err(fault)) => {
+                    tracing::warn!(reason = fault.message, "the lead could not be handed over");
+                    return;
+                }
+                Err(_) => continue,
+            }
+            let led = async {
+                tokio::select! {
+                    () = led_by_another(node) => {}
+                    () = said_by_another(node) => {}
+                }
+            };
+            if tokio::time::timeout(HAND_OVER_PATIENCE, led).await.is_ok() {
+                tracing::info!("another metadata server leads now");
                 return;
             }
-            Err(_) => continue,
+            tracing::info!(member = to, "it was not heard to take the lead");
         }
-        let led = async {
-            tokio::select! {
-                () = led_by_another(node) => {}
-                () = said_by_another(node) => {}
-            }
-        };
-        if tokio::time::timeout(HAND_OVER_PATIENCE, led).await.is_ok() {
-            tracing::info!("another metadata server leads now");
-            return;
+        // Others that end, too, are gone at once, and nobody is to wait then; one that is frozen takes time, in
+        // which one that was just started is heard.
+        if round.elapsed() < ASK_AGAIN || begun.elapsed() >= HAND_OVER_PATIENCE {
+            break;
         }
-        tracing::info!(member = to, "it was not heard to take the lead");
     }
     tracing::warn!("nobody was heard to take the lead; the others will elect a leader");
 }
